@@ -1,0 +1,1 @@
+"""What runs on a server: PID 1, verifier, uplink, the local API and mwctl."""

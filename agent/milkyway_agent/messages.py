@@ -1,0 +1,257 @@
+"""The small typed messages between the processes of the agent. Pure types; ``channel`` carries them.
+
+PID 1 reads nothing else: each message is one datagram of a SOCK_SEQPACKET pair, at most
+MAX_MESSAGE_BYTES of JSON, of exactly one of the types below, with at most the named number of
+descriptors. Who may send what is said by the four unions at the end.
+
+A request carries ``request``, a number its sender chose; the answer repeats it.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from milkyway_formats.codec import Document
+from milkyway_formats.command import Action
+from milkyway_formats.desired import Desired
+from milkyway_formats.enrolment import MachineConfiguration
+from milkyway_formats.manifest import Manifest
+from milkyway_formats.names import Bytes, Identifier, MachineId, RootHash, Sha256, ShortText, Text, UnixSeconds
+from milkyway_formats.report import Status
+
+MAX_MESSAGE_BYTES = 128 * 1024
+RequestNumber = Annotated[int, Meta(ge=0, le=1 << 53)]
+
+# --- PID 1 → verifier -------------------------------------------------------------------------------------------------
+
+
+class Begin(Document, tag="begin", frozen=True):
+    """The first message. Descriptors: the trust state's directory, the secure-config directory."""
+
+    request: RequestNumber
+    now: UnixSeconds
+    boot_id: ShortText
+    coreos_root_hash: RootHash
+    development: bool
+
+
+class VerifyLayer(Document, tag="verify-layer", frozen=True):
+    """Check an installed layer again (boot): everything but the whole file's hash. Descriptor: the file, read-only."""
+
+    request: RequestNumber
+    sha256: Sha256
+    size: Bytes
+
+
+class FetchLayer(Document, tag="fetch-layer", frozen=True):
+    """Have the uplink fill a staging file and verify all of it. Descriptors: the file write-only, the file read-only."""
+
+    request: RequestNumber
+    sha256: Sha256
+    size: Bytes
+
+
+class AdmitLocally(Document, tag="admit-locally", frozen=True):
+    """An envelope that came through ``mwctl apply``; same checks as from the network. Descriptor: the bytes, read-only."""
+
+    request: RequestNumber
+    now: UnixSeconds
+
+
+class CheckPolicy(Document, tag="check-policy", frozen=True):
+    """Check a verified layer's overlay and write its instance as CIL. Descriptors: layer file read-only, output write-only."""
+
+    request: RequestNumber
+    deployment: Identifier
+    generation: int
+    sha256: Sha256
+
+
+class SendReport(Document, tag="send-report", frozen=True):
+    """Sign this and give it to the uplink. No answer."""
+
+    now: UnixSeconds
+    status: Status
+
+
+class Acted(Document, tag="acted", frozen=True):
+    """What became of an admitted document or command. No answer."""
+
+    id: ShortText
+    outcome: Literal["done", "failed"]
+    detail: Text = ""
+
+
+# --- verifier → PID 1 -------------------------------------------------------------------------------------------------
+
+
+class Begun(Document, tag="begun", frozen=True):
+    """The trust state was read. ``quarantined`` says why commands are refused, if they are."""
+
+    request: RequestNumber
+    machine: MachineId | None
+    quarantined: Text = ""
+    configuration: MachineConfiguration | None = None
+
+
+class LayerVerified(Document, tag="layer-verified", frozen=True):
+    """The layer file is what its signers signed. Offsets in the file are not sent: the image is always at 0."""
+
+    request: RequestNumber
+    manifest: Manifest
+    sha256: Sha256
+
+
+class PolicyChecked(Document, tag="policy-checked", frozen=True):
+    """The instance's CIL was written; ``domains`` are its domains' full type names by the overlay's own names."""
+
+    request: RequestNumber
+    domains: dict[ShortText, ShortText]
+
+
+class Refused(Document, tag="refused", frozen=True):
+    """Not admitted. ``check`` names the check that failed, ``message`` is the one line for people."""
+
+    request: RequestNumber
+    check: ShortText
+    message: Text
+
+
+class Unavailable(Document, tag="unavailable", frozen=True):
+    """Not now (no network, no space); may be asked again."""
+
+    request: RequestNumber
+    message: Text
+
+
+class DesiredAdmitted(Document, tag="desired", frozen=True):
+    """The newest desired state, verified and persisted. ``request`` is 0 when nobody here asked for it."""
+
+    request: RequestNumber
+    desired: Desired
+    id: ShortText
+
+
+class CommandAdmitted(Document, tag="command", frozen=True):
+    """One command, verified, its sequence persisted: carry it out now, at most once."""
+
+    request: RequestNumber
+    id: ShortText
+    signers: list[ShortText]
+    action: Action
+
+
+class RefusalNoted(Document, tag="refusal-noted", frozen=True):
+    """Something from the network was refused: for the log and for ``mwctl status``."""
+
+    check: ShortText
+    message: Text
+
+
+# --- verifier ↔ uplink ------------------------------------------------------------------------------------------------
+
+
+class Connect(Document, tag="connect", frozen=True):
+    """To the uplink, first: where to go and who to be. ``certificate`` is empty until enrolled."""
+
+    host: ShortText
+    port: int
+    ca: str
+    private_key: str
+    certificate: str = ""
+    enrolment: str = ""  # an EnrolmentRequest as JSON, while not enrolled
+
+
+class Fetch(Document, tag="fetch", frozen=True):
+    """To the uplink: write the blob into the descriptor, no more than *size* bytes."""
+
+    request: RequestNumber
+    sha256: Sha256
+    size: Bytes
+
+
+class Post(Document, tag="post", frozen=True):
+    """To the uplink: deliver this signed report (a DSSE envelope as JSON)."""
+
+    envelope: str
+
+
+class Fetched(Document, tag="fetched", frozen=True):
+    """From the uplink: the blob is written, or *error* says why not."""
+
+    request: RequestNumber
+    error: Text = ""
+
+
+class Envelope(Document, tag="envelope", frozen=True):
+    """From the uplink: a signed document or command, not yet looked at. Descriptor: the bytes, read-only (a memfd)."""
+
+    kind: Literal["desired", "command"]
+
+
+class Enrolled(Document, tag="enrolled", frozen=True):
+    """From the uplink: the control server's reply to the enrolment request, not yet looked at."""
+
+    reply: str
+
+
+class LinkState(Document, tag="link-state", frozen=True):
+    """From the uplink: whether the control server answers, for the log."""
+
+    connected: bool
+    detail: Text = ""
+
+
+# --- PID 1 ↔ the API's front ------------------------------------------------------------------------------------------
+
+
+class ApiRequest(Document, tag="api-request", frozen=True):
+    """From the front: a parsed request on connection *connection* (PID 1 accepted it and knows its peer).
+
+    Descriptor: the body, read-only, when ``has_body``.
+    """
+
+    request: RequestNumber
+    connection: int
+    verb: Literal[
+        "status",
+        "services",
+        "layers",
+        "deployments",
+        "trust",
+        "logs",
+        "start",
+        "stop",
+        "restart",
+        "apply",
+        "reboot",
+        "poweroff",
+    ]
+    argument: ShortText = ""
+    parameters: dict[ShortText, ShortText] = field(default_factory=dict)
+    has_body: bool = False
+
+
+class ApiConnection(Document, tag="api-connection", frozen=True):
+    """To the front: a new connection. Descriptor: the socket."""
+
+    connection: int
+
+
+class ApiAnswer(Document, tag="api-answer", frozen=True):
+    """To the front: status is HTTP's. Descriptor: the body when ``has_body``, else ``body`` is it."""
+
+    request: RequestNumber
+    status: int
+    body: str = ""
+    has_body: bool = False
+
+
+ToVerifier = Begin | VerifyLayer | FetchLayer | AdmitLocally | CheckPolicy | SendReport | Acted
+FromVerifier = (
+    Begun | LayerVerified | PolicyChecked | Refused | Unavailable | DesiredAdmitted | CommandAdmitted | RefusalNoted
+)
+ToUplink = Connect | Fetch | Post
+FromUplink = Fetched | Envelope | Enrolled | LinkState
+ToFront = ApiConnection | ApiAnswer
+FromFront = ApiRequest

@@ -1,0 +1,1 @@
+"""Deeds: one kernel facility a module, kernel names, no decisions."""

@@ -1,0 +1,1 @@
+"""The one command of workstation and control server; the houses bring its verbs."""

@@ -1,0 +1,1 @@
+"""The control server, the operator's tool and what they share."""

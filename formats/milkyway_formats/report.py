@@ -1,0 +1,99 @@
+"""What a machine says of itself: made after the act, signed by its identity key."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from milkyway_formats.codec import Document
+from milkyway_formats.names import (
+    Bytes,
+    DeploymentName,
+    FleetId,
+    Identifier,
+    LayerPath,
+    LayerVersion,
+    MachineId,
+    RootHash,
+    ShortText,
+    Text,
+    UnixSeconds,
+)
+
+REPORT_TYPE = "application/vnd.milkyway.report.v1+json"
+ServiceState = Literal["stopped", "starting", "started", "stopping", "failed"]
+DeploymentState = Literal["staging", "verifying", "activating", "active", "failed", "removing"]
+
+
+class ServiceStatus(Document, frozen=True):
+    """One service now. ``since_ms``: milliseconds of CLOCK_BOOTTIME at its last change of state."""
+
+    name: ShortText
+    state: ServiceState
+    wanted: bool
+    pid: int = 0
+    context: ShortText = ""
+    restarts: int = 0
+    since_ms: int = 0
+    reason: Text = ""
+
+
+class LayerStatus(Document, frozen=True):
+    """One layer that is open: its verity device and where it is mounted."""
+
+    path: LayerPath
+    version: LayerVersion
+    root_hash: RootHash
+    verity_device: ShortText
+
+
+class DeploymentStatus(Document, frozen=True):
+    """One deployment now."""
+
+    id: Identifier
+    name: DeploymentName
+    generation: int
+    state: DeploymentState
+    services: list[ServiceStatus] = field(default_factory=list)
+    layers: list[LayerStatus] = field(default_factory=list)
+    reason: Text = ""
+
+
+class ProcessStatus(Document, frozen=True):
+    """One process with its SELinux context."""
+
+    pid: int
+    name: ShortText
+    context: ShortText
+    parent: int = 0
+    pss_bytes: Bytes = 0
+
+
+class Status(Document, frozen=True):
+    """The machine as a whole: what ``mwctl status`` shows and a report carries."""
+
+    slot: Literal["a", "b"] | None
+    root_hash: RootHash
+    selinux: Literal["enforcing", "permissive", "disabled"]
+    development: bool
+    version: ShortText
+    boot_id: ShortText
+    booted: UnixSeconds
+    uptime_ms: int
+    desired_version: int
+    services: list[ServiceStatus] = field(default_factory=list)
+    deployments: list[DeploymentStatus] = field(default_factory=list)
+    processes: list[ProcessStatus] = field(default_factory=list)
+    boot_failures: list[Text] = field(default_factory=list)
+    boot_ms: dict[ShortText, int] = field(default_factory=dict)
+    refusals: Annotated[list[Text], Meta(max_length=100)] = field(default_factory=list)
+
+
+class Report(Document, frozen=True):
+    """A machine's signed word. ``sequence`` rises by one with every report of a machine."""
+
+    format: Literal["milkyway.report/1"]
+    fleet: FleetId
+    machine: MachineId
+    sequence: int
+    issued: UnixSeconds
+    status: Status

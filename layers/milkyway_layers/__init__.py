@@ -1,0 +1,1 @@
+"""Make layers: specs, composition by a package manager, images, verity trees, signatures."""

@@ -1,0 +1,1 @@
+"""Take a distribution's unit files and habits as they are."""
