@@ -17,7 +17,7 @@ from milkyway_formats.desired import Desired
 from milkyway_formats.enrolment import MachineConfiguration
 from milkyway_formats.manifest import Manifest
 from milkyway_formats.names import Bytes, Identifier, MachineId, RootHash, Sha256, ShortText, Text, UnixSeconds
-from milkyway_formats.report import Status
+from milkyway_formats.report import RootStatus, Status
 
 MAX_MESSAGE_BYTES = 128 * 1024
 RequestNumber = Annotated[int, Meta(ge=0, le=1 << 53)]
@@ -92,6 +92,7 @@ class Begun(Document, tag="begun", frozen=True):
     machine: MachineId | None
     quarantined: Text = ""
     configuration: MachineConfiguration | None = None
+    roots: list[RootStatus] = field(default_factory=list)
 
 
 class LayerVerified(Document, tag="layer-verified", frozen=True):
@@ -205,41 +206,50 @@ class LinkState(Document, tag="link-state", frozen=True):
 # --- PID 1 ↔ the API's front ------------------------------------------------------------------------------------------
 
 
+ApiVerb = Literal[
+    "status",
+    "services",
+    "layers",
+    "deployments",
+    "trust",
+    "logs",
+    "start",
+    "stop",
+    "restart",
+    "apply",
+    "reboot",
+    "poweroff",
+]
+
+
 class ApiRequest(Document, tag="api-request", frozen=True):
     """From the front: a parsed request on connection *connection* (PID 1 accepted it and knows its peer).
 
-    Descriptor: the body, read-only, when ``has_body``.
+    One at a time on each connection. Descriptor: the body, a sealed memfd, when ``has_body``.
     """
 
     request: RequestNumber
-    connection: int
-    verb: Literal[
-        "status",
-        "services",
-        "layers",
-        "deployments",
-        "trust",
-        "logs",
-        "start",
-        "stop",
-        "restart",
-        "apply",
-        "reboot",
-        "poweroff",
-    ]
+    connection: RequestNumber
+    verb: ApiVerb
     argument: ShortText = ""
-    parameters: dict[ShortText, ShortText] = field(default_factory=dict)
+    parameters: Annotated[dict[ShortText, ShortText], Meta(max_length=16)] = field(default_factory=dict)
     has_body: bool = False
+
+
+class ApiClosed(Document, tag="api-closed", frozen=True):
+    """From the front: the connection is gone, and whatever it was still waiting for may be dropped."""
+
+    connection: RequestNumber
 
 
 class ApiConnection(Document, tag="api-connection", frozen=True):
     """To the front: a new connection. Descriptor: the socket."""
 
-    connection: int
+    connection: RequestNumber
 
 
 class ApiAnswer(Document, tag="api-answer", frozen=True):
-    """To the front: status is HTTP's. Descriptor: the body when ``has_body``, else ``body`` is it."""
+    """To the front: status is HTTP's, ``body`` JSON; when ``has_body`` it comes as JSON lines through a pipe, the descriptor."""
 
     request: RequestNumber
     status: int
@@ -254,4 +264,4 @@ FromVerifier = (
 ToUplink = Connect | Fetch | Post
 FromUplink = Fetched | Envelope | Enrolled | LinkState
 ToFront = ApiConnection | ApiAnswer
-FromFront = ApiRequest
+FromFront = ApiRequest | ApiClosed

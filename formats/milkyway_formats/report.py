@@ -14,6 +14,7 @@ from milkyway_formats.names import (
     LayerVersion,
     MachineId,
     RootHash,
+    Sha256,
     ShortText,
     Text,
     UnixSeconds,
@@ -69,7 +70,11 @@ class ProcessStatus(Document, frozen=True):
 
 
 class Status(Document, frozen=True):
-    """The machine as a whole: what ``mwctl status`` shows and a report carries."""
+    """The machine as a whole: what ``mwctl status`` shows and a report carries.
+
+    ``boot_ms``: milliseconds from the kernel's start to each phase of the boot; ``ready`` is the last.
+    ``connected``: whether the control server answers; None where there is none.
+    """
 
     slot: Literal["a", "b"] | None
     root_hash: RootHash
@@ -86,6 +91,30 @@ class Status(Document, frozen=True):
     boot_failures: list[Text] = field(default_factory=list)
     boot_ms: dict[ShortText, int] = field(default_factory=dict)
     refusals: Annotated[list[Text], Meta(max_length=100)] = field(default_factory=list)
+    hostname: ShortText = ""
+    quarantined: Text = ""
+    connected: bool | None = None
+
+
+class RootStatus(Document, frozen=True):
+    """One root document in force: whose it is, and how many distinct persons each role asks for."""
+
+    side: Literal["vendor", "owner"]
+    version: int
+    expires: UnixSeconds
+    sha256: Sha256
+    persons: list[ShortText] = field(default_factory=list)
+    thresholds: dict[ShortText, int] = field(default_factory=dict)
+
+
+class TrustStatus(Document, frozen=True):
+    """Whose word the machine takes. ``quarantined`` says why commands are refused, if they are."""
+
+    machine: MachineId | None
+    fleet: FleetId | None
+    desired_version: int = 0
+    quarantined: Text = ""
+    roots: list[RootStatus] = field(default_factory=list)
 
 
 class Report(Document, frozen=True):
