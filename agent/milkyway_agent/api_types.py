@@ -1,0 +1,236 @@
+"""What the local API can be asked, who may ask it, and what the machine behind it must be able to do.
+
+Decisions and shapes only: nothing here waits, opens or logs. ``local_api`` is PID 1's side and
+carries out what is decided here; ``front`` turns HTTP into these requests and back.
+
+Who may what (``docs/reference/local-api.md``): root everything that credentials can give; members
+of the group ``milkyway`` read, restart and stop; ``apply`` is open to whoever reaches the
+socket, because the envelope carries the authority and the verifier checks it.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
+
+import msgspec
+from msgspec import Meta, field
+
+from milkyway_agent.messages import ApiVerb
+from milkyway_formats.codec import Document
+from milkyway_formats.command import CommandClass
+from milkyway_formats.errors import RefusedError
+from milkyway_formats.names import Identifier, ShortText, Text
+from milkyway_formats.report import LayerStatus, ServiceStatus, Status, TrustStatus
+
+MAX_ENVELOPE_BYTES = 256 * 1024
+MAX_LOG_LINES = 10_000
+DEFAULT_LOG_LINES = 100
+Local = Literal["read", "change"]
+
+# What each verb needs; None: nothing but reaching the socket (its envelope is what counts).
+CLASS_OF_VERB: dict[ApiVerb, CommandClass | None] = {
+    "status": "read",
+    "services": "read",
+    "layers": "read",
+    "deployments": "read",
+    "trust": "read",
+    "logs": "read",
+    "start": "restart",
+    "restart": "restart",
+    "stop": "stop",
+    "apply": None,
+    "reboot": "deep",
+    "poweroff": "deep",
+}
+
+
+class ForbiddenError(RefusedError):
+    """The peer may not do this (HTTP 403); any other refusal is the machine's own (409)."""
+
+
+class MalformedRequestError(RefusedError):
+    """A parameter is not what it should be (HTTP 400)."""
+
+
+class Peer(NamedTuple):
+    """Who is at the other end of a connection, as the kernel says."""
+
+    pid: int
+    uid: int
+    groups: frozenset[int]
+
+
+class LogQuery(Document, frozen=True):
+    """Which log lines, oldest first: the last *lines* since *since*, then, with *follow*, every further one."""
+
+    service: ShortText = ""
+    deployment: ShortText = ""
+    lines: Annotated[int, Meta(ge=0, le=MAX_LOG_LINES)] = DEFAULT_LOG_LINES
+    since: Annotated[int, Meta(ge=0, le=253402300799)] = 0
+    follow: bool = False
+
+
+class LogLine(Document, frozen=True):
+    """One line: ``service`` is ``web/nginx``, ``dhcp`` or ``agent``; ``time_ms`` is Unix milliseconds."""
+
+    time_ms: int
+    service: ShortText
+    text: str
+    stream: Literal["out", "err", "event"] = "out"
+
+
+class Applied(Document, frozen=True):
+    """What an admitted envelope was. What comes of it shows in ``status``."""
+
+    kind: Literal["desired", "command"]
+    id: ShortText
+    version: int = 0
+    detail: Text = ""
+
+
+class Machine(Protocol):
+    """What the API needs of the machine. Refusals raise RefusedError, "not now" UnavailableError."""
+
+    async def status(self) -> Status:
+        """Return everything that ``mwctl status`` shows."""
+
+    async def trust(self) -> TrustStatus:
+        """Return whose word the machine takes."""
+
+    def logs(self, query: LogQuery) -> AsyncIterator[LogLine]:
+        """Yield log lines. A follower that is slow misses lines; it never holds up a service."""
+
+    async def start(self, service: str) -> ServiceStatus:
+        """Start a service and return what it then is."""
+
+    async def stop(self, service: str) -> ServiceStatus:
+        """Stop a service until it is started or the machine boots."""
+
+    async def restart(self, service: str) -> ServiceStatus:
+        """Stop a service and start it again."""
+
+    async def apply(self, envelope_fd: int) -> Applied:
+        """Have the verifier admit the envelope in *envelope_fd* (sealed, the caller closes it)."""
+
+    async def reboot(self) -> None:
+        """Begin an orderly reboot and return at once, so that the answer still leaves."""
+
+    async def poweroff(self) -> None:
+        """Begin an orderly power-off and return at once."""
+
+
+def authorise(verb: ApiVerb, peer: Peer, *, group: int | None, local: Local) -> None:
+    """Raise ForbiddenError unless *peer* may do *verb*.
+
+    *group* is the group id of ``milkyway``, None where there is no such group; *local* is the
+    owner's policy: only with ``change`` do credentials give what belongs to the class change.
+    """
+    needed = CLASS_OF_VERB[verb]
+    if needed is None:
+        return
+    if peer.uid != 0 and (group is None or group not in peer.groups):
+        raise ForbiddenError(
+            f"cannot {_words(verb)}: user {peer.uid} is neither root nor in the group milkyway",
+            hint="log in as a member of the group milkyway, or apply a signed envelope with `mwctl apply`",
+        )
+    if needed == "deep" and peer.uid != 0:
+        raise ForbiddenError(f"cannot {_words(verb)}: only root may", hint="a signed command may do it: `mwctl apply`")
+    if needed == "change" and (peer.uid != 0 or local != "change"):
+        raise ForbiddenError(
+            f"cannot {_words(verb)}: the owner's policy asks for a signed envelope", hint="`mwctl apply FILE` hands one in"
+        )
+
+
+def _words(verb: ApiVerb) -> str:
+    match verb:
+        case "status" | "services" | "layers" | "deployments" | "trust" | "logs":
+            return f"show {verb}"
+        case "start" | "stop" | "restart":
+            return f"{verb} a service"
+        case "poweroff":
+            return "power off"
+        case _:
+            return verb
+
+
+def read_log_query(parameters: dict[str, str]) -> LogQuery:
+    """Return the query that *parameters* of a URL stand for. Raises MalformedRequestError."""
+    values: dict[str, object] = dict(parameters)
+    if "follow" in values:
+        if values["follow"] not in ("0", "1", "false", "true"):
+            raise MalformedRequestError("cannot read logs: follow must be 0 or 1")
+        values["follow"] = values["follow"] in ("1", "true")
+    for name in ("lines", "since"):
+        text = parameters.get(name)
+        if text is not None:
+            if not (text.isascii() and text.isdigit() and len(text) <= 12):
+                raise MalformedRequestError(f"cannot read logs: {name} must be a number")
+            values[name] = int(text)
+    try:
+        return msgspec.convert(values, LogQuery)
+    except msgspec.ValidationError as error:
+        raise MalformedRequestError(f"cannot read logs: {error}") from error
+
+
+class AddressedService(Document, frozen=True):
+    """One service of ``/v1/services``: how it is addressed (``web/nginx``, ``dhcp``), whose it is, what it is now."""
+
+    address: ShortText
+    deployment: Identifier | None
+    service: ServiceStatus
+
+
+class OpenLayer(Document, frozen=True):
+    """One layer of ``/v1/layers``, with the names of the deployments whose stacks hold it."""
+
+    path: ShortText
+    version: ShortText
+    root_hash: ShortText
+    verity_device: ShortText
+    deployments: list[ShortText] = field(default_factory=list)
+
+
+def services_of(status: Status) -> list[AddressedService]:
+    """Return every service of *status*: CoreOS's first, then each deployment's."""
+    own = [AddressedService(address=each.name, deployment=None, service=each) for each in status.services]
+    return own + [
+        AddressedService(address=f"{deployment.name}/{each.name}", deployment=deployment.id, service=each)
+        for deployment in status.deployments
+        for each in deployment.services
+    ]
+
+
+def layers_of(status: Status) -> list[OpenLayer]:
+    """Return every open layer of *status* once, in the order in which they first appear."""
+    users: dict[str, list[str]] = {}
+    layers: dict[str, LayerStatus] = {}
+    for deployment in status.deployments:
+        for layer in deployment.layers:
+            layers.setdefault(layer.root_hash, layer)
+            users.setdefault(layer.root_hash, []).append(deployment.name)
+    return [
+        OpenLayer(
+            path=layer.path,
+            version=layer.version,
+            root_hash=root_hash,
+            verity_device=layer.verity_device,
+            deployments=users[root_hash],
+        )
+        for root_hash, layer in layers.items()
+    ]
+
+
+def plain(value: Any) -> Any:
+    """Return *value* as plain JSON data that names every field.
+
+    The canonical form of a document leaves defaults out; whoever asks the API should find
+    ``"deployments": []`` rather than nothing.
+    """
+    if isinstance(value, msgspec.Struct):
+        tag = value.__struct_config__.tag
+        fields = {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+        return {"type": tag, **fields} if tag is not None else fields
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    if isinstance(value, dict):
+        return {name: plain(each) for name, each in value.items()}
+    return value
