@@ -6,6 +6,7 @@ A bug is an ``AssertionError`` and has no class here.
 """
 
 from enum import IntEnum
+from typing import ClassVar
 
 
 class ExitCode(IntEnum):
@@ -29,9 +30,10 @@ class MilkyWayError(Exception):
 
 
 class RefusedError(MilkyWayError):
-    """The input is wrong, and stays wrong however often it is sent."""
+    """The input is wrong, and stays wrong however often it is sent. ``check`` names the check that it failed, in one word."""
 
     exit_code = ExitCode.REFUSED
+    check: ClassVar[str] = "form"
 
 
 class UnavailableError(MilkyWayError):
