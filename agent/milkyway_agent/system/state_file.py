@@ -1,0 +1,145 @@
+"""Files that survive a power cut: replaced whole, and, where it matters most, kept twice with a checksum.
+
+``replace`` leaves the old content or the new, whatever moment the power goes. ``write_copies``
+keeps two checksummed copies under a generation, written one after the other, so that one damaged
+file loses nothing; ``read_copies`` returns the newest good one. What the content means, and
+what to do when nothing good is left, is for whoever keeps it to decide.
+"""
+
+import hashlib
+import os
+import struct
+from typing import NamedTuple, Protocol
+
+MAGIC = b"MILKYWAY-STATE1\n"
+_HEADER = struct.Struct("<16sQQ32s")  # magic, generation, length, SHA-256 of generation ‖ length ‖ content
+_COPIES = ("a", "b")
+_TEMPORARY = ".new"
+
+
+class Directory(Protocol):
+    """What this module needs of a directory: each method is one deed on a real disk."""
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of *name*, None if there is no such file."""
+        ...
+
+    def write(self, name: str, data: bytes) -> None:
+        """Create or truncate *name*, write all of *data* and wait until it is on the disk."""
+        ...
+
+    def rename(self, old: str, new: str) -> None:
+        """Give *old* the name *new*, replacing what had it."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove *name*; nothing happens if there is no such file."""
+        ...
+
+    def names(self) -> list[str]:
+        """Return the names of all files, sorted."""
+        ...
+
+    def sync(self) -> None:
+        """Wait until every rename and removal so far is on the disk."""
+        ...
+
+
+class KernelDirectory:
+    """The real thing, by an open descriptor (O_RDONLY | O_DIRECTORY; O_PATH can't be synced), which stays its owner's."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of *name*, None if there is no such file."""
+        try:
+            file = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._descriptor)
+        except FileNotFoundError:
+            return None
+        with os.fdopen(file, "rb") as stream:
+            return stream.read()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Create or truncate *name* (mode 0600), write all of *data* and wait until it is on the disk."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        file = os.open(name, flags, 0o600, dir_fd=self._descriptor)
+        with os.fdopen(file, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def rename(self, old: str, new: str) -> None:
+        """Give *old* the name *new*, replacing what had it."""
+        os.rename(old, new, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+
+    def remove(self, name: str) -> None:
+        """Remove *name*; nothing happens if there is no such file."""
+        try:
+            os.unlink(name, dir_fd=self._descriptor)
+        except FileNotFoundError:
+            return
+
+    def names(self) -> list[str]:
+        """Return the names of all files, sorted."""
+        return sorted(os.listdir(self._descriptor))
+
+    def sync(self) -> None:
+        """Wait until every rename and removal so far is on the disk."""
+        os.fsync(self._descriptor)
+
+
+def replace(directory: Directory, name: str, data: bytes) -> None:
+    """Make *data* the content of *name*: after a power cut it is the old content or the new, never a part."""
+    directory.write(name + _TEMPORARY, data)
+    directory.rename(name + _TEMPORARY, name)
+    directory.sync()
+
+
+class Kept(NamedTuple):
+    """What ``read_copies`` found. ``damaged`` names the copies that are missing, torn or older than the one returned."""
+
+    generation: int
+    content: bytes
+    damaged: tuple[str, ...]
+
+
+def write_copies(directory: Directory, name: str, generation: int, content: bytes) -> None:
+    """Keep *content* twice, as ``<name>.a`` and ``<name>.b``; *generation* is higher than any before."""
+    data = _seal(generation, content)
+    for copy in _COPIES:
+        replace(directory, f"{name}.{copy}", data)
+
+
+def read_copies(directory: Directory, name: str) -> Kept | None:
+    """Return the newest good copy of *name*; None when there is none, which may or may not mean that there never was."""
+    found = {copy: _unseal(directory.read(f"{name}.{copy}")) for copy in _COPIES}
+    good = [kept for kept in found.values() if kept is not None]
+    if not good:
+        return None
+    generation, content = max(good, key=lambda kept: kept[0])
+    return Kept(generation, content, tuple(f"{name}.{copy}" for copy in _COPIES if found[copy] != (generation, content)))
+
+
+def has_copies(directory: Directory, name: str) -> bool:
+    """Return whether any file of *name* is there, good or not."""
+    return any(f"{name}.{copy}" in directory.names() for copy in _COPIES)
+
+
+def _seal(generation: int, content: bytes) -> bytes:
+    return _HEADER.pack(MAGIC, generation, len(content), _checksum(generation, content)) + content
+
+
+def _unseal(data: bytes | None) -> tuple[int, bytes] | None:
+    """Return generation and content of one copy, None if it is missing or not whole."""
+    if data is None or len(data) < _HEADER.size:
+        return None
+    magic, generation, length, checksum = _HEADER.unpack_from(data)
+    content = data[_HEADER.size :]
+    if magic != MAGIC or length != len(content) or checksum != _checksum(generation, content):
+        return None
+    return generation, content
+
+
+def _checksum(generation: int, content: bytes) -> bytes:
+    return hashlib.sha256(struct.pack("<QQ", generation, len(content)) + content).digest()
