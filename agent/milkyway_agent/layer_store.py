@@ -1,0 +1,99 @@
+"""The layer store: installed layer files, and those that are on their way in.
+
+``layers/<sha256>.layer`` holds only files that the verifier has passed, whole and on the
+disk. A file on its way is ``staging/<sha256>.part``; a power cut leaves it there, and
+``sweep`` at the next boot removes it. ``keep`` is the only way from one to the other.
+
+Says nothing about which layers are wanted: ``convergence`` does.
+"""
+
+import errno
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from milkyway_formats.errors import UnavailableError
+from milkyway_formats.names import Sha256
+
+
+class Staged(NamedTuple):
+    """A staging file's two descriptors: the uplink writes through one, the verifier reads through the other."""
+
+    writer: int
+    reader: int
+
+
+class LayerStore:
+    """The store below *root* (``/data/agent``), whose two directories exist."""
+
+    def __init__(self, root: Path) -> None:
+        self.layers = root / "layers"
+        self.staging = root / "staging"
+
+    def path(self, sha256: Sha256) -> Path:
+        """Return where the installed layer *sha256* is, or would be."""
+        return self.layers / f"{sha256}.layer"
+
+    def has(self, sha256: Sha256) -> bool:
+        """Tell whether *sha256* is installed."""
+        return self.path(sha256).exists()
+
+    def stage(self, sha256: Sha256, size: int) -> Staged:
+        """Make a staging file with room for *size* bytes and open it twice. Undo: ``discard``.
+
+        Raises UnavailableError when the disk has no room: then nothing of the file is left.
+        """
+        path = self._part(sha256)
+        path.unlink(missing_ok=True)
+        writer = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            # The room is taken now: a full disk is found before the download, not in its middle.
+            os.posix_fallocate(writer, 0, max(size, 1))
+            return Staged(writer, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            os.close(writer)
+            path.unlink(missing_ok=True)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UnavailableError(
+                    f"cannot install layer {sha256[:12]}: no space for its {size} bytes on the data disk",
+                    hint="remove a deployment, or give the machine a larger disk",
+                ) from error
+            raise
+
+    def keep(self, sha256: Sha256) -> Path:
+        """Move the verified staging file into the store, durably. Return its path. Undo: ``remove``."""
+        part = self._part(sha256)
+        self._fsync(part)
+        path = self.path(sha256)
+        part.rename(path)
+        self._fsync(self.layers)
+        return path
+
+    def discard(self, sha256: Sha256) -> None:
+        """Remove the staging file of *sha256*, if there is one."""
+        self._part(sha256).unlink(missing_ok=True)
+
+    def remove(self, sha256: Sha256) -> None:
+        """Remove the installed layer *sha256*, if there is one."""
+        self.path(sha256).unlink(missing_ok=True)
+
+    def sweep(self, wanted: Collection[Sha256]) -> list[Sha256]:
+        """Remove every staging file, and every installed layer not in *wanted*. Return the layers removed."""
+        for part in self.staging.iterdir():
+            part.unlink()
+        gone = [path.stem for path in self.layers.glob("*.layer") if path.stem not in wanted]
+        for sha256 in gone:
+            self.remove(sha256)
+        return sorted(gone)
+
+    def _part(self, sha256: Sha256) -> Path:
+        return self.staging / f"{sha256}.part"
+
+    @staticmethod
+    def _fsync(path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
