@@ -16,6 +16,7 @@ from milkyway_formats.codec import Document
 from milkyway_formats.names import FleetId, MachineId, ShortText, UnixSeconds
 
 ENROLMENT_TYPE = "application/vnd.milkyway.enrolment.v1+json"
+MACHINE_TYPE = "application/vnd.milkyway.machine.v1+json"
 TokenId = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
 Hex = Annotated[str, Meta(pattern=r"^([0-9a-f]{2})*$", max_length=16384)]
 Pem = Annotated[str, Meta(max_length=16384)]
