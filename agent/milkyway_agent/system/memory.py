@@ -1,0 +1,18 @@
+"""Memory: mlockall(2), so that an unreadable disk can't take the agent's own pages away."""
+
+from milkyway_agent.system.libc import call
+
+# asm-generic/mman.h
+MCL_CURRENT = 1
+MCL_FUTURE = 2
+MCL_ONFAULT = 4
+
+
+def mlockall(flags: int) -> None:
+    """Keep pages in memory: those mapped now, those mapped later, or each from when it is first touched."""
+    call("mlockall", flags)
+
+
+def munlockall() -> None:
+    """Let all pages go again."""
+    call("munlockall")

@@ -1,0 +1,26 @@
+"""Namespaces: unshare(2) and setns(2), by the kernel's names."""
+
+from milkyway_agent.system.libc import call
+
+# linux/sched.h
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces named by *flags* for new ones (CLONE_NEWPID: for later children)."""
+    call("unshare", flags)
+
+
+def setns(descriptor: int, flags: int) -> None:
+    """Enter the namespace behind *descriptor*."""
+    call("setns", descriptor, flags)
+
+
+def sethostname(name: str) -> None:
+    """Set the host name of this UTS namespace."""
+    call("sethostname", name.encode(), len(name.encode()))

@@ -1,0 +1,37 @@
+"""Power: the ends of a machine's life. Whoever calls these has stopped, unmounted and synced all there was."""
+
+import os
+
+from milkyway_agent.system.libc import call
+
+# linux/reboot.h
+LINUX_REBOOT_CMD_RESTART = 0x01234567
+LINUX_REBOOT_CMD_HALT = 0xCDEF0123
+LINUX_REBOOT_CMD_POWER_OFF = 0x4321FEDC
+LINUX_REBOOT_CMD_CAD_ON = 0x89ABCDEF
+LINUX_REBOOT_CMD_CAD_OFF = 0
+
+
+def sync() -> None:
+    """Write to the disks all that waits to be written."""
+    os.sync()
+
+
+def restart() -> None:
+    """Reboot at once."""
+    call("reboot", LINUX_REBOOT_CMD_RESTART)
+
+
+def power_off() -> None:
+    """Switch the machine off at once."""
+    call("reboot", LINUX_REBOOT_CMD_POWER_OFF)
+
+
+def halt() -> None:
+    """Stop at once and stay so."""
+    call("reboot", LINUX_REBOOT_CMD_HALT)
+
+
+def set_ctrl_alt_del(reboots: bool) -> None:
+    """Have Ctrl-Alt-Del reboot at once, or (False) send PID 1 a SIGINT."""
+    call("reboot", LINUX_REBOOT_CMD_CAD_ON if reboots else LINUX_REBOOT_CMD_CAD_OFF)

@@ -1,0 +1,132 @@
+"""Processes: posix_spawn, process descriptors (pidfd), and what /proc tells of them.
+
+A pid is only a number and may be used again; what is signalled is held by a descriptor.
+"""
+
+import fcntl
+import os
+import signal
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+_HIGH_DESCRIPTOR = 100
+# What a parent ignores or blocks stays so over execve: undo all that can be undone (signal(7)).
+_DEFAULTED = frozenset(range(1, 65)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33}
+
+
+class Ended(NamedTuple):
+    """How a process ended: its exit status, or the number of the signal that killed it as a negative number."""
+
+    pid: int
+    code: int
+
+
+class Process(NamedTuple):
+    """One process, as /proc shows it. ``start`` (ticks since boot) with the pid names it for good."""
+
+    pid: int
+    name: str
+    state: str
+    parent: int
+    start: int
+
+
+def spawn(command: Sequence[str], environment: Mapping[str, str], descriptors: Mapping[int, int] | None = None) -> int:
+    """Execute *command* (an absolute path and its arguments) as a child in a session of its own; return its pid.
+
+    *descriptors*: what the child has open, child's number to ours; all else is closed to it (ours are close-on-exec),
+    standard input, output and error are /dev/null where not named.
+    """
+    with ExitStack() as copies:
+        # A source may bear the number of another's target: copy all out of the way first.
+        sources: dict[int, int] = {}
+        for target, source in (descriptors or {}).items():
+            sources[target] = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, _HIGH_DESCRIPTOR)
+            copies.callback(os.close, sources[target])
+        actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = []
+        actions += [(os.POSIX_SPAWN_OPEN, n, "/dev/null", os.O_RDWR, 0) for n in range(3) if n not in sources]
+        actions += [(os.POSIX_SPAWN_DUP2, source, target) for target, source in sources.items()]
+        return os.posix_spawn(
+            command[0],
+            list(command),
+            environment,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_DEFAULTED,
+        )
+
+
+def pidfd_open(pid: int) -> int:
+    """Return a descriptor of process *pid*: readable when it has ended (pidfd_open(2))."""
+    return os.pidfd_open(pid)
+
+
+def pidfd_send_signal(pidfd: int, number: int) -> None:
+    """Send a signal to exactly the process behind *pidfd*."""
+    signal.pidfd_send_signal(pidfd, number)
+
+
+def has_ended(pidfd: int) -> bool:
+    """Tell whether the child behind *pidfd* has ended, leaving it to be reaped (waitid(2), WNOWAIT)."""
+    return os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def reap(pidfd: int) -> Ended:
+    """Wait for the child behind *pidfd*, reap it and say how it ended."""
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    assert result is not None, "waitid without WNOHANG waits"
+    code = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+    return Ended(result.si_pid, code)
+
+
+def parse_stat(text: str) -> Process:
+    """Return what a line of /proc/PID/stat says (proc_pid_stat(5)); the name may hold spaces and parentheses."""
+    pid, _, rest = text.partition(" (")
+    name, _, fields = rest.rpartition(") ")
+    values = fields.split()
+    return Process(int(pid), name, values[0], int(values[1]), int(values[19]))
+
+
+def processes() -> list[Process]:
+    """Return all processes that are there now."""
+    found = []
+    for pid in _pids(os.listdir("/proc")):
+        try:
+            found.append(parse_stat(Path(f"/proc/{pid}/stat").read_text()))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended while we read
+    return found
+
+
+def pss_bytes(pid: int) -> int:
+    """Return the proportional set size of process *pid*; 0 for a kernel thread."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def listening_users(pid: int | str, port: int) -> set[int]:
+    """Return the users who listen on TCP *port* in the network namespace of process *pid* (proc_pid_net(5))."""
+    users: set[int] = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            text = Path(f"/proc/{pid}/net/{table}").read_text()
+        except (FileNotFoundError, OSError):
+            continue  # no such protocol, or the process has just ended
+        users |= parse_listening(text, port)
+    return users
+
+
+def parse_listening(text: str, port: int) -> set[int]:
+    """Return the users who listen on *port* according to *text* (of /proc/net/tcp)."""
+    suffix, listen = f":{port:04X}", "0A"
+    rows = (line.split() for line in text.splitlines()[1:])
+    return {int(row[7]) for row in rows if row[1].endswith(suffix) and row[3] == listen}
+
+
+def _pids(names: Iterable[str]) -> list[int]:
+    return sorted(int(name) for name in names if name.isdecimal())

@@ -1,0 +1,35 @@
+"""Reaping: what a process that adopts orphans must do, as single calls. Who owns which child is the shell's to know."""
+
+import os
+
+from milkyway_agent.system.libc import call
+from milkyway_agent.system.processes import Process, processes
+
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+
+def set_child_subreaper(on: bool) -> None:
+    """Adopt (or no longer adopt) the orphans among our descendants, as PID 1 always does."""
+    call("prctl", PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0)
+
+
+def first_ended() -> int | None:
+    """Return the pid of a child that has ended and is not reaped, leaving it so (WNOWAIT); None when there is none."""
+    try:
+        result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if result is None else result.si_pid
+
+
+def zombies(parent: int) -> list[Process]:
+    """Return the children of *parent* that have ended and are not reaped."""
+    return [process for process in processes() if process.parent == parent and process.state == "Z"]
+
+
+def reap(pid: int) -> int | None:
+    """Reap the child *pid*, which has ended; return its wait status, or None when somebody else was quicker."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[1]
+    except ChildProcessError:
+        return None
