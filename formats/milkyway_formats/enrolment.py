@@ -8,11 +8,12 @@ record that names the machine, its groups and its keys.
 
 import hashlib
 import hmac
+import re
 from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from milkyway_formats.codec import Document
+from milkyway_formats.codec import Document, MalformedError
 from milkyway_formats.names import FleetId, MachineId, ShortText, UnixSeconds
 
 ENROLMENT_TYPE = "application/vnd.milkyway.enrolment.v1+json"
@@ -88,3 +89,14 @@ def proof(secret: bytes, token: str, keys: MachineKeys) -> str:
     return hmac.new(
         secret, b"milkyway.enrolment/1\0" + token.encode() + b"\0" + fingerprints, hashlib.sha256
     ).hexdigest()
+
+
+def split_token(token: str) -> tuple[TokenId, bytes]:
+    """Return the id and the secret of *token*: ``id.secret``, 16 and 64 lower-case hexadecimal digits.
+
+    The refusal shows neither: what a person mistyped may hold the secret.
+    """
+    found = re.fullmatch(r"([0-9a-f]{16})\.([0-9a-f]{64})", token)
+    if found is None:
+        raise MalformedError("cannot read enrolment token: it is not 16 hexadecimal digits, a dot and 64 more")
+    return found[1], bytes.fromhex(found[2])
