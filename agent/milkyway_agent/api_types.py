@@ -8,7 +8,7 @@ of the group ``milkyway`` read, restart and stop; ``apply`` is open to whoever r
 socket, because the envelope carries the authority and the verifier checks it.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -96,8 +96,11 @@ class Machine(Protocol):
     async def trust(self) -> TrustStatus:
         """Return whose word the machine takes."""
 
-    def logs(self, query: LogQuery) -> AsyncIterator[LogLine]:
-        """Yield log lines. A follower that is slow misses lines; it never holds up a service."""
+    async def logs(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
+        """Return the lines that *query* names; an unknown service is refused before the first.
+
+        A follower that is slow misses lines; it never holds up a service. The caller closes the generator.
+        """
 
     async def start(self, service: str) -> ServiceStatus:
         """Start a service and return what it then is."""

@@ -249,7 +249,7 @@ class ApiConnection(Document, tag="api-connection", frozen=True):
 
 
 class ApiAnswer(Document, tag="api-answer", frozen=True):
-    """To the front: status is HTTP's, ``body`` JSON; when ``has_body`` it comes as JSON lines through a pipe, the descriptor."""
+    """To the front: status is HTTP's, the body JSON, in ``body`` or, when ``has_body``, in a pipe, the descriptor."""
 
     request: RequestNumber
     status: int

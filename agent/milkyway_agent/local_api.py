@@ -1,0 +1,328 @@
+"""PID 1's side of the local API: who is there, one front that parses HTTP for them, typed answers.
+
+PID 1 accepts a connection, asks the kernel who is at its other end, and hands the descriptor to
+the *front*, a process in a domain of its own, started by the first connection and gone when none
+has been open for a while. What comes back is one ApiRequest at a time per connection; its
+authority is that of the connection's peer, never something that the front says.
+
+A front that crashes, floods, falls silent or sends what it may not is ended, with its own
+connections and nothing else; the next connection starts another one, after a growing delay if
+they keep failing. ``serve`` never returns and never raises an Exception. Parsing HTTP is
+``front``'s, what a request does is ``api_answers``'.
+"""
+
+import os
+import socket
+import struct
+import traceback
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from itertools import count
+from typing import NamedTuple, Protocol
+
+import msgspec
+import trio
+
+from milkyway_agent.api_answers import Answer, Answers, Note, failure
+from milkyway_agent.api_types import Peer, plain
+from milkyway_agent.channel import Channel, ChannelClosedError, MessageRefusedError, close_all, socket_pair
+from milkyway_agent.messages import ApiAnswer, ApiClosed, ApiConnection, ApiRequest, FromFront, ToFront
+
+SOCKET_PATH = "/run/milkyway/mwctl.sock"
+SO_PEERGROUPS = 59  # asm-generic/socket.h; Python's socket has no name for it
+# A body travels inside a message (128 KiB) as a JSON string, where every quote counts twice.
+MAX_INLINE_BYTES = 48 * 1024
+SEND_SECONDS = 5.0
+LEAVE_SECONDS = 2.0
+MAX_RESTART_DELAY = 10.0
+
+
+class Limits(NamedTuple):
+    """How much anybody gets: connections in all and per ordinary user, requests per second, seconds of idleness."""
+
+    connections: int = 64
+    per_user: int = 16
+    requests_per_second: float = 100.0
+    idle_seconds: float = 10.0
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class FrontProcess(Protocol):
+    """A started front."""
+
+    def kill(self) -> None:
+        """Send SIGKILL; no error if it is gone."""
+
+    async def wait(self) -> object:
+        """Return when it has ended and was reaped."""
+
+
+# Starts a front whose descriptor 3 is a copy of the given end, which stays the caller's.
+StartFront = Callable[[socket.socket], Awaitable[FrontProcess]]
+
+
+def listen(path: str = SOCKET_PATH) -> socket.socket:
+    """Return the listening socket at *path*, replacing what an earlier agent left. The undo is ``close`` and unlink.
+
+    Everybody may connect (the policy says which domains): ``apply`` is for anyone, everything else
+    asks for the peer's credentials.
+    """
+    if os.path.lexists(path):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        listener.bind(path)
+        os.chmod(path, 0o666)
+        listener.listen(16)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def peer_of(connection: socket.socket | trio.socket.SocketType) -> Peer:
+    """Return who connected, as the kernel noted it at that moment."""
+    pid, uid, gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    try:
+        # 1024 bytes, 256 groups, is the most that Python's getsockopt reads; with more, only the first group counts.
+        more = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024)
+    except OSError:
+        more = b""
+    return Peer(pid, uid, frozenset({gid, *struct.unpack(f"{len(more) // 4}I", more)}))
+
+
+async def serve(
+    listener: socket.socket, answers: Answers, start_front: StartFront, note: Note, *, limits: Limits = DEFAULT_LIMITS
+) -> None:
+    """Accept on *listener* for ever; *start_front* is called when there is a connection and no front."""
+    accepting = trio.socket.from_stdlib_socket(listener)
+    async with trio.open_nursery() as nursery:
+        fronts = _Fronts(nursery, answers, start_front, note, limits)
+        while True:
+            try:
+                connection, _ = await accepting.accept()
+            except OSError as error:  # out of descriptors or memory: the backlog holds whoever comes meanwhile
+                note("api_accept_failed", why=str(error))
+                await trio.sleep(1)
+                continue
+            with connection:  # the front has its own copy
+                try:
+                    await fronts.pass_on(connection)
+                except Exception as error:  # noqa: BLE001 (one connection is lost, the API is not)
+                    note("api_connection_failed", why=f"{type(error).__name__}: {error}")
+
+
+class _Fronts:
+    """The front of now, and when the next one may be started."""
+
+    def __init__(self, nursery: trio.Nursery, answers: Answers, start_front: StartFront, note: Note, limits: Limits) -> None:
+        self._nursery = nursery
+        self._answers = answers
+        self._start_front = start_front
+        self._note = note
+        self._limits = limits
+        self._front: _Front | None = None
+        self._numbers = count(1)
+        self._failures = 0
+        self._not_before = 0.0
+
+    async def pass_on(self, connection: trio.socket.SocketType) -> None:
+        """Hand *connection* to the front, starting it if there is none; past the limits it is just closed by the caller."""
+        peer = peer_of(connection)
+        if self._front is not None and self._front.usable:
+            per_user = Counter(each.uid for each in self._front.peers.values())
+            # The last places are kept for root, so that nobody else can lock the machine's owner out.
+            limit = self._limits.connections - (0 if peer.uid == 0 else self._limits.per_user)
+            if per_user.total() >= limit or (peer.uid != 0 and per_user[peer.uid] >= self._limits.per_user):
+                self._note("api_connection_refused", uid=peer.uid, why="too many connections")
+                return
+        front = await self._usable_front()
+        await front.take(next(self._numbers), peer, connection.fileno())
+
+    async def _usable_front(self) -> "_Front":
+        if self._front is None or not self._front.usable:
+            await trio.sleep(max(0.0, self._not_before - trio.current_time()))
+            ours, theirs = socket_pair()
+            try:
+                with theirs:
+                    process = await self._start_front(theirs)
+            except BaseException:
+                ours.close()
+                self._failed()
+                raise
+            self._front = _Front(ours, process, self._answers, self._note, self._limits)
+            self._nursery.start_soon(self._accompany, self._front)
+        return self._front
+
+    async def _accompany(self, front: "_Front") -> None:
+        try:
+            fault = await front.run()
+        except Exception as error:  # noqa: BLE001 (a bug on this side costs this front, never PID 1)
+            fault = f"a bug: {error!r}"
+            self._note("api_failed", traceback=traceback.format_exc())
+        front.usable = False
+        if fault:
+            self._failed()
+            self._note("api_front_failed", why=fault, connections=len(front.peers))
+        else:
+            self._failures = 0
+        await front.end()
+
+    def _failed(self) -> None:
+        self._failures += 1
+        self._not_before = trio.current_time() + min(0.1 * 2**self._failures, MAX_RESTART_DELAY)
+
+
+class _Front:
+    """One front process: its connections by number, with their peers, and what each is waiting for."""
+
+    def __init__(self, end: socket.socket, process: FrontProcess, answers: Answers, note: Note, limits: Limits) -> None:
+        self.peers: dict[int, Peer] = {}
+        self.usable = True
+        self._channel: Channel[ToFront, FromFront] = Channel(end, FromFront, peer="front")
+        self._process = process
+        self._answers = answers
+        self._note = note
+        self._limits = limits
+        self._waiting: dict[int, trio.CancelScope] = {}
+        self._tasks = 0
+        self._fault = ""
+        self._scope = trio.CancelScope()
+        self._peers_changed = trio.Event()
+
+    async def take(self, number: int, peer: Peer, descriptor: int) -> None:
+        """Give the front one more connection."""
+        self.peers[number] = peer
+        self._peers_changed.set()
+        await self._send(ApiConnection(connection=number), [descriptor])
+
+    async def run(self) -> str:
+        """Answer until the front has been idle for long enough (returns "") or misbehaves (returns how)."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._wait_until_idle)
+                await self._read(nursery)
+        return self._fault
+
+    async def end(self) -> None:
+        """Close the channel, on which a front that works leaves; kill one that doesn't. Waits until it is gone."""
+        self._channel.close()
+        with trio.CancelScope(shield=True):
+            if self._fault:
+                self._process.kill()
+            with trio.move_on_after(LEAVE_SECONDS):
+                await self._process.wait()
+                return
+            self._process.kill()
+            with trio.move_on_after(LEAVE_SECONDS):
+                await self._process.wait()
+
+    def _give_up(self, fault: str) -> None:
+        """End ``run``; an empty *fault* is the ordinary end."""
+        self._fault = self._fault or fault
+        self.usable = False
+        self._scope.cancel()
+
+    async def _wait_until_idle(self) -> None:
+        while True:
+            self._peers_changed = trio.Event()
+            with trio.move_on_after(float("inf") if self.peers else self._limits.idle_seconds) as waiting:
+                await self._peers_changed.wait()
+            if waiting.cancelled_caught and not self.peers:
+                self._give_up("")
+                return
+
+    async def _read(self, nursery: trio.Nursery) -> None:
+        """Take messages, no faster than allowed: a front that floods finds its socket full, and PID 1 at leisure."""
+        allowance = burst = self._limits.requests_per_second
+        last = trio.current_time()
+        while True:
+            try:
+                message, fds = await self._channel.receive()
+            except (ChannelClosedError, MessageRefusedError) as error:
+                self._give_up(str(error))
+                return
+            fault = self._heed(nursery, message, fds)
+            if fault:
+                close_all(fds)
+                self._give_up(fault)
+                return
+            now = trio.current_time()
+            allowance = min(burst, allowance + (now - last) * burst) - 1
+            last = now
+            if allowance < 1:
+                await trio.sleep(1 / burst)
+
+    def _heed(self, nursery: trio.Nursery, message: FromFront, fds: list[int]) -> str:
+        """Act on *message*; return what is wrong with it, if anything is."""
+        number = message.connection
+        if number not in self.peers:
+            return f"it spoke of connection {number}, which it does not have"
+        match message:
+            case ApiClosed():
+                del self.peers[number]
+                self._peers_changed.set()
+                scope = self._waiting.pop(number, None)
+                if scope is not None:
+                    scope.cancel()
+            case ApiRequest():
+                # Twice: an answer that is being sent no longer counts as waited for.
+                if number in self._waiting or self._tasks >= 2 * self._limits.connections:
+                    return f"it asked on connection {number} before it took its answer"
+                self._waiting[number] = trio.CancelScope()
+                self._tasks += 1
+                nursery.start_soon(self._answer, self._waiting[number], message, self.peers[number], fds)
+        return ""
+
+    async def _answer(self, scope: trio.CancelScope, request: ApiRequest, peer: Peer, fds: list[int]) -> None:
+        try:
+            with scope:
+                try:
+                    answer = await self._answers.answer(request, peer, fds)
+                finally:
+                    close_all(fds)
+                if answer.lines is not None or len(answer.body) > MAX_INLINE_BYTES:
+                    await self._stream(request.request, answer)
+                    return
+                del self._waiting[request.connection]
+                await self._send(ApiAnswer(request=request.request, status=answer.status, body=answer.body.decode()))
+        finally:
+            self._tasks -= 1
+            if self._waiting.get(request.connection) is scope:
+                del self._waiting[request.connection]
+
+    async def _stream(self, request: int, answer: Answer) -> None:
+        """Send *answer*'s body through a pipe, as fast as the front takes it."""
+        async with AsyncExitStack() as undo:
+            if answer.lines is not None:
+                undo.push_async_callback(answer.lines.aclose)
+            theirs, ours = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            pipe = await undo.enter_async_context(trio.lowlevel.FdStream(ours))
+            try:
+                await self._send(ApiAnswer(request=request, status=answer.status, has_body=True), [theirs])
+            finally:
+                os.close(theirs)
+            try:
+                if answer.lines is None:
+                    await pipe.send_all(answer.body)
+                    return
+                async for line in answer.lines:
+                    await pipe.send_all(msgspec.json.encode(plain(line)) + b"\n")
+            except trio.BrokenResourceError:
+                return  # the reader has gone: nobody is left to tell
+            except Exception as error:  # noqa: BLE001 (a log that fails half-way says so in its last line)
+                self._note("api_stream_failed", why=f"{type(error).__name__}: {error}")
+                with trio.move_on_after(SEND_SECONDS):
+                    await pipe.send_all(failure(error).body + b"\n")
+
+    async def _send(self, message: ToFront, fds: list[int] | None = None) -> None:
+        with trio.move_on_after(SEND_SECONDS) as sending:
+            try:
+                await self._channel.send(message, fds or [])
+            except ChannelClosedError as error:
+                self._give_up(str(error))
+        if sending.cancelled_caught:
+            self._give_up("it does not read")
