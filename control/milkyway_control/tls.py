@@ -1,0 +1,47 @@
+"""The TLS that the control server's two ports speak, and the operator's tool's side of it.
+
+TLS 1.3 alone. Which groups are offered is OpenSSL's default: from 3.5 on it begins with X25519MLKEM768,
+so that key exchange is post-quantum wherever both ends have it. (ssl.SSLContext.set_groups, which newer
+Pythons have, could only say the same again.)
+"""
+
+import ssl
+from pathlib import Path
+
+from milkyway_formats.errors import UnavailableError
+
+
+def server_context(certificate: Path, client_ca: Path, *, clients_required: bool) -> ssl.SSLContext:
+    """Return a server's context; without *clients_required* a client may show no certificate, but never a bad one."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _harden(context)
+    # No tickets: each connection shows its certificate again, so a revocation has nothing to outlive it.
+    context.num_tickets = 0
+    context.verify_mode = ssl.CERT_REQUIRED if clients_required else ssl.CERT_OPTIONAL
+    _load(context, certificate, client_ca)
+    return context
+
+
+def client_context(certificate: Path, server_ca: Path) -> ssl.SSLContext:
+    """Return a client's context: *server_ca* is the only one it believes."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _harden(context)
+    _load(context, certificate, server_ca)
+    return context
+
+
+def _harden(context: ssl.SSLContext) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.set_alpn_protocols(["http/1.1"])
+
+
+def _load(context: ssl.SSLContext, certificate: Path, ca: Path) -> None:
+    for what, load in (
+        (certificate, lambda: context.load_cert_chain(certificate)),
+        (ca, lambda: context.load_verify_locations(ca)),
+    ):
+        try:
+            load()
+        except (OSError, ssl.SSLError) as error:
+            raise UnavailableError(f"cannot read {what}: {error.strerror or error}") from error
