@@ -86,9 +86,7 @@ def proof(secret: bytes, token: str, keys: MachineKeys) -> str:
     fingerprints = b"".join(
         hashlib.sha256(bytes.fromhex(key)).digest() for key in (keys.connection, keys.identity, keys.encryption)
     )
-    return hmac.new(
-        secret, b"milkyway.enrolment/1\0" + token.encode() + b"\0" + fingerprints, hashlib.sha256
-    ).hexdigest()
+    return hmac.new(secret, b"milkyway.enrolment/1\0" + token.encode() + b"\0" + fingerprints, hashlib.sha256).hexdigest()
 
 
 def split_token(token: str) -> tuple[TokenId, bytes]:
