@@ -13,13 +13,14 @@ from typing import Annotated, Literal
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+from msgspec import Meta
+
 from milkyway_formats.codec import Document, decode, encode
 from milkyway_formats.envelope import Signature
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.hybrid import SCHEME, SEED_BYTES, HybridPrivateKey
 from milkyway_formats.names import PersonName
 from milkyway_formats.root import KeyEntry
-from msgspec import Meta
 
 MAX_KEY_FILE_BYTES = 16 * 1024
 SALT_BYTES = 16
@@ -95,6 +96,10 @@ class FileSigner:
         """Return this key's signature over the DSSE encoding of *payload*."""
         return self._key.sign_payload(payload_type, payload)
 
+    def seal(self, cipher: AESGCM, nonce: bytes) -> bytes:
+        """Return the private seed encrypted, bound to the public part: the only way out of here."""
+        return cipher.encrypt(nonce, self._key.seed, _bound(self.name, self._entry))
+
 
 def key_entry(key: HybridPrivateKey, person: PersonName) -> KeyEntry:
     """Return the public entry of *key* for *person*."""
@@ -116,8 +121,7 @@ def write_key_file(path: Path, signer: FileSigner, passphrase: str, *, cost: int
     if len(passphrase) < LEAST_PASSPHRASE:
         raise KeyFileRefusedError(f"cannot write key {path}: the passphrase has fewer than {LEAST_PASSPHRASE} characters")
     salt, nonce = os.urandom(SALT_BYTES), os.urandom(NONCE_BYTES)
-    seed = signer._key.seed  # noqa: SLF001
-    sealed = AESGCM(_secret(passphrase, salt, cost)).encrypt(nonce, seed, _bound(signer.name, signer.entry))
+    sealed = signer.seal(AESGCM(_secret(passphrase, salt, cost)), nonce)
     file = KeyFile(
         format="milkyway.key/1",
         name=signer.name,

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import click
-from milkyway_formats.errors import RefusedError, UnavailableError
 
+from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_signing.key_file import FileSigner
 
 VARIABLE = "MILKYWAY_PASSPHRASE_FILE"
