@@ -9,6 +9,14 @@ from milkyway_formats.names import FleetId, MachineId, RootHash, ShortText, Unix
 
 COMMAND_TYPE = "application/vnd.milkyway.command.v1+json"
 CommandClass = Literal["read", "restart", "stop", "change", "deep"]
+# From issued to expires; a desired-state document is of class change.
+LONGEST_LIFE_SECONDS: dict[CommandClass, int] = {
+    "read": 24 * 3600,
+    "restart": 24 * 3600,
+    "stop": 24 * 3600,
+    "change": 24 * 3600,
+    "deep": 3600,
+}
 # `web/nginx` for a deployment's service, `dhcp` for one of CoreOS
 ServiceAddress = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}(/[a-z][a-z0-9-]{0,30})?$")]
 
