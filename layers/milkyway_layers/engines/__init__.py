@@ -1,0 +1,68 @@
+"""Engines: a distribution's own package manager, behind one interface, one module per family.
+
+An engine installs packages into a temporary root and hands it over as a tar file with
+what the package manager knows about it. What of it goes into a layer is ``compose``'s.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from milkyway_formats.manifest import Package
+from milkyway_layers.tree import Entry, Source
+
+
+class ExtraRepository(NamedTuple):
+    """A repository beside the OS base's own; *key* is its signing key as armoured text."""
+
+    uri: str
+    suite: str
+    components: tuple[str, ...]
+    key: str
+
+
+class Request(NamedTuple):
+    """What to install: *packages* and what they depend on, upon the *suite*'s essential packages."""
+
+    suite: str
+    packages: tuple[str, ...]
+    repositories: tuple[ExtraRepository, ...] = ()
+
+
+class Installed(NamedTuple):
+    """A package in the root. ``needs``: its dependencies, each a choice among names."""
+
+    package: Package
+    needs: tuple[tuple[str, ...], ...] = ()
+    provides: frozenset[str] = frozenset()
+
+
+class Root(NamedTuple):
+    """A root with packages installed.
+
+    ``owners``: the packages that each path belongs to; ``before``: the paths that were there
+    before any of the requested packages, with the SHA-256 of their bytes (links: their target).
+    """
+
+    tree: Mapping[str, Entry]
+    sources: Mapping[str, Source]
+    times: Mapping[str, int]
+    packages: Mapping[str, Installed]
+    owners: Mapping[str, frozenset[str]]
+    before: Mapping[str, str]
+
+
+class Engine(Protocol):
+    """Drives one family's package manager."""
+
+    def key(self, request: Request) -> str:
+        """Return a hash of everything but the archive's state that decides what ``install`` makes."""
+        ...
+
+    def install(self, request: Request, into: Path, packages: Path) -> None:
+        """Make the root for *request* as files in the empty folder *into*; keep downloads in the folder *packages*."""
+        ...
+
+    def read(self, made: Path) -> Root:
+        """Return the root that ``install`` made in *made*."""
+        ...
