@@ -2,11 +2,15 @@
 
 Knows no house: verbs come from the entry points ``milkyway.verbs``, and only the
 one that is called is imported, so ``milkyway vm`` does not pay for the control server.
+A house raises ``MilkyWayError``; how it is shown is decided here, once for all verbs.
 """
 
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 import click
+
+from milkyway_formats.errors import MilkyWayError
 
 GROUP = "milkyway.verbs"
 
@@ -29,6 +33,16 @@ class Verbs(click.Group):
         command = point.load()
         assert isinstance(command, click.Command), f"entry point {cmd_name} is not a command"
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; what it refuses or can't do now becomes one line (and a hint) and an exit code of its own."""
+        try:
+            return super().invoke(ctx)
+        except MilkyWayError as error:
+            click.echo(str(error), err=True)
+            if error.hint:
+                click.echo(f"hint: {error.hint}", err=True)
+            return ctx.exit(error.exit_code)
 
 
 @click.group(cls=Verbs)
