@@ -1,0 +1,37 @@
+"""The way down as data: the phases of an orderly end, and the order in which services stop.
+
+Unlike the boot nothing here waits for success: each phase has a deadline, and what failed or
+was too slow is left behind. The last one ends the machine whatever came before.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from milkyway_agent.core.dependencies import Needs, waves
+
+
+class Phase(NamedTuple):
+    """One step of the way down, and how long it may take."""
+
+    name: str
+    deadline_ms: int
+
+
+SHUTDOWN: tuple[Phase, ...] = (
+    Phase("refuse-changes", 1_000),  # no new document, command or request from here on
+    Phase("stop-deployments", 30_000),  # in the reverse order of their start
+    Phase("unmount-stacks", 5_000),
+    Phase("close-layers", 5_000),
+    Phase("stop-coreos-services", 15_000),  # verifier and uplink among them: nothing needs them any more
+    Phase("kill-the-rest", 5_000),
+    Phase("close-log", 1_000),
+    Phase("unmount-data", 10_000),
+    Phase("close-data", 5_000),
+    Phase("sync", 10_000),
+    Phase("close-watchdog", 1_000),
+)
+
+
+def stop_waves(needs: Mapping[str, Needs]) -> list[tuple[str, ...]]:
+    """Return the services in the order of stopping: the reverse of their start; one wave stops together."""
+    return [tuple(reversed(wave)) for wave in reversed(waves(needs))]
