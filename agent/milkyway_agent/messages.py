@@ -197,7 +197,7 @@ class Enrolled(Document, tag="enrolled", frozen=True):
 
 
 class LinkState(Document, tag="link-state", frozen=True):
-    """From the uplink: whether the control server answers, for the log."""
+    """From the uplink, and on to PID 1: whether the control server answers, for the log and the status."""
 
     connected: bool
     detail: Text = ""
@@ -259,7 +259,15 @@ class ApiAnswer(Document, tag="api-answer", frozen=True):
 
 ToVerifier = Begin | VerifyLayer | FetchLayer | AdmitLocally | CheckPolicy | SendReport | Acted
 FromVerifier = (
-    Begun | LayerVerified | PolicyChecked | Refused | Unavailable | DesiredAdmitted | CommandAdmitted | RefusalNoted
+    Begun
+    | LayerVerified
+    | PolicyChecked
+    | Refused
+    | Unavailable
+    | DesiredAdmitted
+    | CommandAdmitted
+    | RefusalNoted
+    | LinkState  # passed on as it came: the uplink's word, for the status and nothing else
 )
 ToUplink = Connect | Fetch | Post
 FromUplink = Fetched | Envelope | Enrolled | LinkState
