@@ -18,7 +18,7 @@ LONGEST_LIFE_SECONDS: dict[CommandClass, int] = {
     "deep": 3600,
 }
 # `web/nginx` for a deployment's service, `dhcp` for one of CoreOS
-ServiceAddress = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}(/[a-z][a-z0-9-]{0,30})?$")]
+ServiceAddress = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}(/[a-z][a-z0-9-]{0,30})?\Z")]
 
 
 class RestartService(Document, tag="restart", frozen=True):
@@ -70,8 +70,8 @@ class Command(Document, frozen=True):
 
     format: Literal["milkyway.command/1"]
     fleet: FleetId
-    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
-    stream: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+    stream: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z")]
     sequence: Annotated[int, Meta(ge=1, le=1 << 53)]
     issued: UnixSeconds
     not_before: UnixSeconds

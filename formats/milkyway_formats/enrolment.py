@@ -18,10 +18,10 @@ from milkyway_formats.names import FleetId, MachineId, ShortText, UnixSeconds
 
 ENROLMENT_TYPE = "application/vnd.milkyway.enrolment.v1+json"
 MACHINE_TYPE = "application/vnd.milkyway.machine.v1+json"
-TokenId = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
-Hex = Annotated[str, Meta(pattern=r"^([0-9a-f]{2})*$", max_length=16384)]
+TokenId = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+Hex = Annotated[str, Meta(pattern=r"^([0-9a-f]{2})*\Z", max_length=16384)]
 Pem = Annotated[str, Meta(max_length=16384)]
-Label = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9._-]{0,30}$")]
+Label = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9._-]{0,30}\Z")]
 
 
 class MachineKeys(Document, frozen=True):
@@ -39,7 +39,7 @@ class EnrolmentRequest(Document, frozen=True):
     token: TokenId
     csr: Pem
     keys: MachineKeys
-    proof: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    proof: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     hostname: ShortText = ""
 
 

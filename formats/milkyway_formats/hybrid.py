@@ -38,7 +38,7 @@ SIGNATURE_BYTES = MLDSA_SIGNATURE_BYTES + 64
 
 Scheme = Literal["mldsa65-ed25519-sha512"]
 SCHEME: Scheme = "mldsa65-ed25519-sha512"
-PublicHex = Annotated[str, Meta(pattern=r"^([0-9a-f]{2})*$", min_length=2 * PUBLIC_BYTES, max_length=2 * PUBLIC_BYTES)]
+PublicHex = Annotated[str, Meta(pattern=r"^([0-9a-f]{2})*\Z", min_length=2 * PUBLIC_BYTES, max_length=2 * PUBLIC_BYTES)]
 
 
 class SignatureRefusedError(RefusedError):

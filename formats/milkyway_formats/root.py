@@ -27,7 +27,7 @@ KeyIds = Annotated[list[KeyId], Meta(min_length=1, max_length=MAX_KEYS)]
 PathPattern = Annotated[
     str,
     Meta(
-        pattern=r"^(\*|[a-z0-9][a-z0-9.-]{0,62}(/[a-z0-9][a-z0-9.-]{0,62}){0,3}(/\*)?)$",
+        pattern=r"^(\*|[a-z0-9][a-z0-9.-]{0,62}(/[a-z0-9][a-z0-9.-]{0,62}){0,3}(/\*)?)\Z",
         description="a layer's path, or `x/*` for every path below x, or `*` for all",
     ),
 ]
