@@ -28,7 +28,7 @@ NONCE_BYTES = 12
 # 2^17 with r = 8 takes 128 MiB and about 0.4 s: OWASP's first choice for scrypt (Password Storage Cheat Sheet)
 SCRYPT_COST = 1 << 17
 LEAST_PASSPHRASE = 8
-KeyName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="a key's name, also its file's")]
+KeyName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z", description="a key's name, also its file's")]
 
 
 class KeyFileRefusedError(RefusedError):
@@ -44,10 +44,10 @@ class SealedSeed(Document, frozen=True):
 
     kdf: Literal["scrypt"]
     cost: Annotated[int, Meta(ge=1 << 10, le=1 << 20)]
-    salt: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+    salt: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
     cipher: Literal["aes-256-gcm"]
-    nonce: Annotated[str, Meta(pattern=r"^[0-9a-f]{24}$")]
-    sealed: Annotated[str, Meta(pattern=r"^[0-9a-f]{160}$")]  # 64 bytes of seed, 16 of tag
+    nonce: Annotated[str, Meta(pattern=r"^[0-9a-f]{24}\Z")]
+    sealed: Annotated[str, Meta(pattern=r"^[0-9a-f]{160}\Z")]  # 64 bytes of seed, 16 of tag
 
 
 class KeyFile(Document, frozen=True):
@@ -57,6 +57,14 @@ class KeyFile(Document, frozen=True):
     name: KeyName
     entry: KeyEntry
     private: SealedSeed
+
+
+class PublicKeyFile(Document, frozen=True):
+    """What of a key file others may see: enough to list the key in a root."""
+
+    format: Literal["milkyway.public-key/1"]
+    name: KeyName
+    entry: KeyEntry
 
 
 class FileSigner:
@@ -135,11 +143,22 @@ def write_key_file(path: Path, signer: FileSigner, passphrase: str, *, cost: int
 
 def read_key_file(path: Path) -> KeyFile:
     """Return what the key file *path* says without its passphrase: name, person, public key."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise KeyFileUnavailableError(f"cannot read key {path}: {error.strerror}") from error
-    return decode(data.removesuffix(b"\n"), KeyFile, what=f"key {path}", limit=MAX_KEY_FILE_BYTES)
+    return decode(_read(path).removesuffix(b"\n"), KeyFile, what=f"key {path}", limit=MAX_KEY_FILE_BYTES)
+
+
+def read_public(path: Path) -> PublicKeyFile:
+    """Return the public part of the file *path*, which is a key file or what `milkyway keys show --json` wrote."""
+    data = _read(path).removesuffix(b"\n")
+    if data.startswith(b'{"format":"milkyway.public-key/1"'):
+        return decode(data, PublicKeyFile, what=f"public key {path}", limit=MAX_KEY_FILE_BYTES)
+    return public_part(decode(data, KeyFile, what=f"key {path}", limit=MAX_KEY_FILE_BYTES))
+
+
+def public_part(file: KeyFile) -> PublicKeyFile:
+    """Return what others may see of *file*. Raises KeyFileRefusedError if its key id is not its key's hash."""
+    if file.entry.key.key_id != file.entry.key_id:
+        raise KeyFileRefusedError(f"cannot use key {file.name}: its key id is not the hash of its key")
+    return PublicKeyFile(format="milkyway.public-key/1", name=file.name, entry=file.entry)
 
 
 def write_new(path: Path, data: bytes, *, mode: int) -> None:
@@ -159,6 +178,14 @@ def write_new(path: Path, data: bytes, *, mode: int) -> None:
         with contextlib.suppress(OSError):
             path.unlink()
         raise KeyFileUnavailableError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_KEY_FILE_BYTES + 2)
+    except OSError as error:
+        raise KeyFileUnavailableError(f"cannot read key {path}: {error.strerror}") from error
 
 
 def _secret(passphrase: str, salt: bytes, cost: int) -> bytes:
