@@ -1,0 +1,219 @@
+"""The phases of the boot that are plain deeds: mounts, labels, kernel parameters, modules, groups, directories.
+
+One function for each phase of ``core.boot`` that needs no other process; ``pid1`` calls them and
+keeps the report. Each raises OSError (or a MilkyWayError) when it failed, having done all it could: a
+parameter that this kernel doesn't have never keeps the next from being set.
+"""
+
+import errno
+import fnmatch
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from milkyway_agent.core import stack
+from milkyway_agent.system import cgroups, interfaces, kernel, mounts, selinux
+from milkyway_formats.errors import UnavailableError
+
+T = TypeVar("T")
+
+MODULES = Path("/usr/lib/milkyway/modules")
+RUN = Path("/run/milkyway")
+DATA = Path("/data")
+MAPPED_DATA = "/dev/mapper/data"
+SECURE_CONFIG = Path("/secure-config")
+CGROUP = "/sys/fs/cgroup"
+
+_PLAIN = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
+FILESYSTEMS = (
+    ("proc", "/proc", "proc", _PLAIN, ""),
+    ("sysfs", "/sys", "sysfs", _PLAIN, ""),
+    ("selinuxfs", "/sys/fs/selinux", "selinuxfs", mounts.MS_NOSUID | mounts.MS_NOEXEC, ""),
+    ("tmpfs", "/run", "tmpfs", _PLAIN, "mode=755,size=25%,nr_inodes=100000"),
+    ("tmpfs", "/tmp", "tmpfs", _PLAIN, "mode=1777,size=10%,nr_inodes=50000"),
+    ("devpts", "/dev/pts", "devpts", mounts.MS_NOSUID | mounts.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"),
+)
+# Nodes that the kernel made before there was a policy, and those of modules: first match counts.
+DEVICE_LABELS = (
+    (("null", "zero", "full", "random", "urandom", "ptmx"), "null_device_t"),
+    (("console", "tty", "ttyS*", "hvc*", "tty[0-9]*"), "console_device_t"),
+    (("kmsg",), "kmsg_device_t"),
+    (("watchdog", "watchdog[0-9]*"), "watchdog_device_t"),
+    (("mapper/control",), "dm_control_t"),
+    (("loop-control", "loop[0-9]*"), "loop_device_t"),
+    (("vd*", "sd*", "nvme*n*", "dm-*"), "disk_device_t"),
+)
+RUN_DIRECTORIES = (
+    ("", "agent_run_t", 0o755),
+    ("layers", "agent_run_t", 0o700),
+    ("stacks", "agent_run_t", 0o700),
+    ("empty", "agent_run_t", 0o755),
+    ("net", "net_run_t", 0o755),
+    ("crun", "launcher_run_t", 0o700),
+    ("notify", "agent_run_t", 0o755),
+)
+DATA_DIRECTORIES = (
+    ("", "datadir_t", 0o755),
+    ("agent", "agent_data_t", 0o700),
+    ("agent/layers", "layer_store_t", 0o700),
+    ("agent/staging", "staging_t", 0o700),
+    ("agent/trust", "trust_t", 0o700),
+    ("agent/state", "agent_state_t", 0o700),
+    ("agent/log", "log_t", 0o700),
+    ("common", "common_t", 0o755),
+    ("secure", "secure_t", 0o755),
+    ("group", "group_t", 0o755),
+    ("cache", "cache_t", 0o755),
+)
+# Each with its reason where the name does not say it (Documentation/admin-guide/sysctl).
+SYSCTLS = (
+    ("kernel.panic", "10"),
+    ("kernel.panic_on_oops", "1"),
+    ("kernel.dmesg_restrict", "1"),
+    ("kernel.kptr_restrict", "2"),
+    ("kernel.sysrq", "0"),
+    ("kernel.unprivileged_bpf_disabled", "1"),
+    ("kernel.perf_event_paranoid", "3"),
+    ("kernel.kexec_load_disabled", "1"),
+    ("kernel.core_pattern", "|/bin/false"),  # a core dump would be a file that nobody asked for, full of secrets
+    ("user.max_user_namespaces", "0"),  # crun needs none, and to a layer they are only kernel to attack
+    ("fs.protected_symlinks", "1"),
+    ("fs.protected_hardlinks", "1"),
+    ("fs.protected_fifos", "2"),
+    ("fs.protected_regular", "2"),
+    ("vm.memfd_noexec", "2"),  # no code from memory files, for anybody
+    ("dev.tty.ldisc_autoload", "0"),
+    ("net.ipv4.conf.all.rp_filter", "1"),
+)
+
+
+def filesystems() -> None:
+    """Mount what the kernel offers and the two file systems in memory; then the directories below /run/milkyway."""
+    for source, target, fstype, flags, data in FILESYSTEMS:
+        if not (Path("/proc/self").exists() and mounts.is_mounted(target)):
+            if target.startswith("/dev/"):
+                Path(target).mkdir(exist_ok=True)
+            mounts.mount(source, target, fstype, flags, data)
+    for name, _, mode in RUN_DIRECTORIES:
+        _directory(RUN / name, mode)
+
+
+def labels() -> None:
+    """Label the device nodes that are older than the policy, and the directories below /run/milkyway."""
+    if not selinux.is_enforcing():
+        raise UnavailableError("the kernel does not enforce its policy")
+    own = selinux.getcon()
+    if own != stack.process_context("agent_t"):
+        raise UnavailableError(f"PID 1 runs as {own}, not in its own domain")
+    devices()
+    _each(RUN_DIRECTORIES, lambda entry: _label(RUN / entry[0], entry[1]))
+
+
+def devices() -> None:
+    """Label the device nodes by DEVICE_LABELS. To be called again when modules have made new ones."""
+    nodes = [path for directory in (Path("/dev"), Path("/dev/mapper")) if directory.exists() for path in directory.iterdir()]
+    _each((node for node in nodes if not node.is_dir() and not node.is_symlink()), _label_device)
+
+
+def kernel_parameters() -> list[str]:
+    """Load the modules of this root, set the kernel's parameters, and let no module be loaded ever after.
+
+    Returns what this kernel did not take: a module or a parameter less is worth a line, not what needs the others.
+    """
+    missing = _try_each(MODULES.read_text().split(), _load_module)
+    devices()
+    missing += _try_each(SYSCTLS, lambda entry: kernel.sysctl(*entry))
+    kernel.sysctl("kernel.modules_disabled", "1")
+    return missing
+
+
+def groups() -> None:
+    """Mount cgroup v2, hand its controllers on, move PID 1 into a group of its own."""
+    if not mounts.is_mounted(CGROUP):
+        mounts.mount("cgroup2", CGROUP, "cgroup2", _PLAIN, "nsdelegate,memory_recursiveprot")
+    for name in ("agent", "coreos", "deployments"):
+        Path(CGROUP, name).mkdir(exist_ok=True)
+    cgroups.attach(f"{CGROUP}/agent", 0)
+    usable: list[str] = [name for name in ("cpu", "memory", "io", "pids") if name in cgroups.controllers(CGROUP)]
+    for path in (CGROUP, f"{CGROUP}/coreos", f"{CGROUP}/deployments"):
+        cgroups.enable(path, usable)
+
+
+def loopback() -> None:
+    """Bring the loopback interface up."""
+    interfaces.set_up("lo")
+
+
+def partition(name: str) -> str:
+    """Return the device of the partition called *name*. Raises UnavailableError when there is none."""
+    for uevent in Path("/sys/class/block").glob("*/uevent"):
+        lines = uevent.read_text().splitlines()
+        if f"PARTNAME={name}" in lines:
+            return "/dev/" + next(line.removeprefix("DEVNAME=") for line in lines if line.startswith("DEVNAME="))
+    raise UnavailableError(f"no partition is called {name!r}")
+
+
+def secure_config() -> None:
+    """Mount the partition secure-config, read-only, all of it labelled as such."""
+    context = stack.object_context("secure_config_t")
+    device = partition("secure-config")
+    mounts.mount(device, str(SECURE_CONFIG), "erofs", mounts.MS_RDONLY | _PLAIN, f'context="{context}"')
+
+
+def mount_data() -> None:
+    """Mount the opened data disk and make its directories. Nothing below it is executable."""
+    if not mounts.is_mounted(str(DATA)):
+        mounts.mount(MAPPED_DATA, str(DATA), "btrfs", _PLAIN, "noatime")
+    _each(DATA_DIRECTORIES, lambda entry: _labelled_directory(DATA / entry[0], entry[1], entry[2]))
+
+
+def _directory(path: Path, mode: int) -> None:
+    path.mkdir(exist_ok=True)
+    path.chmod(mode)
+
+
+def _labelled_directory(path: Path, kind: str, mode: int) -> None:
+    path.mkdir(exist_ok=True)
+    _label(path, kind)
+    path.chmod(mode)
+
+
+def _label(path: Path, kind: str) -> None:
+    context = stack.object_context(kind)
+    if selinux.getfilecon(str(path)) != context:
+        selinux.setfilecon(str(path), context)
+
+
+def _label_device(path: Path) -> None:
+    name = str(path.relative_to("/dev"))
+    kind = next((kind for patterns, kind in DEVICE_LABELS if any(fnmatch.fnmatch(name, p) for p in patterns)), None)
+    if kind is not None:
+        _label(path, kind)
+
+
+def _load_module(path: str) -> None:
+    try:
+        kernel.finit_module(path)
+    except OSError as error:
+        # EEXIST: it is built in or there already; ENODEV: its hardware is not in this machine.
+        if error.errno not in (errno.EEXIST, errno.ENODEV):
+            raise
+
+
+def _each(items: Iterable[T], deed: Callable[[T], None]) -> None:
+    """Do *deed* to every item; raise one UnavailableError that names all that failed."""
+    failures = _try_each(items, deed)
+    if failures:
+        raise UnavailableError("; ".join(failures))
+
+
+def _try_each(items: Iterable[T], deed: Callable[[T], None]) -> list[str]:
+    """Do *deed* to every item; return a line for each that failed."""
+    failures = []
+    for item in items:
+        try:
+            deed(item)
+        except OSError as error:
+            failures.append(f"{error.filename or item}: {os.strerror(error.errno) if error.errno else error}")
+    return failures
