@@ -7,7 +7,8 @@ deadline by trio's clock. Refusals (RefusedError) become 4xx with a Problem; a b
 """
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TypeAlias
 from urllib.parse import parse_qsl
@@ -55,7 +56,7 @@ class Request:
     query: dict[str, str]
     headers: dict[str, str]
     uris: tuple[str, ...]  # subject alternative names of the peer's certificate; none without a certificate
-    chunks: Callable[[], AsyncIterator[bytes]]
+    chunks: Callable[[], AsyncGenerator[bytes, None]]
 
     async def body(self, limit: int) -> bytes:
         """Return the whole body, or refuse when it is longer than *limit* bytes."""
@@ -63,11 +64,12 @@ class Request:
         if announced is not None and announced > limit:
             raise HttpError(413, f"cannot read body: {announced} bytes, at most {limit} are allowed")
         parts, length = [], 0
-        async for chunk in self.chunks():
-            length += len(chunk)
-            if length > limit:
-                raise HttpError(413, f"cannot read body: more than {limit} bytes")
-            parts.append(chunk)
+        async with aclosing(self.chunks()) as chunks:
+            async for chunk in chunks:
+                length += len(chunk)
+                if length > limit:
+                    raise HttpError(413, f"cannot read body: more than {limit} bytes")
+                parts.append(chunk)
         return b"".join(parts)
 
     def content_length(self) -> int | None:
@@ -82,7 +84,7 @@ class Response:
     status: int
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
-    stream: AsyncIterator[bytes] | None = None
+    stream: AsyncGenerator[bytes, None] | None = None
     length: int = 0
 
 
@@ -182,6 +184,7 @@ class _Connection:
     def __init__(self, stream: trio.abc.Stream, limits: Limits) -> None:
         self._stream = stream
         self._limits = limits
+        self._method = ""
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
 
     async def next_request(self, uris: tuple[str, ...]) -> Request | None:
@@ -196,9 +199,10 @@ class _Connection:
                 return None
         if deadline.cancelled_caught or not isinstance(event, h11.Request):
             return None
+        self._method = event.method.decode("ascii")
         path, _, query = event.target.decode("ascii", "replace").partition("?")
         return Request(
-            method=event.method.decode("ascii"),
+            method=self._method,
             path=path,
             query=dict(parse_qsl(query, max_num_fields=16)) if query.count("&") < 16 else {},
             headers={name.decode("ascii"): value.decode("latin-1") for name, value in event.headers},
@@ -209,16 +213,30 @@ class _Connection:
     async def answer(self, response: Response) -> None:
         """Send *response*. After a request whose body was not read, the connection is closed."""
         length = len(response.body) if response.stream is None else response.length
-        headers = [("content-length", str(length)), *response.headers.items()]
-        if self._h11.their_state not in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED):
+        headers = [*response.headers.items()]
+        if response.status != 204:  # which has no content, and must not say so (RFC 9110, section 8.6)
+            headers.append(("content-length", str(length)))
+        if not self._request_is_over():
             headers.append(("connection", "close"))
         await self._send(h11.Response(status_code=response.status, headers=headers))
-        if response.stream is None:
+        if self._method == "HEAD":
+            pass
+        elif response.stream is None:
             await self._send(h11.Data(data=response.body))
         else:
-            async for chunk in response.stream:
-                await self._send(h11.Data(data=chunk))
+            async with aclosing(response.stream) as chunks:
+                async for chunk in chunks:
+                    await self._send(h11.Data(data=chunk))
         await self._send(h11.EndOfMessage())
+
+    def _request_is_over(self) -> bool:
+        """Whether nothing of the request is left unread; looks no further than at what has come."""
+        if self._h11.their_state is h11.SEND_BODY:
+            try:
+                self._h11.next_event()
+            except h11.RemoteProtocolError:
+                return False
+        return self._h11.their_state in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
 
     def goes_on(self) -> bool:
         """Whether another request may follow; makes ready for it."""
@@ -227,7 +245,7 @@ class _Connection:
         self._h11.start_next_cycle()
         return True
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
         if self._h11.they_are_waiting_for_100_continue:
             await self._send(h11.InformationalResponse(status_code=100, headers=[]))
         while True:
@@ -257,7 +275,7 @@ class _Connection:
                 data = await self._stream.receive_some(CHUNK_BYTES)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
             raise PeerGoneError from error
-        self._h11.receive_data(data)
+        self._h11.receive_data(bytes(data))
 
     async def _refuse_malformed(self, error: h11.RemoteProtocolError) -> None:
         if self._h11.our_state is h11.IDLE:

@@ -37,11 +37,11 @@ def _harden(context: ssl.SSLContext) -> None:
 
 
 def _load(context: ssl.SSLContext, certificate: Path, ca: Path) -> None:
-    for what, load in (
-        (certificate, lambda: context.load_cert_chain(certificate)),
-        (ca, lambda: context.load_verify_locations(ca)),
-    ):
-        try:
-            load()
-        except (OSError, ssl.SSLError) as error:
-            raise UnavailableError(f"cannot read {what}: {error.strerror or error}") from error
+    try:
+        context.load_cert_chain(certificate)
+    except (OSError, ssl.SSLError) as error:
+        raise UnavailableError(f"cannot read {certificate}: {error.strerror or error}") from error
+    try:
+        context.load_verify_locations(ca)
+    except (OSError, ssl.SSLError) as error:
+        raise UnavailableError(f"cannot read {ca}: {error.strerror or error}") from error

@@ -5,12 +5,14 @@ named by the certificate alone, never by the request. Bodies that count are sign
 envelopes, carried as bytes: neither end of this protocol is trusted by what it carries.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 
+import msgspec
 from msgspec import Meta
 
-from milkyway_formats.codec import Document
+from milkyway_formats.codec import Document, MalformedError
 from milkyway_formats.names import MachineId, Sha256, Text
 
 ENROL_PATH = "/v1/enrol"  # POST EnrolmentRequest → 202 while pending (after a hold), 200 EnrolmentReply, 4xx Problem
@@ -56,6 +58,14 @@ class PollQuery(Document, frozen=True):
         given = {"desired": self.desired, "commands": self.commands}
         query = urlencode({name: value for name, value in given.items() if value is not None})
         return f"{POLL_PATH}?{query}" if query else POLL_PATH
+
+
+def read_poll_query(fields: Mapping[str, str]) -> PollQuery:
+    """Return what *fields*, the fields of a poll's query, say; refuse others and other spellings."""
+    try:
+        return msgspec.convert(dict(fields), PollQuery, strict=False)
+    except msgspec.ValidationError as error:
+        raise MalformedError(f"cannot read poll: {error}") from error
 
 
 def machine_uri(machine: MachineId) -> str:

@@ -1,0 +1,122 @@
+"""``milkyway control``: make a control server and run it."""
+
+import json
+import signal
+import sys
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import click
+import structlog
+import trio
+
+from milkyway_control import server, site
+from milkyway_control.command_line import FLEET_NAME, PERSON_NAME, Name, leaves, refusals
+from milkyway_control.server import Ports
+from milkyway_formats.errors import MilkyWayError
+from milkyway_formats.names import FleetId, PersonName
+
+AGENT_PORT = 7443
+OPERATOR_PORT = 7444
+
+
+@click.group()
+def control() -> None:
+    """The control server: a letter box between operators and machines, which holds no key that a machine obeys.
+
+    Example: milkyway control init /srv/milkyway --fleet home --host control.example.org
+    """
+
+
+@control.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--fleet", required=True, type=Name(FleetId, FLEET_NAME), help="The fleet's name, as in its owner's root.")
+@click.option("--host", "hosts", multiple=True, default=["localhost", "127.0.0.1"], show_default=True, help="Name or address.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+@refusals
+def init(directory: Path, fleet: str, hosts: tuple[str, ...], as_json: bool) -> None:
+    """Make a control server's DIRECTORY: store, authorities for machines and operators, the first operator's certificate.
+
+    Example: milkyway control init build/control --fleet demo --host 10.0.2.2 --host 127.0.0.1
+    """
+    made = site.create(directory, fleet, hosts, datetime.now(UTC))
+    paths = {
+        "machine_ca": str(made.machines.ca),
+        "operator_ca": str(made.operators.ca),
+        "operator_certificate": str(made.operators.client(site.FIRST_OPERATOR)),
+    }
+    if as_json:
+        click.echo(json.dumps({"fleet": fleet, "hosts": list(hosts), **paths}))
+        return
+    click.echo(f"Control server of fleet {fleet} made in {directory}.")
+    click.echo(f"  Machines must know it by         {paths['machine_ca']}")
+    click.echo(f"  The first operator takes home    {paths['operator_certificate']} and {paths['operator_ca']}")
+    click.echo(f"Start it: milkyway control serve {directory}")
+
+
+@control.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("name", type=Name(PersonName, PERSON_NAME))
+@refusals
+def operator(directory: Path, name: str) -> None:
+    """Make key and certificate of another operator NAME. It opens the letter box; what counts is whose signatures are inside.
+
+    Example: milkyway control operator /srv/milkyway alice
+    """
+    click.echo(site.read(directory).add_operator(name, datetime.now(UTC)))
+
+
+@control.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--address", default="0.0.0.0", show_default=True, help="Listen on this address.")
+@click.option(
+    "--agent-port", type=click.IntRange(0, 65535), default=AGENT_PORT, show_default=True, help="For machines; 0: any."
+)
+@click.option(
+    "--operator-port", type=click.IntRange(0, 65535), default=OPERATOR_PORT, show_default=True, help="For operators; 0: any."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the ports as one JSON line, and log JSON to stderr.")
+@refusals
+def serve(directory: Path, address: str, agent_port: int, operator_port: int, as_json: bool) -> None:
+    """Serve DIRECTORY until SIGINT or SIGTERM.
+
+    Example: milkyway control serve build/control --address 127.0.0.1
+    """
+    _log_to_stderr(as_json=as_json)
+    opened = site.read(directory)
+    ports = Ports(address, agent_port, operator_port)
+    trio.run(partial(_serve, opened, ports, as_json=as_json), strict_exception_groups=True)
+
+
+async def _serve(opened: site.Site, ports: Ports, *, as_json: bool) -> None:
+    refused: list[MilkyWayError] = []
+
+    try:
+        async with trio.open_nursery() as nursery:
+            bound = await nursery.start(partial(server.serve, opened, ports))
+            if as_json:
+                click.echo(json.dumps({"address": bound.address, "agent_port": bound.agents, "operator_port": bound.operators}))
+            else:
+                click.echo(f"Machines: {bound.address}:{bound.agents}, operators: {bound.address}:{bound.operators}")
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+                    break
+    except* MilkyWayError as group:
+        refused.extend(leaves(group))
+    if refused:
+        raise refused[0]
+
+
+def _log_to_stderr(*, as_json: bool) -> None:
+    renderer = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

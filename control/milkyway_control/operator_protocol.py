@@ -1,0 +1,85 @@
+"""What the operator's tool and the control server say to each other: paths and bodies, JSON over mutual TLS.
+
+Signed things travel as the bytes of their envelopes, in both directions, so that the tool
+can verify what it is shown. What stands beside an envelope here is the server's word: good
+for finding and showing things, never for deciding what gets signed.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from milkyway_formats.codec import Document
+from milkyway_formats.enrolment import Label, TokenId
+from milkyway_formats.envelope import MAX_ENVELOPE_BYTES
+from milkyway_formats.names import FleetId, MachineId, Sha256, ShortText, UnixSeconds
+
+FLEET_PATH = "/v1/fleet"  # GET FleetView
+TOKENS_PATH = "/v1/tokens"  # POST NewToken → 201
+ENROLMENTS_PATH = "/v1/enrolments"  # GET [PendingView]; POST …/<token> the signed record → 201
+MACHINES_PATH = (
+    "/v1/machines"  # GET [MachineView]; POST …/<id>/revoke; GET and POST …/<id>/{desired,commands}; GET …/<id>/reports
+)
+BLOBS_PATH = "/v1/blobs"  # HEAD and PUT …/<sha256>
+
+# Of a POST of a desired state: digest of the newest one, EMPTY_MATCH when there is none yet; ANY_MATCH asks for no check.
+MATCH_HEADER = "if-match"
+EMPTY_MATCH = "none"
+ANY_MATCH = "*"
+
+MAX_LISTED = 20
+MAX_BODY_BYTES = MAX_ENVELOPE_BYTES
+MAX_ANSWER_BYTES = 64 << 20
+TOKEN_LIFE_S = 7 * 86400
+
+
+class FleetView(Document, frozen=True):
+    """Which fleet this server is for."""
+
+    fleet: FleetId
+
+
+class NewToken(Document, frozen=True):
+    """A token's public part. The secret never leaves the tool but on the way to its machine."""
+
+    id: TokenId
+    name: Label
+    expires: UnixSeconds
+
+
+class PendingView(Document, frozen=True):
+    """A machine that waits; ``request`` is its EnrolmentRequest as it came."""
+
+    token: TokenId
+    name: Label
+    operator: ShortText
+    received: UnixSeconds
+    request: str
+
+
+class MachineView(Document, frozen=True):
+    """An enrolled machine; ``record`` is the envelope that an operator signed."""
+
+    id: MachineId
+    name: Label
+    record: str
+    enrolled: UnixSeconds
+    last_seen: UnixSeconds | None = None
+    revoked: UnixSeconds | None = None
+
+
+class EnvelopeView(Document, frozen=True):
+    """A stored desired state or command. ``delivered``: the machine's uplink said that it has it."""
+
+    digest: Sha256
+    operator: ShortText
+    received: UnixSeconds
+    envelope: Annotated[str, Meta(max_length=MAX_ENVELOPE_BYTES)]
+    delivered: bool = False
+
+
+class ReportView(Document, frozen=True):
+    """A stored report: a machine's signed envelope."""
+
+    received: UnixSeconds
+    envelope: str
