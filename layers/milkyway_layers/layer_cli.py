@@ -1,0 +1,173 @@
+"""``milkyway layer``: build, sign, inspect and verify layers."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Literal, ParamSpec
+
+import click
+from rich.console import Console
+
+from milkyway_formats.errors import MilkyWayError, RefusedError, UnavailableError
+from milkyway_formats.trust import Trust, verify_root
+from milkyway_layers.assembly import file_sha256, read_layer
+from milkyway_layers.build import Workshop, build
+from milkyway_layers.engines.apt import AptEngine
+from milkyway_layers.layer_text import layer_facts, layer_view, size_text
+from milkyway_layers.progress import ConsoleProgress
+from milkyway_layers.signing import sign_layer, signatures, verify_layer
+from milkyway_layers.tools import DEFAULT_TREE, Tools
+from milkyway_signing.passphrase import load_signers
+
+P = ParamSpec("P")
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def _telling(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn a refusal into one line (and its hint) on standard error, and its exit code."""
+
+    @wraps(command)
+    def told(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except MilkyWayError as error:
+            click.echo(str(error), err=True)
+            if error.hint:
+                click.echo(f"hint: {error.hint}", err=True)
+            sys.exit(error.exit_code)
+
+    return told
+
+
+@click.group()
+def layer() -> None:
+    """Build, sign, inspect and verify layers.
+
+    Example: milkyway layer build examples/nginx/image.yaml && milkyway layer inspect build/layers/example-nginx_1.layer
+    """
+
+
+@layer.command("build")
+@click.argument("spec", type=_FILE)
+@click.option("--output", type=_FOLDER, default=Path("build/layers"), show_default=True, help="Where the layer files go.")
+@click.option("--coreos", type=_FOLDER, default=Path("build/coreos"), show_default=True, help="CoreOS to build over.")
+@click.option("--variant", type=click.Choice(["coreos", "sealed"]), help="Build with this base instead of the spec's.")
+@click.option("--refresh", is_flag=True, help="Ask the package manager again, for newer packages.")
+@click.option("--tools", type=_FOLDER, default=DEFAULT_TREE, show_default=True, help="The tools tree.")
+@click.option(
+    "--cache", type=_FOLDER, default=Path("build/layers/cache"), show_default=True, help="What is kept between builds."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
+@_telling
+def build_command(
+    spec: Path, output: Path, coreos: Path, variant: Literal["coreos", "sealed"] | None,
+    refresh: bool, tools: Path, cache: Path, as_json: bool,
+) -> None:  # fmt: skip
+    """Build the layers of SPEC, unsigned, topmost first.
+
+    The packages come from the distribution's mirror, or the one in $MILKYWAY_MIRROR;
+    $SOURCE_DATE_EPOCH is the time that the manifests name.
+
+    Example: milkyway layer build examples/nginx/image.yaml --output build/layers
+    """
+    shop = Workshop(
+        engines={"apt": AptEngine(os.environ.get("MILKYWAY_MIRROR"))},
+        tools=Tools(tools),
+        cache=cache,
+        progress=ConsoleProgress(Console(stderr=True)),
+        epoch=_epoch(os.environ.get("SOURCE_DATE_EPOCH")),
+        refresh=refresh,
+    )
+    built = build(spec, output, coreos, shop, variant)
+    if as_json:
+        click.echo(json.dumps([
+            {
+                "file": str(one.file), "path": one.manifest.path, "version": one.manifest.version, "kind": one.manifest.kind,
+                "root_hash": one.manifest.image.root_hash, "bytes": one.size, "sha256": one.sha256,
+            }
+            for one in built
+        ], indent=2))  # fmt: skip
+        return
+    for one in built:
+        click.echo(f"{one.file}  {one.manifest.kind}, {size_text(one.size)}, root hash {one.manifest.image.root_hash[:16]}…")
+    click.echo("unsigned: sign with `milkyway layer sign FILE --key KEYFILE`", err=True)
+
+
+@layer.command()
+@click.argument("files", type=_FILE, nargs=-1, required=True, metavar="FILE...")
+@click.option("--key", "keys", type=_FILE, multiple=True, required=True, help="Key file of a signer (several: sign with each).")
+@click.option("--passphrase-file", type=_FILE, help="File whose first line is the passphrase.")
+@_telling
+def sign(files: tuple[Path, ...], keys: tuple[Path, ...], passphrase_file: Path | None) -> None:
+    """Add a signature to each FILE.
+
+    Example: milkyway layer sign build/layers/example-nginx_1.layer --key keys/alice.key
+    """
+    signers = load_signers(list(keys), passphrase_file, os.environ)
+    for file in files:
+        signed = sign_layer(file, signers)
+        persons = ", ".join(f"{signer.entry.person} ({signer.entry.key_id[:12]}…)" for signer in signers)
+        click.echo(f"signed {signed.manifest.path} {signed.manifest.version} by {persons}: {file}")
+
+
+@layer.command()
+@click.argument("file", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@_telling
+def inspect(file: Path, as_json: bool) -> None:
+    """Show what FILE says of itself, and by which keys it says to be signed. Believes it: ``verify`` does not.
+
+    Example: milkyway layer inspect build/layers/example-nginx_1.layer
+    """
+    read = read_layer(file, unsigned=True)
+    signers = [one.keyid for one in signatures(read)]
+    if as_json:
+        click.echo(json.dumps(layer_facts(read, signers, file.stat().st_size, file_sha256(file)), indent=2))
+    else:
+        Console().print(layer_view(read, signers, file.stat().st_size))
+
+
+@layer.command()
+@click.argument("files", type=_FILE, nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "--root", "roots", type=_FILE, multiple=True, required=True, help="A signed root: the owner's and the vendor's, both."
+)
+@_telling
+def verify(files: tuple[Path, ...], roots: tuple[Path, ...]) -> None:
+    """Verify every byte of each FILE as a machine with these roots would.
+
+    Example: milkyway layer verify nginx.layer --root owner-root.json --root vendor-root.json
+    """
+    trust = _trust(roots)
+    for file in files:
+        read, verified = verify_layer(file, trust)
+        by = ", ".join(sorted(verified.persons))
+        click.echo(f"verified {read.manifest.path} {read.manifest.version}, signed by {by}: {file}")
+
+
+def _trust(roots: tuple[Path, ...]) -> Trust:
+    """Return the trust that the signed roots in *roots* give: one of each side."""
+    sides: dict[str, bytes] = {}
+    for file in roots:
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise UnavailableError(f"cannot read root {file}: {error.strerror}") from error
+        sides[verify_root(data)[0].side] = data
+    if len(sides) != 2 or len(roots) != 2:
+        hint = "a machine knows two: --root owner-root.json --root vendor-root.json"
+        raise RefusedError(f"cannot verify: {' and '.join(sorted(sides))} root given, both are needed, once each", hint=hint)
+    return Trust.from_envelopes(vendor=sides["vendor"], owner=sides["owner"])
+
+
+def _epoch(text: str | None) -> int | None:
+    """Return the time in *text* (of SOURCE_DATE_EPOCH), None when it isn't set."""
+    if text is None or text == "":
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise RefusedError(f"cannot use SOURCE_DATE_EPOCH={text!r}: not a number of seconds")
+    return int(text)
