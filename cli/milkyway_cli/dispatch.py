@@ -34,16 +34,6 @@ class Verbs(click.Group):
         assert isinstance(command, click.Command), f"entry point {cmd_name} is not a command"
         return command
 
-    def invoke(self, ctx: click.Context) -> object:
-        """Run the verb; a refusal or an unavailability ends it with one line, a hint and its own exit code."""
-        try:
-            return super().invoke(ctx)
-        except MilkyWayError as error:
-            click.echo(f"milkyway: {error}", err=True)
-            if error.hint:
-                click.echo(f"  hint: {error.hint}", err=True)
-            ctx.exit(error.exit_code)
-
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; what it refuses or can't do now becomes one line (and a hint) and an exit code of its own."""
         try:
