@@ -1,13 +1,13 @@
 """One key that is two: ML-DSA-65 and Ed25519, and both must hold.
 
-This is id-MLDSA65-Ed25519-SHA512 of draft-ietf-lamps-pq-composite-sigs (the construction is stable since
-draft 08): over a message M and a context ctx, both halves sign
+This is id-MLDSA65-Ed25519-SHA512 of draft-ietf-lamps-pq-composite-sigs, as of its version 13 (October 2025):
+over a message M and a context ctx, both halves sign
 
     M' = Prefix ‖ Label ‖ len(ctx) ‖ ctx ‖ SHA-512(M)
 
 and ML-DSA gets Label as its own context besides. Public key, private key and signature are the plain
 concatenation, ML-DSA's part first, each of exact length. Here M is the DSSE pre-authentication encoding
-and ctx the payload type. The draft's own vector is one of our tests.
+and ctx the payload type. The draft's published vector for this algorithm is one of our tests.
 
 There is no function that verifies or makes one half. Nothing here reads the machine's randomness:
 a key comes from a seed that the caller drew. (ML-DSA's signing draws its own hedge, inside OpenSSL.)
