@@ -316,7 +316,7 @@ static dev_t device_mapper(int control, unsigned long call, const char *what, ui
 		strcpy(target->target_type, "verity");
 		strcpy((char *)(target + 1), table);
 	}
-	if (ioctl(control, call, &message) < 0)
+	if (ioctl(control, (int)call, &message) < 0)
 		stop("dm-verity", "cannot %s the device: %s", what, strerror(errno));
 	return (dev_t)message.head.dev;
 }

@@ -36,6 +36,7 @@ DIRECTORIES = (
 )  # fmt: skip
 LINKS = {
     "bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64",
+    "usr/bin/python3": "python3.13", "usr/bin/sh": "dash",
     "var/run": "/run", "var/tmp": "/tmp", "etc/resolv.conf": "/run/milkyway/net/resolv.conf", "etc/mtab": "/proc/self/mounts",
 }  # fmt: skip
 TEXTS = {

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from milkyway_coreos import tools
+from milkyway_coreos.steps import remove_tree
 from milkyway_formats.errors import RefusedError
 
 MODINFO = re.compile(rb"\0(depends|softdep)=([^\0]*)(?=\0)")
@@ -38,6 +39,7 @@ def unpack(package: Path, into: Path) -> None:
     (into / "modules").mkdir()
     for module in (into / "package/usr/lib/modules").glob("*/kernel/**/*.ko.xz"):
         module.rename(into / "modules" / module.name)
+    remove_tree(into / "package")
 
 
 def module_name(name: str) -> str:

@@ -43,11 +43,10 @@ def skeleton(into: Path) -> None:
         (into / name).mkdir(parents=True, exist_ok=True)
     for name, target in config.LINKS.items():
         (into / name).parent.mkdir(parents=True, exist_ok=True)
+        (into / name).unlink(missing_ok=True)
         (into / name).symlink_to(target)
     for name, text in config.TEXTS.items():
         write(into / name, text)
-    (into / "usr/bin/python3").unlink(missing_ok=True)
-    (into / "usr/bin/python3").symlink_to("python3.13")
     for applet in config.APPLETS:
         if not (into / "usr/bin" / applet).exists() and not (into / "usr/sbin" / applet).exists():
             (into / "usr/bin" / applet).symlink_to("busybox")
@@ -70,7 +69,7 @@ def add_modules(modules: Modules, into: Path) -> None:
 
 
 def download_wheels(lock: Path, into: Path) -> None:
-    """Unpack the packages of *lock* for the root's Python to *into*, each checked against its hash."""
+    """Unpack the packages of *lock* for the root's Python to ``into/root``, each checked against its hash, and list them."""
     wheels = into / "wheels"
     platforms = [f"--platform=manylinux{tag}_x86_64" for tag in ("_2_28", "_2_34", "_2_17", "2014")]
     command = [
@@ -82,13 +81,15 @@ def download_wheels(lock: Path, into: Path) -> None:
         with zipfile.ZipFile(wheel) as packed:
             for name in packed.namelist():
                 if _is_used(name):
-                    write(into / PYTHON / name, packed.read(name), 0o755 if name.endswith(".so") else 0o644)
+                    write(into / "root" / PYTHON / name, packed.read(name), 0o755 if name.endswith(".so") else 0o644)
+    names = sorted(wheel.name for wheel in wheels.iterdir())
+    (into / "wheels.txt").write_text("".join(f"{name}\n" for name in names))
     shutil.rmtree(wheels)
 
 
 def _is_used(name: str) -> bool:
     top, _, inside = name.partition("/")
-    unused = not inside or ".dist-info" in top or name.startswith(UNUSED_OF_WHEELS) or name.endswith(UNUSED_ENDINGS)
+    unused = not inside or name.endswith("/") or ".dist-info" in top or name.startswith(UNUSED_OF_WHEELS) or name.endswith(UNUSED_ENDINGS)
     return not unused or top.endswith((".py", ".so"))
 
 
