@@ -159,17 +159,18 @@ class _Fronts:
 
     async def _accompany(self, front: "_Front") -> None:
         try:
-            fault = await front.run()
-        except Exception as error:  # noqa: BLE001 (a bug on this side costs this front, never PID 1)
-            fault = f"a bug: {error!r}"
-            self._note("api_failed", traceback=traceback.format_exc())
-        front.usable = False
-        if fault:
-            self._failed()
-            self._note("api_front_failed", why=fault, connections=len(front.peers))
-        else:
-            self._failures = 0
-        await front.end()
+            try:
+                fault = await front.run()
+            except Exception as error:  # noqa: BLE001 (a bug on this side costs this front, never PID 1)
+                fault = f"a bug: {error!r}"
+                self._note("api_failed", traceback=traceback.format_exc())
+            if fault:
+                self._failed()
+                self._note("api_front_failed", why=fault, connections=len(front.peers))
+            else:
+                self._failures = 0
+        finally:
+            await front.end()
 
     def _failed(self) -> None:
         self._failures += 1
@@ -209,6 +210,7 @@ class _Front:
 
     async def end(self) -> None:
         """Close the channel, on which a front that works leaves; kill one that doesn't. Waits until it is gone."""
+        self.usable = False
         self._channel.close()
         with trio.CancelScope(shield=True):
             if self._fault:

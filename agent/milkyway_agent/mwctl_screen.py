@@ -1,0 +1,281 @@
+"""What mwctl shows to people: the API's JSON as lines of text. Pure; no input, no output, no clock.
+
+Whatever a service, a layer or somebody far away may have written is cleaned of control
+characters first: a log line cannot move the cursor of the admin who reads it.
+"""
+
+from typing import Any, NamedTuple
+
+Json = dict[str, Any]
+SHORT_HASH = 12
+COLOURS = {"good": "32", "busy": "33", "bad": "1;31", "faint": "2", "bold": "1"}
+STYLE_OF_STATE = {
+    "started": "good",
+    "active": "good",
+    "failed": "bad",
+    "stopped": "faint",
+}  # every other state is on its way somewhere: busy
+REFUSALS_SHOWN = 5
+
+
+class Cell(NamedTuple):
+    """A word of a table and how it is painted."""
+
+    text: str
+    style: str = ""
+
+
+class Painter:
+    """Lays out and, where there is a terminal that wants it, colours."""
+
+    def __init__(self, *, colour: bool) -> None:
+        self._colour = colour
+
+    def paint(self, text: str, style: str) -> str:
+        """Return *text* in the colours of *style*."""
+        return f"\x1b[{COLOURS[style]}m{text}\x1b[0m" if self._colour and style and text else text
+
+    def table(self, rows: list[list[Cell]], *, indent: str = "") -> list[str]:
+        """Return *rows* with their columns aligned, two spaces apart; columns empty throughout are left out."""
+        used = [index for index in range(max(map(len, rows), default=0)) if any(row[index].text for row in rows)]
+        width = {index: max(len(row[index].text) for row in rows) for index in used}
+        lines = []
+        for row in rows:
+            cells = [
+                self.paint(row[index].text, row[index].style) + " " * (width[index] - len(row[index].text)) for index in used
+            ]
+            lines.append((indent + "  ".join(cells)).rstrip())
+        return lines
+
+
+def clean(text: object) -> str:
+    """Return *text* with every character that could steer a terminal written as an escape."""
+    return "".join(
+        character if character.isprintable() or character == "\t" else character.encode("unicode_escape").decode("ascii")
+        for character in str(text)
+    )
+
+
+def duration(milliseconds: int) -> str:
+    """Return *milliseconds* as people say it: 350 ms, 18.4 s, 14 min 3 s, 2 h 14 min, 3 d 4 h."""
+    seconds = max(0, milliseconds) // 1000
+    if milliseconds < 1000:
+        return f"{max(0, milliseconds)} ms"
+    if seconds < 60:
+        return f"{milliseconds / 1000:.1f} s" if seconds < 20 else f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    if seconds < 86400:
+        return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+    return f"{seconds // 86400} d {seconds % 86400 // 3600} h"
+
+
+def status_lines(status: Json, painter: Painter) -> list[str]:
+    """Return what ``mwctl status`` prints: the machine, what to worry about, what runs, what failed."""
+    paint = painter.paint
+    name = clean(status["hostname"]) or "this machine"
+    lines = [paint(name, "bold") + f"  MilkyWay CoreOS {clean(status['version'])}", ""]
+    lines += painter.table(_machine_facts(status), indent="  ")
+    lines += _section("", [paint("warning: ", "bad") + each for each in warnings(status)])
+    deployments = []
+    for deployment in status["deployments"]:
+        deployments += painter.table([_deployment_row(deployment)], indent="  ")
+        deployments += painter.table(
+            [
+                _service_row(f"{deployment['name']}/{each['name']}", each, status["uptime_ms"])
+                for each in deployment["services"]
+            ],
+            indent="    ",
+        )
+    lines += _section(paint("deployments", "bold"), deployments or ["  none"])
+    services = [_service_row(each["name"], each, status["uptime_ms"]) for each in status["services"]]
+    lines += _section(paint("services of CoreOS", "bold"), painter.table(services, indent="  "))
+    lines += _section(paint("failed", "bad"), ["  " + each for each in failures(status)])
+    refusals = [clean(each) for each in status["refusals"][-REFUSALS_SHOWN:]]
+    lines += _section(paint("refused lately", "bold"), ["  " + each for each in refusals])
+    return lines
+
+
+def warnings(status: Json) -> list[str]:
+    """Return what makes this machine less protected than it should be, worst first."""
+    found = []
+    if status["selinux"] != "enforcing":
+        found.append(f"SELinux is {clean(status['selinux'])}: nothing on this machine is confined")
+    if status["quarantined"]:
+        found.append(f"quarantined, commands are refused: {clean(status['quarantined'])}")
+    if status["development"]:
+        found.append("development machine: its console gives a login, its disk key is no secret")
+    if status["connected"] is False:
+        found.append("the control server does not answer; what runs goes on running")
+    return found
+
+
+def failures(status: Json) -> list[str]:
+    """Return what failed and why, one line each."""
+    found = [f"boot: {clean(each)}" for each in status["boot_failures"]]
+    for deployment in status["deployments"]:
+        if deployment["state"] == "failed":
+            found.append(f"{clean(deployment['name'])}: {clean(deployment['reason']) or 'no reason given'}")
+    for address, service in _addressed(status):
+        if service["state"] == "failed":
+            found.append(f"{clean(address)}: {clean(service['reason']) or 'no reason given'}")
+    return found
+
+
+def services_lines(body: Json, painter: Painter) -> list[str]:
+    """Return the table of ``mwctl services``."""
+    head = _head("SERVICE", "STATE", "PID", "RESTARTS", "CONTEXT", "REASON")
+    rows = [
+        [
+            Cell(clean(each["address"])),
+            _state(each["service"]["state"]),
+            Cell(str(each["service"]["pid"] or "-")),
+            Cell(str(each["service"]["restarts"])),
+            Cell(clean(each["service"]["context"]) or "-"),
+            Cell(clean(each["service"]["reason"])),
+        ]
+        for each in body["services"]
+    ]
+    return painter.table([head, *rows]) if rows else ["no services"]
+
+
+def layers_lines(body: Json, painter: Painter) -> list[str]:
+    """Return the table of ``mwctl layers``."""
+    head = _head("LAYER", "VERSION", "ROOT HASH", "VERITY DEVICE", "USED BY")
+    rows = [
+        [
+            Cell(clean(each["path"])),
+            Cell(clean(each["version"])),
+            Cell(clean(each["root_hash"])[:SHORT_HASH]),
+            Cell(clean(each["verity_device"])),
+            Cell(", ".join(map(clean, each["deployments"]))),
+        ]
+        for each in body["layers"]
+    ]
+    return painter.table([head, *rows]) if rows else ["no layers are open"]
+
+
+def deployments_lines(body: Json, painter: Painter) -> list[str]:
+    """Return the table of ``mwctl deployments``."""
+    head = _head("DEPLOYMENT", "STATE", "ID", "GENERATION", "SERVICES", "LAYERS", "REASON")
+    rows = [
+        [
+            Cell(clean(each["name"])),
+            _state(each["state"]),
+            Cell(clean(each["id"])),
+            Cell(str(each["generation"])),
+            Cell(f"{sum(service['state'] == 'started' for service in each['services'])}/{len(each['services'])}"),
+            Cell(_layers(each)),
+            Cell(clean(each["reason"])),
+        ]
+        for each in body["deployments"]
+    ]
+    return painter.table([head, *rows]) if rows else ["no deployments"]
+
+
+def trust_lines(trust: Json, painter: Painter, *, date: Any) -> list[str]:
+    """Return what ``mwctl trust`` prints; *date* turns Unix seconds into a day."""
+    facts = [
+        [Cell("machine", "faint"), Cell(clean(trust["machine"] or "not enrolled"))],
+        [Cell("fleet", "faint"), Cell(clean(trust["fleet"] or "none"))],
+        [Cell("desired", "faint"), Cell(_version(trust["desired_version"]))],
+    ]
+    lines = painter.table(facts)
+    if trust["quarantined"]:
+        lines += ["", painter.paint("warning: ", "bad") + f"quarantined: {clean(trust['quarantined'])}"]
+    for root in trust["roots"]:
+        thresholds = ", ".join(f"{clean(role)} {number}" for role, number in root["thresholds"].items())
+        lines += [
+            "",
+            painter.paint(f"{clean(root['side'])} root", "bold")
+            + f"  version {root['version']}, until {date(root['expires'])}",
+        ]
+        rows = [
+            [Cell("sha256", "faint"), Cell(clean(root["sha256"]))],
+            [Cell("persons", "faint"), Cell(", ".join(map(clean, root["persons"])))],
+            [Cell("thresholds", "faint"), Cell(thresholds)],
+        ]
+        lines += painter.table(rows, indent="  ")
+    return lines
+
+
+def log_line(line: Json, painter: Painter, *, moment: Any) -> str:
+    """Return one log line; *moment* turns Unix milliseconds into local time."""
+    if "error" in line:
+        return painter.paint(f"(the log ends here: {clean(line['error']['message'])})", "bad")
+    text = clean(line["text"])
+    styled = painter.paint(text, "busy") if line["stream"] == "err" else text
+    return f"{painter.paint(moment(line['time_ms']), 'faint')} {painter.paint(clean(line['service']), 'bold')} {styled}"
+
+
+def service_line(verb: str, address: str, service: Json) -> str:
+    """Return the one line that says what ``start``, ``stop`` or ``restart`` led to."""
+    pid = f", pid {service['pid']}" if service["pid"] else ""
+    reason = f": {clean(service['reason'])}" if service["reason"] else ""
+    return f"{clean(address)} is {clean(service['state'])}{pid}{reason} (after {verb})"
+
+
+def _machine_facts(status: Json) -> list[list[Cell]]:
+    ready = status["boot_ms"].get("ready")
+    up = duration(status["uptime_ms"]) + (f", ready {duration(ready)} after the kernel started" if ready is not None else "")
+    enforcing = status["selinux"] == "enforcing"
+    facts = [
+        ("slot", Cell(clean(status["slot"] or "none"))),
+        ("root hash", Cell(clean(status["root_hash"])[:SHORT_HASH])),
+        (
+            "SELinux",
+            Cell(clean(status["selinux"]) if enforcing else clean(status["selinux"]).upper(), "good" if enforcing else "bad"),
+        ),
+        ("up", Cell(up)),
+        ("desired", Cell(_version(status["desired_version"]))),
+    ]
+    if status["connected"] is not None:
+        facts.append(("control", Cell("connected", "good") if status["connected"] else Cell("not connected", "busy")))
+    return [[Cell(name, "faint"), cell] for name, cell in facts]
+
+
+def _deployment_row(deployment: Json) -> list[Cell]:
+    return [
+        Cell(clean(deployment["name"]), "bold"),
+        _state(deployment["state"]),
+        Cell(f"generation {deployment['generation']}"),
+        Cell(_layers(deployment), "faint"),
+    ]
+
+
+def _service_row(address: str, service: Json, uptime_ms: int) -> list[Cell]:
+    return [
+        Cell(clean(address)),
+        _state(service["state"]),
+        Cell(clean(service["context"])),
+        Cell(f"pid {service['pid']}" if service["pid"] else ""),
+        Cell(f"for {duration(uptime_ms - service['since_ms'])}"),
+        Cell(f"{service['restarts']} restarts" if service["restarts"] else "", "busy"),
+    ]
+
+
+def _addressed(status: Json) -> list[tuple[str, Json]]:
+    own = [(str(each["name"]), each) for each in status["services"]]
+    return own + [(f"{one['name']}/{each['name']}", each) for one in status["deployments"] for each in one["services"]]
+
+
+def _layers(deployment: Json) -> str:
+    return ", ".join(f"{clean(each['path'])} {clean(each['version'])}" for each in deployment["layers"])
+
+
+def _version(version: int) -> str:
+    return f"version {version}" if version else "none yet"
+
+
+def _state(state: str) -> Cell:
+    return Cell(clean(state), STYLE_OF_STATE.get(state, "busy"))
+
+
+def _head(*names: str) -> list[Cell]:
+    return [Cell(name, "faint") for name in names]
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    if not lines:
+        return []
+    return ["", title, *lines] if title else ["", *lines]

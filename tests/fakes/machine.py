@@ -1,0 +1,192 @@
+"""A machine behind the local API, in memory: three services, one deployment, a log, real refusals."""
+
+import os
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+import msgspec
+import trio
+
+from milkyway_agent.api_types import Applied, LogLine, LogQuery
+from milkyway_formats.errors import RefusedError, UnavailableError
+from milkyway_formats.report import (
+    DeploymentStatus,
+    LayerStatus,
+    ProcessStatus,
+    RootStatus,
+    ServiceStatus,
+    Status,
+    TrustStatus,
+)
+
+STATUS = Status(
+    slot=None,
+    root_hash="3f2a9c41d2e0" + "7" * 52,
+    selinux="enforcing",
+    development=False,
+    version="0.1.0",
+    boot_id="2f0b7c7e-90a3-4d0e-8a55-0f3d4c1e2b6a",
+    booted=1_790_000_000,
+    uptime_ms=8_040_500,
+    desired_version=7,
+    hostname="web-1",
+    connected=True,
+    boot_ms={"pid1": 9_100, "ready": 18_400},
+    services=[
+        ServiceStatus(name="dhcp", state="started", wanted=True, pid=88, context="u:r:dhcp_t:s0", since_ms=12_500),
+        ServiceStatus(name="time", state="stopped", wanted=False, since_ms=9_000),
+    ],
+    deployments=[
+        DeploymentStatus(
+            id="web_k3v9",
+            name="web",
+            generation=2,
+            state="active",
+            services=[
+                ServiceStatus(
+                    name="nginx",
+                    state="started",
+                    wanted=True,
+                    pid=412,
+                    context="u:r:web_k3v9.v2.process:s0",
+                    since_ms=60_500,
+                )
+            ],
+            layers=[
+                LayerStatus(
+                    path="example/nginx",
+                    version="1.26.3",
+                    root_hash="a1" * 32,
+                    verity_device="/dev/mapper/layer-" + "b2" * 16,
+                ),
+                LayerStatus(
+                    path="example/libraries",
+                    version="13.1",
+                    root_hash="c3" * 32,
+                    verity_device="/dev/mapper/layer-" + "d4" * 16,
+                ),
+            ],
+        )
+    ],
+    processes=[ProcessStatus(pid=1, name="milkyway-agent", context="u:r:agent_t:s0", pss_bytes=20 << 20)],
+)
+
+TRUST = TrustStatus(
+    machine="5" * 64,
+    fleet="example",
+    desired_version=7,
+    roots=[
+        RootStatus(
+            side="owner",
+            version=1,
+            expires=1_900_000_000,
+            sha256="6" * 64,
+            persons=["ada", "grace"],
+            thresholds={"change": 2, "read": 1},
+        )
+    ],
+)
+
+LOG = [
+    LogLine(time_ms=1_790_000_060_500, service="web/nginx", text="ready"),
+    LogLine(time_ms=1_790_000_061_250, service="dhcp", text="lease renewed"),
+    LogLine(time_ms=1_790_000_062_000, service="web/nginx", text="\x1b[2Jupstream gone", stream="err"),
+]
+
+
+@dataclass
+class FakeMachine:
+    """Implements ``api_types.Machine``; ``calls`` records what it was told to do."""
+
+    state: Status = STATUS
+    log: list[LogLine] = field(default_factory=lambda: list(LOG))
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    envelopes: list[bytes] = field(default_factory=list)
+    followers: int = 0
+    more: trio.Event = field(default_factory=trio.Event)
+    broken: Exception | None = None
+
+    async def status(self) -> Status:
+        self._fail_if_broken()
+        return self.state
+
+    async def trust(self) -> TrustStatus:
+        return TRUST
+
+    async def logs(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
+        if query.service and query.service not in self._services():
+            raise RefusedError(f"cannot read logs of {query.service}: there is no such service")
+        return self._lines(query)
+
+    async def start(self, service: str) -> ServiceStatus:
+        return self._act("start", service, "started")
+
+    async def stop(self, service: str) -> ServiceStatus:
+        return self._act("stop", service, "stopped")
+
+    async def restart(self, service: str) -> ServiceStatus:
+        return self._act("restart", service, "started")
+
+    async def apply(self, envelope_fd: int) -> Applied:
+        data = os.pread(envelope_fd, 1 << 20, 0)
+        self.envelopes.append(data)
+        if b"forged" in data:
+            raise RefusedError("cannot admit the document: signed by an unknown key", hint="`mwctl trust` lists the keys")
+        return Applied(kind="desired", id="e" * 32, version=8)
+
+    async def reboot(self) -> None:
+        self.calls.append(("reboot", ""))
+
+    async def poweroff(self) -> None:
+        self.calls.append(("poweroff", ""))
+
+    def add_line(self, text: str) -> None:
+        """Log one more line; whoever follows gets it."""
+        self.log.append(LogLine(time_ms=1_790_000_070_000, service="web/nginx", text=text))
+        self.more.set()
+        self.more = trio.Event()
+
+    async def _lines(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
+        self.followers += query.follow
+        try:
+            chosen = [line for line in self.log if self._wanted(line, query)]
+            seen = len(self.log)
+            for line in chosen[len(chosen) - query.lines if query.lines < len(chosen) else 0 :]:
+                self._fail_if_broken()
+                yield line
+            while query.follow:
+                more = self.more
+                if seen == len(self.log):
+                    await more.wait()
+                fresh, seen = self.log[seen:], len(self.log)
+                for line in fresh:
+                    if self._wanted(line, query):
+                        yield line
+        finally:
+            self.followers -= query.follow
+
+    def _wanted(self, line: LogLine, query: LogQuery) -> bool:
+        return (
+            query.service in ("", line.service)
+            and line.service.startswith(query.deployment)
+            and line.time_ms >= query.since * 1000
+        )
+
+    def _services(self) -> dict[str, ServiceStatus]:
+        own = {each.name: each for each in self.state.services}
+        return own | {f"{one.name}/{each.name}": each for one in self.state.deployments for each in one.services}
+
+    def _act(self, verb: str, service: str, state: str) -> ServiceStatus:
+        known = self._services()
+        if service not in known:
+            raise RefusedError(f"cannot {verb} {service}: there is no such service", hint="`mwctl services` lists them")
+        if service == "time" and verb == "start":
+            raise UnavailableError("cannot start time: the machine is shutting down")
+        self.calls.append((verb, service))
+        return msgspec.structs.replace(
+            known[service], state=state, wanted=state == "started", pid=500 if state == "started" else 0
+        )
+
+    def _fail_if_broken(self) -> None:
+        if self.broken is not None:
+            raise self.broken
