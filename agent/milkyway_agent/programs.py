@@ -1,0 +1,185 @@
+"""The agent's own programs: as what each runs, and how one is started outside the supervisor.
+
+Services that live by themselves (DHCP, the development consoles) are the supervisor's. Those here
+hold descriptors that PID 1 makes for one life of theirs alone (verifier, uplink, the API's front), or
+do one piece of work and end (disk, compiler).
+"""
+
+import os
+from collections.abc import Mapping
+
+import trio
+
+from milkyway_agent.core.restart import describe_end
+from milkyway_agent.core.stack import process_context
+from milkyway_agent.log import OUTPUT, Log
+from milkyway_agent.reaping import Reaper, wait_ended
+from milkyway_agent.starter import Launched, Program, Running, let_go, run_to_end
+from milkyway_agent.system import kernel, processes
+from milkyway_formats.report import ServiceStatus
+from milkyway_formats.service import Limits
+
+HOUSE = "/usr/lib/milkyway"
+GROUPS = "/sys/fs/cgroup/coreos"
+MAX_LINE_BYTES = 4096
+TERMINALS = ("ttyS0", "hvc0")
+
+VERIFIER_USER, UPLINK_USER, COMPILER_USER, FRONT_USER = 901, 902, 903, 904
+_CONSOLE_CAPABILITIES = (
+    "chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "net_admin", "net_raw",
+    "net_bind_service", "sys_admin", "sys_ptrace", "sys_nice", "sys_resource", "sys_tty_config", "syslog",
+)  # fmt: skip
+_MIB = 1024 * 1024
+
+PROGRAMS: Mapping[str, Program] = {
+    "verifier": Program(
+        (f"{HOUSE}/verifier",), process_context("verifier_t"), VERIFIER_USER, empty_network=True, limits=Limits(256 * _MIB, 32)
+    ),
+    "uplink": Program((f"{HOUSE}/uplink",), process_context("uplink_t"), UPLINK_USER, limits=Limits(256 * _MIB, 32)),
+    "front": Program(
+        (f"{HOUSE}/front",), process_context("front_t"), FRONT_USER, empty_network=True, limits=Limits(128 * _MIB, 32)
+    ),
+    "compiler": Program(
+        (f"{HOUSE}/compiler",), process_context("compiler_t"), COMPILER_USER, empty_network=True, limits=Limits(256 * _MIB, 16)
+    ),
+    "disk": Program(
+        (f"{HOUSE}/disk",),
+        process_context("disk_t"),
+        capabilities=("sys_admin", "ipc_lock", "mknod", "dac_override", "dac_read_search", "sys_nice", "sys_resource"),
+        empty_network=True,
+    ),
+    "dhcp": Program(
+        (f"{HOUSE}/dhcp", "eth0"), process_context("dhcp_t"), capabilities=("net_admin", "net_raw", "net_bind_service")
+    ),
+}
+
+
+def console_program(terminal: str) -> Program:
+    """Return the development console on *terminal* (a name below /dev): a root shell in the domain console_t."""
+    return Program(
+        ("/bin/sh", "-l"),
+        process_context("console_t"),
+        capabilities=_CONSOLE_CAPABILITIES,
+        environment={"HOME": "/root", "TERM": "linux", "PS1": "milkyway# "},
+        terminal=f"/dev/{terminal}",
+        no_new_privileges=False,
+    )
+
+
+class Child:
+    """A program that was started here: one life, ended and cleared up exactly once."""
+
+    def __init__(self, name: str, starter: Launched, running: Running, reaper: Reaper) -> None:
+        self.name = name
+        self.pid = running.pid
+        self.started_ms = kernel.boottime_ms()
+        self._starter = starter
+        self._running = running
+        self._reaper = reaper
+        self._waiting = trio.Lock()
+        self._ended = ""
+
+    def kill(self) -> None:
+        """Send SIGKILL to all of its processes; no error if it is gone."""
+        self._starter.kill()
+
+    async def wait(self) -> str:
+        """Return how it ended, once it has, was reaped, and its group is gone."""
+        async with self._waiting:
+            if not self._ended:
+                await wait_ended(self._running.pidfd)
+                self._ended = describe_end(let_go(self._running, self._reaper))
+                with trio.CancelScope(shield=True):
+                    await self._starter.clean_up()
+        return self._ended
+
+
+class Programs:
+    """Starts the agent's own programs, passes their output to the log, and knows which are there."""
+
+    def __init__(self, log: Log, reaper: Reaper, nursery: trio.Nursery) -> None:
+        self._log = log
+        self._reaper = reaper
+        self._nursery = nursery
+        self._children: dict[str, Child] = {}
+        self._lives: dict[str, int] = {}
+
+    async def start(self, name: str, descriptors: dict[int, int]) -> Child:
+        """Start the program *name*; it has copies of *descriptors* under their numbers."""
+        starter = Launched(PROGRAMS[name]._replace(descriptors=lambda: _copies(descriptors)), f"{GROUPS}/{name}", self._reaper)
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(reading, False)
+        try:
+            running = await starter.start(writing, None)
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        child = Child(name, starter, running, self._reaper)
+        self._children[name] = child
+        self._lives[name] = self._lives.get(name, 0) + 1
+        self._log.note("program_started", service=name, pid=child.pid)
+        self._nursery.start_soon(self._read_output, name, reading)
+        self._nursery.start_soon(self._accompany, child)
+        return child
+
+    async def run(
+        self, name: str, arguments: tuple[str, ...] = (), descriptors: dict[int, int] | None = None
+    ) -> tuple[int, str]:
+        """Run the program *name* to its end; return its exit status and what it wrote."""
+        program = PROGRAMS[name]
+        program = program._replace(command=(*program.command, *arguments), descriptors=lambda: _copies(descriptors or {}))
+        code, output = await run_to_end(Launched(program, f"{GROUPS}/{name}", self._reaper), self._reaper)
+        return code, output.decode(errors="replace").strip()
+
+    def statuses(self) -> list[ServiceStatus]:
+        """Return the programs that run now, as services."""
+        return [
+            ServiceStatus(
+                name=child.name,
+                state="started",
+                wanted=True,
+                pid=child.pid,
+                context=PROGRAMS[child.name].context,
+                restarts=self._lives[child.name] - 1,
+                since_ms=child.started_ms,
+            )
+            for child in self._children.values()
+        ]
+
+    def kill_all(self) -> None:
+        """Kill every program that runs (the end of the machine)."""
+        for child in self._children.values():
+            child.kill()
+
+    async def _accompany(self, child: Child) -> None:
+        how = await child.wait()
+        if self._children.get(child.name) is child:
+            del self._children[child.name]
+        self._log.note("program_ended", service=child.name, how=how)
+
+    async def _read_output(self, name: str, reading: int) -> None:
+        """Make lines of what the program writes; it ends when the last process that holds the pipe does."""
+        async with trio.lowlevel.FdStream(reading) as stream:
+            line = b""
+            async for data in stream:
+                *lines, line = (line + data).split(b"\n")
+                for whole in lines:
+                    self._log.note(OUTPUT, service=name, line=whole.decode(errors="replace")[:MAX_LINE_BYTES])
+                line = line[-MAX_LINE_BYTES:]
+            if line:
+                self._log.note(OUTPUT, service=name, line=line.decode(errors="replace"))
+
+
+def _copies(descriptors: dict[int, int]) -> dict[int, int]:
+    """Return copies of *descriptors*: a starter closes those that it is given."""
+    return {target: os.dup(source) for target, source in descriptors.items()}
+
+
+def pss_bytes(pid: int) -> int:
+    """Return the proportional set size of *pid*, 0 where it can't be read."""
+    try:
+        return processes.pss_bytes(pid)
+    except OSError:
+        return 0
