@@ -112,14 +112,17 @@ class AgentEndpoint:
     async def _poll(self, request: Request, machine: MachineRow) -> Response:
         query = read_poll_query(request.query)
         await trio.to_thread.run_sync(self._store.saw, machine.id, self._clock(), query.commands)
-        with trio.move_on_after(self._hold_s):
-            while True:
-                event = self._wakeups.event(machine.id)
-                machine = await self._machine(request)
-                row = await trio.to_thread.run_sync(self._news, machine, query)
-                if row is not None:
-                    return _envelope(row)
+        deadline = trio.current_time() + (self._hold_s if query.hold is None else min(self._hold_s, query.hold))
+        while True:
+            event = self._wakeups.event(machine.id)
+            machine = await self._machine(request)
+            row = await trio.to_thread.run_sync(self._news, machine, query)
+            if row is not None:
+                return _envelope(row)
+            with trio.move_on_at(deadline) as waited:
                 await event.wait()
+            if waited.cancelled_caught:
+                break
         return Response(204)
 
     def _news(self, machine: MachineRow, query: PollQuery) -> EnvelopeRow | None:

@@ -46,16 +46,18 @@ class Problem(Document, frozen=True):
 class PollQuery(Document, frozen=True):
     """What the asker already has: SHA-256 of the newest desired-state envelope, cursor of the newest command.
 
+    ``hold``: answer within so many seconds, if that is shorter than what the server would hold; 0 asks "are you there".
     Left out after a start of the uplink: the server then sends the newest desired state
     again, and the commands that it never saw acknowledged.
     """
 
     desired: Sha256 | None = None
     commands: Cursor | None = None
+    hold: Annotated[int, Meta(ge=0, le=POLL_HOLD_S)] | None = None
 
     def target(self) -> str:
         """Return the request target that asks this."""
-        given = {"desired": self.desired, "commands": self.commands}
+        given = {"desired": self.desired, "commands": self.commands, "hold": self.hold}
         query = urlencode({name: value for name, value in given.items() if value is not None})
         return f"{POLL_PATH}?{query}" if query else POLL_PATH
 

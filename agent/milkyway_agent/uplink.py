@@ -1,0 +1,198 @@
+"""The uplink: the only process of the agent that speaks to the network, and it is believed by nobody.
+
+It is told by the verifier where to go (Connect), what to fetch (Fetch) and what to deliver (Post), and
+hands on what comes: envelopes nobody has looked at yet, an enrolment's reply, whether the server answers. It
+keeps nothing, decides nothing and opens no file. Killed at any moment, it is started again and asks anew: then
+the newest desired state comes again, and the commands that the server never saw acknowledged.
+
+What it promises: waits grow and are spread (``uplink_waiting``), no more bytes than asked for are written,
+everything from outside that goes into a message is bounded.
+"""
+
+import os
+import random
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+import trio
+
+from milkyway_agent.channel import Channel, ChannelClosedError, MessageRefusedError, close_all
+from milkyway_agent.messages import (
+    MAX_MESSAGE_BYTES,
+    Connect,
+    Enrolled,
+    Envelope,
+    Fetch,
+    Fetched,
+    FromUplink,
+    LinkState,
+    Post,
+    ToUplink,
+)
+from milkyway_agent.sealed import seal
+from milkyway_agent.uplink_fetch import fetch
+from milkyway_agent.uplink_http import AnswerRefusedError, Dial, dial, linked
+from milkyway_agent.uplink_poll import ANSWER_S, HELD_S, Poller
+from milkyway_agent.uplink_waiting import REFUSED_S, SPACING_S, Answered, Attempt, Chance, after_failure, persist
+from milkyway_formats.agent_protocol import ENROL_PATH, REPORT_PATH, EnvelopeKind
+from milkyway_formats.codec import encode
+from milkyway_formats.errors import MilkyWayError, RefusedError, UnavailableError
+
+VERIFIER_FD = 3
+REPORTS_KEPT = 16  # while the server is away: the newest
+FETCHES_AT_ONCE = 2
+MAX_REPLY_BYTES = 96 * 1024
+
+
+class Verifier(Protocol):
+    """The channel to the verifier, as far as it is used here."""
+
+    async def send(self, message: FromUplink, fds: Sequence[int] = ()) -> None:
+        """Send one message."""
+        ...
+
+    async def receive(self) -> tuple[ToUplink, list[int]]:
+        """Return the next message and its descriptors."""
+        ...
+
+
+class Uplink:
+    """One life of the uplink. *dial* makes connections, *chance* gives numbers in [0, 1)."""
+
+    def __init__(self, verifier: Verifier, dial: Dial = dial, chance: Chance = random.random) -> None:
+        self._verifier = verifier
+        self._dial = dial
+        self._chance = chance
+        self._where: Connect | None = None
+        self._reports: deque[str] = deque(maxlen=REPORTS_KEPT)
+        self._report_came = trio.Event()
+        self._fetches = trio.CapacityLimiter(FETCHES_AT_ONCE)
+        self._said: LinkState | None = None
+
+    async def run(self) -> None:
+        """Do what the verifier says until it is gone."""
+        try:
+            async with trio.open_nursery() as nursery:
+                session = trio.CancelScope()
+                while True:
+                    try:
+                        message, fds = await self._verifier.receive()
+                    except MessageRefusedError:
+                        continue  # another version's message; the verifier will see that nothing comes of it
+                    match message:
+                        case Connect():
+                            session.cancel()
+                            session = trio.CancelScope()
+                            self._where = message
+                            nursery.start_soon(self._session, message, session)
+                        case Fetch():
+                            nursery.start_soon(self._fetch, message, fds)
+                        case Post():
+                            self._reports.append(message.envelope)
+                            self._report_came.set()
+        except* ChannelClosedError:
+            pass  # the verifier is gone, and with it all that there is to do
+
+    async def _session(self, where: Connect, scope: trio.CancelScope) -> None:
+        """Be enrolled, or serve an enrolled machine, until another Connect ends it."""
+        with scope:
+            if not where.certificate:
+                await self._persist(partial(self._enrol, where))
+                return
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._persist, Poller(where, self._dial, self._hand_on).poll)
+                nursery.start_soon(self._deliver, where)
+
+    async def _persist(self, attempt: Attempt) -> None:
+        await persist(attempt, self._say, self._chance)
+
+    async def _say(self, connected: bool, detail: str) -> None:
+        """Tell the verifier whether the server answers, when that has changed."""
+        state = LinkState(connected=connected, detail=detail)
+        if state != self._said:
+            self._said = state
+            await self._verifier.send(state)
+
+    async def _enrol(self, where: Connect, answered: Answered) -> None:
+        """Ask until an operator has approved; then wait for the Connect that the verifier makes of the reply."""
+        async with linked(self._dial, where) as link:
+            while True:
+                body = where.enrolment.encode()
+                status, _ = await link.ask("POST", ENROL_PATH, body=body, within=HELD_S)
+                reply = await link.body(MAX_REPLY_BYTES)
+                await answered()
+                if status == 200:
+                    break
+                await trio.sleep(SPACING_S)
+        await self._verifier.send(_enrolled(reply))
+        await trio.sleep(REFUSED_S)  # the Connect has long ended this, unless the verifier refused the reply
+        raise AnswerRefusedError("cannot enrol: the verifier refused the control server's reply", status=status)
+
+    async def _hand_on(self, kind: EnvelopeKind, body: bytes) -> None:
+        fd = seal(body, name=kind)
+        try:
+            await self._verifier.send(Envelope(kind=kind), [fd])
+        finally:
+            os.close(fd)
+
+    async def _fetch(self, wanted: Fetch, fds: list[int]) -> None:
+        error = ""
+        try:
+            async with self._fetches:
+                if self._where is None or not self._where.certificate:
+                    error = "cannot fetch: this machine is not enrolled"
+                else:
+                    await fetch(self._where, wanted, fds[0], self._dial, self._chance)
+        except MilkyWayError as failure:
+            error = str(failure)
+        finally:
+            close_all(fds)
+        await self._verifier.send(Fetched(request=wanted.request, error=error))
+
+    async def _deliver(self, where: Connect) -> None:
+        """Post reports as they come, oldest first; one that the server refuses is dropped, and said."""
+        while True:
+            while self._reports:
+                await self._post(where, self._reports[0])
+            self._report_came = trio.Event()
+            await self._report_came.wait()
+
+    async def _post(self, where: Connect, report: str) -> None:
+        failures = 0
+        while True:
+            try:
+                async with linked(self._dial, where) as link:
+                    await link.ask("POST", REPORT_PATH, body=report.encode(), within=ANSWER_S)
+            except RefusedError as error:
+                await self._say(True, f"cannot deliver a report: {error}")
+            except UnavailableError:  # the poll says so
+                failures += 1
+                await trio.sleep(after_failure(failures, self._chance()))
+                continue
+            if self._reports and self._reports[0] == report:  # it may have made room for newer ones meanwhile
+                self._reports.popleft()
+            return
+
+
+def _enrolled(reply: bytes) -> Enrolled:
+    """Return the message with *reply*, or refuse one that no message can carry."""
+    try:
+        message = Enrolled(reply=reply.decode())
+    except UnicodeDecodeError as error:
+        raise AnswerRefusedError("cannot enrol: the reply is not text", status=200) from error
+    if len(encode(message)) > MAX_MESSAGE_BYTES:
+        raise AnswerRefusedError("cannot enrol: the reply is too long", status=200)
+    return message
+
+
+async def _run() -> None:
+    verifier: Channel[FromUplink, ToUplink] = Channel.adopt(VERIFIER_FD, ToUplink, peer="verifier")
+    async with verifier:
+        await Uplink(verifier).run()
+
+
+def main() -> None:
+    """Be the uplink: the entry script's only call. Returns when the verifier is gone."""
+    trio.run(_run)

@@ -1,0 +1,70 @@
+"""Fetching a blob into a descriptor: resumed where it broke, and never one byte more than was asked for.
+
+Whether the bytes are the right ones is for those who asked: the verifier hashes them. The server's
+word on their number is held against what the signed document said before the first is written.
+"""
+
+import os
+
+import trio
+
+from milkyway_agent.messages import Connect, Fetch
+from milkyway_agent.uplink_http import AnswerRefusedError, Dial, LinkError, linked
+from milkyway_agent.uplink_waiting import Chance, after_failure
+from milkyway_formats.agent_protocol import BLOB_PREFIX
+from milkyway_formats.errors import UnavailableError
+
+ANSWER_S = 30.0
+FAILURES = 8  # in a row, without one byte in between: then whoever asked may ask again
+
+
+class WriteError(UnavailableError):
+    """The staging file takes no more."""
+
+
+async def fetch(where: Connect, wanted: Fetch, fd: int, dial: Dial, chance: Chance) -> None:
+    """Write the blob into *fd*, from its offset 0 on. Raises MilkyWayError with the reason."""
+    have, failures = 0, 0
+    while True:
+        before = have
+        try:
+            async with linked(dial, where) as link:
+                headers = {"range": f"bytes={have}-"} if have else {}
+                status, answer = await link.ask("GET", BLOB_PREFIX + wanted.sha256, headers=headers, within=ANSWER_S)
+                _check_length(wanted, have, status, answer)
+                async for chunk in link.chunks():
+                    if have + len(chunk) > wanted.size:
+                        raise AnswerRefusedError(
+                            f"cannot fetch {wanted.sha256[:16]}: more than {wanted.size} bytes", status=status
+                        )
+                    have += _write(fd, chunk, have)
+                if have != wanted.size:
+                    raise LinkError(f"cannot fetch {wanted.sha256[:16]}: it ended after {have} of {wanted.size} bytes")
+                return
+        except LinkError:
+            failures = failures + 1 if have == before else 1
+            if failures >= FAILURES:
+                raise
+        await trio.sleep(after_failure(failures, chance()))
+
+
+def _check_length(wanted: Fetch, have: int, status: int, answer: dict[str, str]) -> None:
+    """Refuse an answer that is not the rest of a blob of the wanted size."""
+    left = wanted.size - have
+    said = answer.get("content-length", "none")
+    if said != str(left):
+        raise AnswerRefusedError(
+            f"cannot fetch {wanted.sha256[:16]}: the server has {said} bytes, {left} are wanted", status=status
+        )
+    if status != (206 if have else 200):
+        raise AnswerRefusedError(f"cannot fetch {wanted.sha256[:16]}: the server does not resume", status=status)
+
+
+def _write(fd: int, chunk: bytes, offset: int) -> int:
+    written = 0
+    try:
+        while written < len(chunk):
+            written += os.pwrite(fd, chunk[written:], offset + written)
+    except OSError as error:
+        raise WriteError(f"cannot write blob: {error.strerror}") from error
+    return written

@@ -1,0 +1,70 @@
+"""Asking the control server what is new, for ever: the long poll.
+
+``poll`` is one connection's worth: it ends only by an error, which ``uplink_waiting.persist`` waits out. The
+first question on a connection is not held, so that it is known at once whether the server takes us;
+every later one is answered when something came, or empty after the server's hold.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from milkyway_agent.messages import Connect
+from milkyway_agent.uplink_http import AnswerRefusedError, Dial, Link, linked
+from milkyway_agent.uplink_waiting import Answered, after_answer
+from milkyway_formats.agent_protocol import CURSOR_HEADER, KIND_HEADER, POLL_HOLD_S, EnvelopeKind, PollQuery
+from milkyway_formats.envelope import MAX_ENVELOPE_BYTES
+
+ANSWER_S = 30.0
+HELD_S = POLL_HOLD_S + ANSWER_S
+QUICK_S = 1.0  # an answer that came sooner was not held
+MAX_CURSOR_DIGITS = 15
+
+HandOn = Callable[[EnvelopeKind, bytes], Awaitable[None]]
+
+
+class Poller:
+    """What was handed on already, for as long as the uplink lives."""
+
+    def __init__(self, where: Connect, dial: Dial, hand_on: HandOn) -> None:
+        self._where = where
+        self._dial = dial
+        self._hand_on = hand_on
+        self._desired: str | None = None
+        self._commands: int | None = None
+
+    async def poll(self, answered: Answered) -> None:
+        """Connect and ask until that breaks."""
+        async with linked(self._dial, self._where) as link:
+            await self._ask(link, hold=0)
+            await answered()
+            quick = 0
+            while True:
+                asked = trio.current_time()
+                await self._ask(link, hold=None)
+                quick = quick + 1 if trio.current_time() - asked < QUICK_S else 0
+                await answered()
+                await trio.sleep(after_answer(quick))
+
+    async def _ask(self, link: Link, *, hold: int | None) -> None:
+        query = PollQuery(desired=self._desired, commands=self._commands, hold=hold)
+        status, headers = await link.ask("GET", query.target(), within=HELD_S if hold is None else ANSWER_S)
+        body = await link.body(MAX_ENVELOPE_BYTES)
+        if status == 200 and body:
+            match headers.get(KIND_HEADER):
+                case "desired":
+                    await self._hand_on("desired", body)
+                    self._desired = hashlib.sha256(body).hexdigest()
+                case "command":
+                    cursor = _cursor(headers.get(CURSOR_HEADER, ""))
+                    await self._hand_on("command", body)
+                    self._commands = cursor
+                case _:
+                    raise AnswerRefusedError("cannot read answer to a poll: it is of no known kind", status=status)
+
+
+def _cursor(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_CURSOR_DIGITS):
+        raise AnswerRefusedError("cannot read answer to a poll: a command without its place", status=200)
+    return int(text)
