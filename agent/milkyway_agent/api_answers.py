@@ -37,9 +37,9 @@ Kind = Literal["refused", "unavailable", "bug"]
 
 
 class Note(Protocol):
-    """Where events are logged: one name in the past tense, facts as fields."""
+    """Where events are logged: ``log.Log.note``."""
 
-    def __call__(self, event: str, /, **facts: object) -> None:
+    def __call__(self, event: str, /, *, service: str = "", **facts: object) -> None:
         """Log *event*."""
 
 

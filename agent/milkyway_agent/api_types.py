@@ -70,12 +70,15 @@ class LogQuery(Document, frozen=True):
 
 
 class LogLine(Document, frozen=True):
-    """One line: ``service`` is ``web/nginx``, ``dhcp`` or ``agent``; ``time_ms`` is Unix milliseconds."""
+    """One line: ``service`` is ``web/nginx``, ``dhcp`` or ``agent``; ``time_ms`` is Unix milliseconds.
+
+    ``stream`` is ``event`` for what the agent noted of the service, else what the service wrote itself.
+    """
 
     time_ms: int
     service: ShortText
     text: str
-    stream: Literal["out", "err", "event"] = "out"
+    stream: Literal["output", "event"] = "output"
 
 
 class Applied(Document, frozen=True):

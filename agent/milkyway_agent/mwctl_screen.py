@@ -35,9 +35,10 @@ class Painter:
         """Return *text* in the colours of *style*."""
         return f"\x1b[{COLOURS[style]}m{text}\x1b[0m" if self._colour and style and text else text
 
-    def table(self, rows: list[list[Cell]], *, indent: str = "") -> list[str]:
-        """Return *rows* with their columns aligned, two spaces apart; columns empty throughout are left out."""
+    def table(self, rows: list[list[Cell]], *, head: list[Cell] | None = None, indent: str = "") -> list[str]:
+        """Return *rows* under *head* with their columns aligned, two spaces apart; a column without content is left out."""
         used = [index for index in range(max(map(len, rows), default=0)) if any(row[index].text for row in rows)]
+        rows = [head, *rows] if head else rows
         width = {index: max(len(row[index].text) for row in rows) for index in used}
         lines = []
         for row in rows:
@@ -136,7 +137,7 @@ def services_lines(body: Json, painter: Painter) -> list[str]:
         ]
         for each in body["services"]
     ]
-    return painter.table([head, *rows]) if rows else ["no services"]
+    return painter.table(rows, head=head) if rows else ["no services"]
 
 
 def layers_lines(body: Json, painter: Painter) -> list[str]:
@@ -152,7 +153,7 @@ def layers_lines(body: Json, painter: Painter) -> list[str]:
         ]
         for each in body["layers"]
     ]
-    return painter.table([head, *rows]) if rows else ["no layers are open"]
+    return painter.table(rows, head=head) if rows else ["no layers are open"]
 
 
 def deployments_lines(body: Json, painter: Painter) -> list[str]:
@@ -170,7 +171,7 @@ def deployments_lines(body: Json, painter: Painter) -> list[str]:
         ]
         for each in body["deployments"]
     ]
-    return painter.table([head, *rows]) if rows else ["no deployments"]
+    return painter.table(rows, head=head) if rows else ["no deployments"]
 
 
 def trust_lines(trust: Json, painter: Painter, *, date: Any) -> list[str]:
@@ -204,7 +205,7 @@ def log_line(line: Json, painter: Painter, *, moment: Any) -> str:
     if "error" in line:
         return painter.paint(f"(the log ends here: {clean(line['error']['message'])})", "bad")
     text = clean(line["text"])
-    styled = painter.paint(text, "busy") if line["stream"] == "err" else text
+    styled = painter.paint(text, "busy") if line["stream"] == "event" else text
     return f"{painter.paint(moment(line['time_ms']), 'faint')} {painter.paint(clean(line['service']), 'bold')} {styled}"
 
 

@@ -29,7 +29,8 @@ class Events:
 
     seen: list[tuple[str, dict[str, object]]] = field(default_factory=list)
 
-    def __call__(self, event: str, /, **facts: object) -> None:
+    def __call__(self, event: str, /, *, service: str = "", **facts: object) -> None:
+        assert not service, "the API is no service"
         self.seen.append((event, facts))
 
     def names(self) -> list[str]:

@@ -90,7 +90,7 @@ TRUST = TrustStatus(
 LOG = [
     LogLine(time_ms=1_790_000_060_500, service="web/nginx", text="ready"),
     LogLine(time_ms=1_790_000_061_250, service="dhcp", text="lease renewed"),
-    LogLine(time_ms=1_790_000_062_000, service="web/nginx", text="\x1b[2Jupstream gone", stream="err"),
+    LogLine(time_ms=1_790_000_062_000, service="web/nginx", text="\x1b[2Jupstream gone", stream="event"),
 ]
 
 
