@@ -30,7 +30,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     at: int
     event: str
     service: str = ""
-    facts: dict[str, Fact] = {}  # noqa: RUF012 - msgspec gives each record its own
+    facts: dict[str, Fact] = {}
 
 
 class Sink(Protocol):
@@ -139,9 +139,10 @@ class Log:
         self._files: FileSink | None = None
         self._followers: list[trio.MemorySendChannel[Record]] = []
 
-    def note(self, event: str, *, service: str = "", **facts: Fact) -> None:
-        """Note that *event* happened. Never raises."""
-        record = Record(self._clock(), event, service, facts)
+    def note(self, event: str, /, *, service: str = "", **facts: object) -> None:
+        """Note that *event* happened. Never raises; a fact that is no plain value is kept as its text."""
+        plain = {name: fact if isinstance(fact, Fact) else str(fact) for name, fact in facts.items()}
+        record = Record(self._clock(), event, service, plain)
         for sink in self._sinks:
             _give(sink, record)
         for follower in self._followers:

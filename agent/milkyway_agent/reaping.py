@@ -1,0 +1,107 @@
+"""Orphans: PID 1's duty to reap children that it adopted, without stealing those that somebody here waits for.
+
+A child is spared while it is claimed (its pid is in ``claimed``), and for a second after it was
+first seen otherwise: time enough for whoever started it through another library to reap it. No
+orphan is reaped while a ``holding`` block is open: a container's first process is adopted in one,
+and its pid must not become another's before it is held by a descriptor.
+"""
+
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import trio
+
+from milkyway_agent.log import Log
+from milkyway_agent.system import processes, reaper
+
+GRACE_SECONDS = 1.0
+
+
+async def wait_ended(pidfd: int) -> None:
+    """Wait until the process behind *pidfd* has ended; it is not reaped."""
+    await trio.lowlevel.wait_readable(pidfd)
+
+
+class Reaper:
+    """Knows whose children are whose; ``run`` reaps the rest."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._claimed: set[int] = set()
+        self._held = 0
+        self._seen: dict[tuple[int, int], float] = {}  # unclaimed and ended: pid and start time, to when first seen
+        self._nudged = trio.Event()
+
+    def claim(self, pid: int) -> None:
+        """Say that *pid*, a child of ours, will be reaped by the caller."""
+        self._claimed.add(pid)
+
+    def release(self, pid: int) -> None:
+        """Undo ``claim``: it was reaped."""
+        self._claimed.discard(pid)
+        self._nudged.set()
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Reap no orphan inside: one of them is about to be claimed."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+            self._nudged.set()
+
+    async def run_child(self, command: list[str], environment: dict[str, str], descriptors: dict[int, int]) -> int:
+        """Run *command* to its end as a child of ours; return its exit status, or minus the signal that killed it.
+
+        Cancelled, it kills the child.
+        """
+        pid = processes.spawn(command, environment, descriptors)
+        self.claim(pid)
+        pidfd = processes.pidfd_open(pid)
+        try:
+            await wait_ended(pidfd)
+        finally:
+            if not processes.has_ended(pidfd):
+                processes.pidfd_send_signal(pidfd, signal.SIGKILL)
+            code = processes.reap(pidfd).code
+            os.close(pidfd)
+            self.release(pid)
+        return code
+
+    async def run(self) -> None:
+        """Reap orphans for ever. Never raises but when it is cancelled."""
+        with trio.open_signal_receiver(signal.SIGCHLD) as arrivals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._nudge_on, arrivals)
+                while True:
+                    self._nudged = trio.Event()
+                    try:
+                        self.sweep(trio.current_time())
+                    except Exception as error:  # noqa: BLE001 (orphans that wait longer are no reason to stop)
+                        self._log.note("reaping_failed", error=repr(error))
+                    with trio.move_on_after(GRACE_SECONDS if self._seen else float("inf")):
+                        await self._nudged.wait()
+
+    async def _nudge_on(self, arrivals: AsyncIterator[int]) -> None:
+        async for _ in arrivals:
+            self._nudged.set()
+
+    def sweep(self, now: float) -> None:
+        """Reap the orphans that have waited out their grace at *now*."""
+        first = reaper.first_ended()
+        # A claimed child that has ended is reaped by its owner, who then releases it: sweep again then. Only when
+        # the kernel shows us a stranger do we look at all of them, as one that is spared would hide the others.
+        if first is None or self._held or (first in self._claimed and not self._seen):
+            if first is None:
+                self._seen.clear()
+            return
+        waiting = {(one.pid, one.start): one for one in reaper.zombies(os.getpid()) if one.pid not in self._claimed}
+        self._seen = {key: self._seen.get(key, now) for key in waiting}
+        for key, since in list(self._seen.items()):
+            if now - since >= GRACE_SECONDS:
+                del self._seen[key]
+                if reaper.reap(key[0]) is not None:
+                    self._log.note("orphan_reaped", pid=key[0], name=waiting[key].name)

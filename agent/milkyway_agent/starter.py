@@ -1,0 +1,250 @@
+"""Starting: what the supervisor asks of whoever turns a service into a process, and the way CoreOS services take.
+
+A starter belongs to one service. It starts the service's main process as a child of ours held by a
+descriptor, kills all of its processes, and clears away what a start made; it decides nothing about when.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import trio
+
+from milkyway_agent.reaping import Reaper
+from milkyway_agent.system import cgroups, processes, selinux
+from milkyway_formats.errors import UnavailableError
+from milkyway_formats.service import Limits
+
+LAUNCH = "/usr/lib/milkyway/launch"
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin", "LANG": "C.UTF-8"}
+SETTLE_SECONDS = 10.0
+EMPTY_SECONDS = 5.0
+
+
+class Running(NamedTuple):
+    """A service's main process: a child of ours, claimed, and its descriptor, which whoever reaps it closes."""
+
+    pid: int
+    pidfd: int
+
+
+class Starter(Protocol):
+    """Turns one service into processes, and back."""
+
+    @property
+    def cgroup(self) -> str:
+        """The directory of the service's control group."""
+
+    async def start(self, output: int, notify: str | None) -> Running:
+        """Start the service. *output* is its standard output and error, *notify* its sd_notify socket.
+
+        Raises UnavailableError, or OSError, with everything it began taken back but what ``clean_up`` removes.
+        """
+
+    def kill(self) -> None:
+        """Send SIGKILL to all of the service's processes, if it has any."""
+
+    async def clean_up(self) -> None:
+        """Undo ``start``: end what is left of its processes and remove what it made. Twice is the same as once."""
+
+
+class Program(NamedTuple):
+    """A program of CoreOS, and as what it runs. *descriptors*: called at each start, child's number to ours; closed then."""
+
+    command: tuple[str, ...]
+    context: str = ""
+    user: int = 0
+    capabilities: tuple[str, ...] = ()
+    environment: Mapping[str, str] = {}
+    directory: str = "/"
+    terminal: str = ""
+    open_files: int = 0
+    no_new_privileges: bool = True
+    own_mounts: bool = False
+    empty_network: bool = False
+    limits: Limits | None = None
+    descriptors: Callable[[], dict[int, int]] | None = None
+
+
+def launch_command(program: Program, cgroup: str, notify: str | None, launch: str = LAUNCH) -> list[str]:
+    """Return the words that have the static launcher make *program* what it should be, and execute it."""
+    words = [launch, "--cgroup", cgroup]
+    if program.context:
+        words += ["--context", program.context]
+    if program.user:
+        words += ["--user", f"{program.user}:{program.user}"]
+    if program.capabilities:
+        words += ["--keep-caps", ",".join(f"cap_{name}" for name in program.capabilities)]
+    if program.no_new_privileges:
+        words.append("--no-new-privs")
+    if program.open_files:
+        words += ["--rlimit-nofile", str(program.open_files)]
+    if program.directory != "/":
+        words += ["--directory", program.directory]
+    if program.own_mounts:
+        words.append("--mount-private")
+    if program.empty_network:
+        words.append("--netns-empty")
+    if program.terminal:
+        words += ["--terminal", program.terminal]
+    for name, value in {**program.environment, **({"NOTIFY_SOCKET": notify} if notify else {})}.items():
+        words += ["--env", f"{name}={value}"]
+    return [*words, "--", *program.command]
+
+
+class Launched:
+    """Starts a CoreOS service through the static launcher, in a control group of its own."""
+
+    def __init__(self, program: Program, cgroup: str, reaper: Reaper, launch: str = LAUNCH) -> None:
+        self.cgroup = cgroup
+        self._program = program
+        self._reaper = reaper
+        self._launch = launch
+
+    async def start(self, output: int, notify: str | None) -> Running:
+        """Start the program; return when it is in its own domain."""
+        make_group(self.cgroup, self._program.limits)
+        passed = self._program.descriptors() if self._program.descriptors else {}
+        try:
+            command = launch_command(self._program, self.cgroup, notify, self._launch)
+            pid = processes.spawn(command, ENVIRONMENT, {1: output, 2: output, **passed})
+        finally:
+            for descriptor in passed.values():
+                os.close(descriptor)
+        return await settled(hold(pid, self._reaper), self._program.context, self._reaper)
+
+    def kill(self) -> None:
+        """Kill all processes of the group."""
+        kill_group(self.cgroup)
+
+    async def clean_up(self) -> None:
+        """Remove the group with all that is in it."""
+        await clear_group(self.cgroup)
+
+
+def hold(pid: int, reaper: Reaper) -> Running:
+    """Claim the child *pid*, not yet reaped, and hold it by a descriptor. Undo: reap it, then release and close."""
+    reaper.claim(pid)
+    return Running(pid, processes.pidfd_open(pid))
+
+
+def let_go(running: Running, reaper: Reaper) -> int:
+    """Reap *running*, which has ended; return its exit status, or minus the signal that killed it."""
+    code = processes.reap(running.pidfd).code
+    os.close(running.pidfd)
+    reaper.release(running.pid)
+    return code
+
+
+async def settled(running: Running, context: str, reaper: Reaper) -> Running:
+    """Return *running* once it is in *context* ("": at once) or has ended.
+
+    Raises UnavailableError when it does not get there in time: it was killed then, and reaped.
+    """
+    pause = 0.001
+    deadline = trio.current_time() + SETTLE_SECONDS
+    while context and (seen := selinux.getcon(running.pid)) != context and not processes.has_ended(running.pidfd):
+        if trio.current_time() > deadline:
+            processes.pidfd_send_signal(running.pidfd, 9)
+            with trio.CancelScope(shield=True):
+                await trio.lowlevel.wait_readable(running.pidfd)
+            let_go(running, reaper)
+            raise UnavailableError(f"cannot start it: it runs as {seen}, not as {context}")
+        await trio.sleep(pause)
+        pause = min(pause * 2, 0.05)
+    return running
+
+
+def make_group(path: str, limits: Limits | None = None) -> None:
+    """Make the control group *path* if it is not there, and set the *limits* for which there are controllers."""
+    with contextlib.suppress(FileExistsError):
+        cgroups.create(path)
+    if limits is None:
+        return
+    there = cgroups.controllers(path)
+    if "memory" in there:
+        cgroups.set_memory_max(path, limits.memory_bytes or None)
+    if "pids" in there:
+        cgroups.set_pids_max(path, limits.pids or None)
+    if "cpu" in there:
+        cgroups.set_cpu_weight(path, limits.cpu_weight)
+
+
+def kill_group(path: str) -> None:
+    """Kill every process in the group *path* and below, if there is one."""
+    with contextlib.suppress(FileNotFoundError):
+        cgroups.kill(path)
+
+
+async def clear_group(path: str) -> None:
+    """Undo ``make_group``: kill what is in the group *path*, wait until it is empty, remove it with all groups below.
+
+    Raises UnavailableError when something does not die in time.
+    """
+    pause = 0.001
+    deadline = trio.current_time() + EMPTY_SECONDS
+    try:
+        kill_group(path)
+        while cgroups.is_populated(path):
+            if trio.current_time() > deadline:
+                left = cgroups.processes(path)
+                raise UnavailableError(f"cannot clear {path}: processes {left} survive SIGKILL")
+            await trio.sleep(pause)
+            pause = min(pause * 2, 0.05)
+        _remove_groups(path)
+    except FileNotFoundError:
+        return  # somebody was quicker: there is no such group any more
+
+
+def _remove_groups(path: str) -> None:
+    for child in cgroups.children(path):
+        _remove_groups(child)
+    with contextlib.suppress(FileNotFoundError):
+        cgroups.remove(path)
+
+
+def notify_path(directory: str, name: str) -> str:
+    """Return the sd_notify socket of the service *name*."""
+    return str(Path(directory, f"{name.replace('/', '.')}.sock"))
+
+
+async def run_to_end(starter: Starter, reaper: Reaper, *, output_bytes: int = 65536) -> tuple[int, bytes]:
+    """Start a helper program, wait for its end and clear up after it; return its exit status and what it wrote.
+
+    Of its output the first *output_bytes* are kept. Cancelled, it kills the helper.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(reading, False)
+    kept = bytearray()
+    try:
+        try:
+            running = await starter.start(writing, None)
+        finally:
+            os.close(writing)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_collect, reading, kept, output_bytes)
+                await trio.lowlevel.wait_readable(running.pidfd)
+                # What it left behind may hold the pipe open: it ends with the main process.
+                starter.kill()
+        finally:
+            starter.kill()
+            with trio.CancelScope(shield=True):
+                await trio.lowlevel.wait_readable(running.pidfd)
+                code = let_go(running, reaper)
+        return code, bytes(kept)
+    finally:
+        os.close(reading)
+        with trio.CancelScope(shield=True):
+            await starter.clean_up()
+
+
+async def _collect(reading: int, kept: bytearray, limit: int) -> None:
+    while True:
+        await trio.lowlevel.wait_readable(reading)
+        data = os.read(reading, 65536)
+        if not data:
+            return
+        kept += data[: limit - len(kept)]
