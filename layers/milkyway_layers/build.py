@@ -31,7 +31,7 @@ from milkyway_layers.osbase import OsBase, interface, os_base
 from milkyway_layers.progress import Progress
 from milkyway_layers.spec import ImageSpec, SpecError, read_spec
 from milkyway_layers.tools import Tools
-from milkyway_layers.tree import Sources, tree_digest
+from milkyway_layers.tree import Sources, identity, read_source, tree_digest
 from milkyway_layers.verity import append_tree
 
 _MAX_FILE = 64 << 20
@@ -92,11 +92,11 @@ def _build(
         base_root = _root(Request(base.suite, ()), base, shop)
         below = [compose_base(base_root, base)]
         sources[below[0].path] = base_root.sources
-        ground = Bottom({path: entry.sha256 or entry.target for path, entry in below[0].tree.items()}, frozenset())
+        ground = Bottom({path: identity(entry) for path, entry in below[0].tree.items()}, frozenset())
     else:
         ground = coreos_bottom(provided, root, interface(base, spec.coreos_interface))
     with shop.progress.step("compose"):
-        parts, own = compose(spec, root, ground, seeds, files)
+        parts, own = compose(spec, root, ground, seeds, files, lambda entry: read_source(root.sources[entry.sha256]))
     output.mkdir(parents=True, exist_ok=True)
     built: list[Built] = []
     for part in reversed([*parts, *below]):
@@ -199,6 +199,7 @@ def _repositories(spec: ImageSpec, folder: Path) -> tuple[ExtraRepository, ...]:
 
 
 def _coreos_list(coreos: Path) -> str:
+    """Return the list of what the CoreOS in the folder *coreos* holds."""
     file = coreos / "files.txt"
     if not file.is_file():
         raise UnavailableError(f"cannot build over CoreOS: there is no {file}", hint="run: milkyway coreos build")

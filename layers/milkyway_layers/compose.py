@@ -8,7 +8,7 @@ Over an OS base layer, which is pinned by its root hash, it is every file that i
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -17,7 +17,7 @@ from milkyway_formats.manifest import Package
 from milkyway_layers.engines import Installed, Root
 from milkyway_layers.osbase import OsBase
 from milkyway_layers.spec import ImageSpec
-from milkyway_layers.tree import Entry, Source, Tree, file_entry, parents, with_parents
+from milkyway_layers.tree import Entry, Source, Tree, file_entry, identity, parents, with_parents
 
 # Documentation and the package manager's own state; what a running system writes; other init systems' files.
 _LEFT_OUT = re.compile(
@@ -29,6 +29,7 @@ _LEFT_OUT = re.compile(
 )
 _COPYRIGHT = re.compile(r"usr/share/doc/[^/]+/copyright")
 _LIBRARY = re.compile(r"usr/lib/[a-z0-9_]+-linux-gnu/[^/]+\.so(?:\.[^/]*)?")
+_ELF = b"\x7fELF"
 MOUNT_POINTS = ("dev", "proc", "run", "sys", "tmp")
 
 
@@ -48,14 +49,14 @@ class Part(NamedTuple):
 
 
 class Bottom(NamedTuple):
-    """What the stack stands on: ``files`` as path → SHA-256 or link target, and the packages that it answers for."""
+    """What the stack stands on: ``files`` as path → identity, and the packages that it answers for."""
 
     files: Mapping[str, str]
     packages: frozenset[str]
 
 
 def coreos_files(text: str) -> dict[str, str]:
-    """Return path → SHA-256 of what CoreOS holds, from its ``files.txt`` (lines ``sha256  mode  path``)."""
+    """Return path → identity of what CoreOS holds, from its ``files.txt`` (lines ``sha256  mode  path``)."""
     files = {}
     for number, line in enumerate(text.splitlines(), 1):
         fields = line.split(None, 2)
@@ -101,11 +102,17 @@ def compose_base(root: Root, base: OsBase) -> Part:
 
 
 def compose(
-    spec: ImageSpec, root: Root, bottom: Bottom, seeds: Sequence[str], files: Mapping[str, bytes]
+    spec: ImageSpec,
+    root: Root,
+    bottom: Bottom,
+    seeds: Sequence[str],
+    files: Mapping[str, bytes],
+    read: Callable[[Entry], bytes],
 ) -> tuple[list[Part], dict[str, Source]]:
     """Return the parts that *spec* becomes, topmost first, and the sources of the files that the spec itself brings.
 
-    *seeds*: the packages that spec and components name; *files*: the bytes of each of the spec's files, by path.
+    *seeds*: the packages that spec and components name; *files*: the bytes of each of the spec's files, by path;
+    *read* gives the bytes of a file of *root*.
     """
     without = frozenset(spec.without)
     if stray := without - closure(seeds, root.packages):
@@ -117,7 +124,8 @@ def compose(
         taken |= names
         libraries.append((library, names, _choose(root, names, bottom)))
     names = closure([*seeds, *(p for library in spec.libraries for p in library.packages)], root.packages, without) - taken
-    tree = _choose(root, names, bottom) | _libraries_missing_below(root, bottom)
+    tree = _choose(root, names, bottom)
+    tree |= _libraries_missing_below(root, bottom, [tree, *(chosen for _, _, chosen in libraries)], read)
     tree |= _made_by_scripts(root, bottom)
     sources = _put_files(spec, files, tree, root)
     kind: Literal["app", "library"] = "app" if spec.services else "library"
@@ -152,7 +160,7 @@ def _stays(path: str, entry: Entry) -> bool:
 
 
 def _same_below(path: str, entry: Entry, bottom: Bottom) -> bool:
-    return entry.kind != "directory" and bottom.files.get(path) == (entry.sha256 or entry.target)
+    return entry.kind != "directory" and bottom.files.get(path) == identity(entry)
 
 
 def _choose(root: Root, names: frozenset[str], bottom: Bottom) -> dict[str, Entry]:
@@ -166,13 +174,25 @@ def _choose(root: Root, names: frozenset[str], bottom: Bottom) -> dict[str, Entr
     }
 
 
-def _libraries_missing_below(root: Root, bottom: Bottom) -> dict[str, Entry]:
-    """Return the shared libraries of promised packages that the bottom was trimmed of: programs may link against them."""
-    return {
+def _libraries_missing_below(
+    root: Root, bottom: Bottom, trees: Sequence[Tree], read: Callable[[Entry], bytes]
+) -> dict[str, Entry]:
+    """Return the shared libraries of promised packages that CoreOS was trimmed of and a program in *trees* names."""
+    missing = {
         path: entry
         for path, entry in root.tree.items()
         if _LIBRARY.fullmatch(path) and path not in bottom.files and _owned(root, path, bottom.packages)
     }
+    if not missing:
+        return {}
+    programs = {entry.sha256: entry for tree in trees for entry in tree.values() if entry.kind == "file"}
+    named: set[str] = set()
+    for entry in programs.values():
+        data = read(entry)
+        if data.startswith(_ELF):
+            # A name that is linked against stands whole in the string table; searching costs less than parsing.
+            named |= {path for path in missing if PurePosixPath(path).name.encode() + b"\0" in data}
+    return {path: missing[path] for path in sorted(named)}
 
 
 def _made_by_scripts(root: Root, bottom: Bottom) -> dict[str, Entry]:
@@ -181,7 +201,7 @@ def _made_by_scripts(root: Root, bottom: Bottom) -> dict[str, Entry]:
         path: entry
         for path, entry in root.tree.items()
         if path not in root.owners and entry.kind != "directory" and not left_out(path)
-        if root.before.get(path) != (entry.sha256 or entry.target) and not _same_below(path, entry, bottom)
+        if root.before.get(path) != identity(entry) and not _same_below(path, entry, bottom)
     }
 
 

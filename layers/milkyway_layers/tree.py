@@ -88,6 +88,16 @@ def file_entry(data: bytes, mode: int) -> tuple[Entry, Source]:
     return Entry("file", mode & 0o777, hashlib.sha256(data).hexdigest(), len(data)), Source(None, 0, len(data), data)
 
 
+def identity(entry: Entry) -> str:
+    """Return what tells *entry*'s contents from others': the SHA-256 of a file's bytes or a link's target; a directory has none."""
+    return text_identity(entry.target) if entry.kind == "link" else entry.sha256
+
+
+def text_identity(target: str) -> str:
+    """Return the identity of a link to *target*."""
+    return hashlib.sha256(target.encode()).hexdigest()
+
+
 def read_source(source: Source) -> bytes:
     """Return the bytes of *source*."""
     if source.file is None:

@@ -41,7 +41,7 @@ class Root(NamedTuple):
     """A root with packages installed.
 
     ``owners``: the packages that each path belongs to; ``before``: the paths that were there
-    before any of the requested packages, with the SHA-256 of their bytes (links: their target).
+    before any of the requested packages, with their identity.
     """
 
     tree: Mapping[str, Entry]

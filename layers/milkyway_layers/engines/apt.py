@@ -20,7 +20,7 @@ from pathlib import Path
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.manifest import Package
 from milkyway_layers.engines import Installed, Request, Root
-from milkyway_layers.tree import Entry, read_tar
+from milkyway_layers.tree import Entry, read_tar, text_identity
 
 _COLLECTED = ".milkyway"
 _BEFORE = """
@@ -150,13 +150,13 @@ def read_owners(lists: Mapping[str, str], tree: Mapping[str, Entry]) -> dict[str
 
 
 def read_before(files: str, links: str) -> dict[str, str]:
-    """Return path → SHA-256 (files) or target (links), from what ``_BEFORE`` wrote."""
+    """Return path → identity of files and links, from what ``_BEFORE`` wrote."""
     before = {}
     for record in files.split("\0")[:-1]:
         digest, _, path = record.partition(" *./")
         before[path] = digest
     names = links.split("\0")[:-1]
-    before.update({path.removeprefix("./"): target for path, target in zip(names[::2], names[1::2], strict=True)})
+    before.update({path.removeprefix("./"): text_identity(to) for path, to in zip(names[::2], names[1::2], strict=True)})
     return before
 
 
