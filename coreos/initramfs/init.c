@@ -17,6 +17,7 @@
 #include <linux/dm-ioctl.h>
 #include <linux/netlink.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -400,6 +401,10 @@ static void enter_root(void)
 		stop("root", "cannot move /dev: %s", strerror(errno));
 	if (chdir(NEW_ROOT) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)
 		stop("root", "cannot enter it: %s", strerror(errno));
+	/* The kernel started us with its threads' root and directory as ours (CLONE_FS). They have moved along; from
+	 * here on they are separate, or SELinux would refuse the change of domain to a process that shares them. */
+	if (unshare(CLONE_FS) < 0)
+		stop("root", "cannot part with the kernel's threads: %s", strerror(errno));
 }
 
 int main(void)

@@ -7,8 +7,7 @@ which looks for its own parts by absolute path, gets a mount namespace (``chroot
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from milkyway_formats.errors import UnavailableError
@@ -54,13 +53,11 @@ def tools_tree() -> Tree:
     return Tree(root)
 
 
-def run(command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
-    """Run *command*, return its standard output. Raises ToolError with the end of its complaints."""
+def run(command: Sequence[str], *, env: Mapping[str, str] | None = None, text: str = "") -> str:
+    """Run *command* with *text* as its input, return its output. Raises ToolError with the end of its complaints."""
     name = _name(command)
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, env=None if env is None else dict(env), cwd=cwd
-        )
+        done = subprocess.run(command, input=text.encode(), capture_output=True, env=None if env is None else dict(env))
     except FileNotFoundError as error:
         raise ToolError(f"cannot run {name}: it is not installed", hint="run: python3 setup/prepare.py all") from error
     if done.returncode:
@@ -68,21 +65,6 @@ def run(command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Pa
         tail = "\n".join(said.splitlines()[-8:])
         raise ToolError(f"cannot run {name}: it ended with {done.returncode}", output=tail)
     return done.stdout.decode(errors="replace")
-
-
-@contextmanager
-def reading(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run *command* with its output as a pipe. Leaving raises ToolError when the program failed; it is never left running."""
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as child:
-        try:
-            yield child
-        except BaseException:
-            child.kill()
-            raise
-        assert child.stdout is not None, "stdout is a pipe"
-        child.stdout.read()
-    if child.returncode:
-        raise ToolError(f"cannot run {_name(command)}: it ended with {child.returncode}")
 
 
 def namespaced() -> list[str]:

@@ -1,0 +1,134 @@
+"""One command at a time through the shell on a development machine's virtio console.
+
+What goes in and what comes out is base64 between lines that carry a number drawn for this
+command alone, so a prompt, an echo or a message in between changes nothing, and any bytes pass.
+The pure half (``script``, ``Reader``) knows the lines; ``Shell`` moves bytes over a socket.
+"""
+
+import base64
+import re
+import secrets
+import socket
+import time
+from typing import NamedTuple
+
+from milkyway_formats.errors import UnavailableError
+
+LINE = 76  # the machine's terminal takes lines of up to 4095 bytes
+ASK_EVERY_S = 0.5
+INTERRUPT = b"\x03"
+
+
+class Executed(NamedTuple):
+    """What a command left: its exit code and both outputs."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """Return the standard output as text, without the line's end."""
+        return self.stdout.decode(errors="replace").rstrip("\n")
+
+
+def script(command: str, stdin: bytes, mark: str) -> bytes:
+    """Return what the shell is sent to run *command* with *stdin* and to frame what comes back with *mark*."""
+    files = f"/tmp/{mark}"
+    return b"".join([
+        _file(f"{files}.command", command.encode(), mark), _file(f"{files}.stdin", stdin, mark),
+        f"sh {files}.command <{files}.stdin >{files}.stdout 2>{files}.stderr\n".encode(),
+        f'echo "{mark}:code:$?"; base64 {files}.stdout; echo "{mark}:stderr:$?"\n'.encode(),
+        f'base64 {files}.stderr; echo "{mark}:end:$?"; rm -f {files}.*\n'.encode(),
+    ])  # fmt: skip
+
+
+def _file(path: str, content: bytes, mark: str) -> bytes:
+    coded = base64.b64encode(content)
+    lines = b"".join(coded[start : start + LINE] + b"\n" for start in range(0, len(coded), LINE))
+    return f"base64 -d >{path} <<'{mark}'\n".encode() + lines + f"{mark}\n".encode()
+
+
+class Reader:
+    """Collects what the shell says until all of one command's frame is there.
+
+    An echo of what was sent cannot be taken for the frame: there a ``$?`` stands where the frame has a number.
+    """
+
+    def __init__(self, mark: str) -> None:
+        # Each part is whole lines of base64; whatever else is said comes before the first mark.
+        self._frame = re.compile(
+            rb"^%b:code:(\d+)\r?\n([A-Za-z0-9+/=\r\n]*)%b:stderr:\d+\r?\n([A-Za-z0-9+/=\r\n]*)%b:end:\d+\r?\n" % ((mark.encode(),) * 3),
+            re.MULTILINE,
+        )
+        self._end = f"{mark}:end:".encode()
+        self._said = bytearray()
+
+    @property
+    def said(self) -> bytes:
+        """Return everything that came so far."""
+        return bytes(self._said)
+
+    def feed(self, data: bytes) -> Executed | None:
+        """Take *data*; return what the command left once it is complete."""
+        self._said += data
+        if self._end not in self._said[-len(data) - 2 * len(self._end) :]:
+            return None
+        found = self._frame.search(self._said)
+        return Executed(int(found[1]), base64.b64decode(found[2]), base64.b64decode(found[3])) if found else None
+
+
+class Shell:
+    """The shell at the other end of *connection*, which is not shared with anyone else meanwhile."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def execute(self, command: str, *, stdin: bytes = b"", deadline_s: float = 60) -> Executed:
+        """Run *command* with ``sh`` and return what it left. Raises UnavailableError when no answer comes in time."""
+        until = time.monotonic() + deadline_s
+        self._reach(until)
+        mark = f"vm-{secrets.token_hex(6)}"
+        self._connection.settimeout(deadline_s)
+        self._connection.sendall(script(command, stdin, mark))
+        reader = Reader(mark)
+        while True:
+            data = self._receive(until)
+            if not data:
+                self._connection.sendall(INTERRUPT)
+                raise UnavailableError(f"cannot execute {command[:60]!r}: no answer within {deadline_s:.0f} s", hint=_tail(reader.said))
+            if left := reader.feed(data):
+                return left
+
+    def _reach(self, until: float) -> None:
+        """Ask until a shell answers, and silence its prompt and echo."""
+        while time.monotonic() < until:
+            first, second = secrets.randbelow(10**6), secrets.randbelow(10**6)
+            self._connection.settimeout(1)
+            # The answer is a sum, so that an echo of the question is none.
+            self._connection.sendall(b"\nPS1= PS2=; stty -echo 2>/dev/null; echo =$((%d+%d))=\n" % (first, second))
+            said, expected = b"", b"=%d=" % (first + second)
+            ask_again = min(until, time.monotonic() + ASK_EVERY_S)
+            while data := self._receive(ask_again):
+                said += data
+                if expected in said:
+                    return
+        raise UnavailableError("cannot reach the machine's shell: it does not answer")
+
+    def _receive(self, until: float) -> bytes:
+        """Return what comes next, or nothing when nothing came until then. Raises UnavailableError when the machine is gone."""
+        left = until - time.monotonic()
+        if left <= 0:
+            return b""
+        self._connection.settimeout(left)
+        try:
+            data = self._connection.recv(65536)
+        except TimeoutError:
+            return b""
+        if not data:
+            raise UnavailableError("cannot reach the machine's shell: the machine has ended")
+        return data
+
+
+def _tail(said: bytes) -> str:
+    return said[-200:].decode(errors="replace").strip()
