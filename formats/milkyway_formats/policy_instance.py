@@ -1,0 +1,160 @@
+"""From a checked overlay to the CIL of one version of one deployment, and the declarations that instances share.
+
+Pure rendering of values; ``overlay`` has checked what a layer wrote, ``secilc`` will check what comes of it. An
+instance names, as neverallow rules over all types but a named few, what it and everybody else may not do: so a fault
+here or in the checker is a policy that doesn't compile, not one that is too wide.
+
+``shared`` must be compiled with the instances: it declares the blocks that they fill and the types of data sources.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from milkyway_formats.deployment import DataBinding
+from milkyway_formats.errors import RefusedError
+from milkyway_formats.grants import Grant, UseData
+from milkyway_formats.overlay import Call, Overlay
+from milkyway_formats.policy_interface import TEMPLATE_TYPES, Kind, macro_of
+
+# What a domain of any deployment can act on besides its own types and its data. rules.cil, template.cil and
+# interface.cil say what it may do there; anything else is out of reach whatever any rule says.
+REACHABLE = (
+    "agent_t", "launch_t", "launcher_t", "proc_t", "sysctl_t", "sysfs_t", "cgroup_t", "tmpfs_t", "device_t",
+    "null_device_t", "run_t", "notify_sock_t", "net_run_t", "port_t", "node_t", "netif_t", "netmsg_t",
+)  # fmt: skip
+# Who may act on a deployment's types besides its own domains.
+ATTENDANTS = ("kernel_t", "agent_t", "launcher_t", "console_t")
+# What the capability macros give, where it is more than the capability that they are named after.
+_BESIDES = {"dac_override": ("dac_read_search",), "fowner": ("fsetid",)}
+_SELF_PERMISSIONS_AS_GRANTED = ("capability", "cap_userns")
+
+
+class Placed(NamedTuple):
+    """One instance, as far as others must know of it. ``domains``: full type names; ``data``: what it is bound to."""
+
+    identifier: str
+    generation: int
+    domains: tuple[str, ...]
+    data: tuple[DataBinding, ...] = ()
+
+
+def domain_types(overlay: Overlay, identifier: str, generation: int) -> dict[str, str]:
+    """Return the full type names of the instance's domains by the overlay's own names."""
+    return {name: f"{identifier}.v{generation}.{name}" for name in overlay.domains}
+
+
+def data_type(source: str) -> str:
+    """Return the type of a data source's files."""
+    return f"data_{source}"
+
+
+def instance(
+    overlay: Overlay, identifier: str, generation: int, grants: Collection[Grant], data: Mapping[str, str] | None = None
+) -> bytes:
+    """Return the CIL of *overlay* as generation *generation* of deployment *identifier*.
+
+    *grants* are those that the overlay was checked for; one that the overlay uses nowhere goes to ``process``.
+    *data* gives the id of the data source for each name of data that the grants speak of.
+    """
+    sources = dict(data or {})
+    calls = _placed_calls(overlay, grants)
+    own = {**TEMPLATE_TYPES, **overlay.types}
+    lines = [
+        "(blockinherit .Layer)",
+        *(line for name, kind in overlay.types.items() for line in _declaration(name, kind)),
+        *(
+            f"(typetransition {one.source} {one.target} {one.object_class} "
+            + (f'"{one.name}" ' if one.name else "")
+            + f"{one.result})"
+            for one in overlay.transitions
+        ),
+        *(f"(allow {one.source} {one.target} ({one.object_class} ({' '.join(one.permissions)})))" for one in overlay.allows),
+        *(_call(call, sources) for call in calls),
+        *_invariants(overlay.domains, tuple(own), calls, sources),
+    ]
+    body = "\n".join(f"    {line}" for line in lines)
+    return f"(in {identifier}\n  (block v{generation}\n{body}))\n".encode()
+
+
+def shared(placed: Iterable[Placed]) -> bytes:
+    """Return the CIL that all instances need once: their deployments' blocks, their data sources' types.
+
+    Raises RefusedError when two deployments are bound to one secure data source.
+    Files of a secure data source can be opened by the domains of the one deployment that is bound to it, and by nobody
+    else: not by PID 1, not by the launcher, not by another deployment.
+    """
+    instances = sorted(placed)
+    lines = [f"(block {identifier})" for identifier in sorted({one.identifier for one in instances})]
+    bindings: dict[str, list[tuple[DataBinding, Placed]]] = {}
+    for one in instances:
+        for binding in one.data:
+            bindings.setdefault(binding.source, []).append((binding, one))
+    for source, users in sorted(bindings.items()):
+        lines += _data_source(source, users)
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _data_source(source: str, users: Sequence[tuple[DataBinding, Placed]]) -> list[str]:
+    name = data_type(source)
+    deployments = sorted({one.identifier for _, one in users})
+    if len(deployments) > 1 and any(binding.data_class == "secure" for binding, _ in users):
+        raise RefusedError(f"cannot share secure data {source}: deployments {', '.join(deployments)} are bound to it")
+    lines = [f"(type {name})", f"(typeattributeset layer_data_a {name})"]
+    owners = sorted({domain for _, one in users for domain in one.domains})
+    lines += [
+        f"(typeattribute but_{name}_a)",
+        f"(typeattributeset but_{name}_a (not ({' '.join(owners)})))",
+        f"(neverallow but_{name}_a {name} (file (open read write append map execute link rename)))",
+    ]
+    return lines
+
+
+def _placed_calls(overlay: Overlay, grants: Collection[Grant]) -> list[Call]:
+    """Return the overlay's calls, and one for ``process`` for each grant that none of them uses."""
+    calls = list(overlay.calls)
+    for grant in grants:
+        data = grant.name if isinstance(grant, UseData) else ""
+        used = {(call.macro, call.data) for call in overlay.calls}
+        # Reading is a use of a grant to write.
+        if (macro_of(grant), data) not in used and ("data_read", data) not in used:
+            calls.append(Call(macro_of(grant), "process", data))
+    return list(dict.fromkeys(calls))
+
+
+def _declaration(name: str, kind: Kind) -> list[str]:
+    declared = f"(type {name})"
+    if kind == "domain":
+        return [declared, f"(call .base_layer_domain ({name} stack))"]
+    return [declared, f"(call .{kind} ({name}))"]
+
+
+def _call(call: Call, sources: Mapping[str, str]) -> str:
+    if call.data:
+        return f"(call .{call.macro} ({call.domain} .{data_type(sources[call.data])}))"
+    return f"(call .{call.macro} ({call.domain}))"
+
+
+def _invariants(domains: Sequence[str], own: Sequence[str], calls: Sequence[Call], sources: Mapping[str, str]) -> list[str]:
+    """Return what must not hold for this instance, over all types but those named here."""
+    data = sorted({f".{data_type(sources[call.data])}" for call in calls if call.data})
+    reachable = " ".join([*own, *(f".{name}" for name in REACHABLE), *data])
+    attending = " ".join([*own, *(f".{name}" for name in ATTENDANTS)])
+    lines = [
+        "(typeattribute beyond_a)",
+        f"(typeattributeset beyond_a (not ({reachable})))",
+        "(typeattribute others_a)",
+        f"(typeattributeset others_a (not ({attending})))",
+        *(f"(neverallow others_a {name} .anything)" for name in own),
+    ]
+    for domain in domains:
+        lines.append(f"(neverallow {domain} beyond_a .any_use)")
+        held = sorted(
+            name
+            for call in calls
+            if call.domain == domain and call.macro.startswith("capability_")
+            for name in (call.macro.removeprefix("capability_"), *_BESIDES.get(call.macro.removeprefix("capability_"), ()))
+        )
+        for of in _SELF_PERMISSIONS_AS_GRANTED:
+            forbidden = f"not ({' '.join(held)})" if held else "all"
+            lines.append(f"(neverallow {domain} self ({of} ({forbidden})))")
+    return lines
