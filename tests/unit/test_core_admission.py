@@ -24,13 +24,14 @@ from milkyway_agent.core.admission import (
     VersionRefusedError,
     admit_command,
     admit_desired,
+    admit_layer,
 )
 from milkyway_formats.command import Command, Reboot, RestartService, StopService
 from milkyway_formats.deployment import Deployment, LayerPin
 from milkyway_formats.desired import Desired
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.trust import Verified
-from tests.fakes.people import FLEET, MACHINE, NOW, OWNER
+from tests.fakes.people import CAROL, FLEET, MACHINE, NOW, OWNER, VENDOR, VICTOR
 
 OTHER_MACHINE = "b" * 64
 COREOS = "c" * 64
@@ -335,3 +336,16 @@ def test_a_desired_state_wants_two_who_may_change() -> None:
     with pytest.raises(PermissionRefusedError, match=r"1 of 2 persons may sign class change \(dora may not\)"):
         settle(DESIRED, ("alice", "dora"))
     assert settle(DESIRED, ("alice", "bob", "dora")).version == 7
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_layer_comes_in_under_a_root_that_is_in_date() -> None:
+    late = replace(VENDOR, expires=NOW)
+    by_victor = Verified(b"", "", frozenset({"victor"}), frozenset({VICTOR.entry.key_id}), DIGEST)
+    by_carol = Verified(b"", "", frozenset({"carol"}), frozenset({CAROL.entry.key_id}), DIGEST)
+    admit_layer("vendor/base", by_victor, roots=[OWNER, VENDOR], now=NOW)
+    admit_layer("example/nginx", by_carol, roots=[OWNER, late], now=NOW)
+    with pytest.raises(RootExpiredError, match="cannot accept layer vendor/base: the vendor's root expired 0 s ago"):
+        admit_layer("vendor/base", by_victor, roots=[OWNER, late], now=NOW)

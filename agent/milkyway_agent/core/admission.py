@@ -6,13 +6,13 @@ with a refusal of its own: root's expiry, fleet, target, life, not-before and ex
 state, arguments, permission. They decide only: what they return is for the caller to persist *before* it acts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, NamedTuple
 
 from milkyway_formats.command import LONGEST_LIFE_SECONDS, Command, CommandClass, class_of
 from milkyway_formats.desired import Desired
 from milkyway_formats.errors import RefusedError
-from milkyway_formats.names import FleetId, MachineId, PersonName, RootHash, UnixSeconds
+from milkyway_formats.names import FleetId, LayerPath, MachineId, PersonName, RootHash, UnixSeconds
 from milkyway_formats.root import Operators, RootDocument
 from milkyway_formats.trust import Verified
 
@@ -21,7 +21,7 @@ MAX_STREAMS = 1024
 
 
 class RootExpiredError(RefusedError):
-    """The owner's root is past its date: a newer one must come first."""
+    """The root whose keys signed is past its date: a newer one must come first."""
 
     check: ClassVar[str] = "root"
 
@@ -194,15 +194,25 @@ def admit_command(
     return AcceptedCommand(command.stream, command.sequence, verified.digest)
 
 
+def admit_layer(path: LayerPath, verified: Verified, *, roots: Iterable[RootDocument], now: UnixSeconds) -> None:
+    """Return if a layer that comes in now was signed under roots still in date. Raises RootExpiredError.
+
+    For what is fetched and installed; a layer that is installed already is not asked again, at no boot.
+    """
+    for root in roots:
+        if any(entry.key_id in verified.key_ids for entry in root.keys):
+            _check_root_date(root, now, f"layer {path}")
+
+
 def _operators(owner: RootDocument) -> Operators:
     assert owner.operators is not None, "an owner's root that was checked has operators"
     return owner.operators
 
 
-def _check_root_date(owner: RootDocument, now: UnixSeconds, what: str) -> None:
-    if now >= owner.expires:
+def _check_root_date(root: RootDocument, now: UnixSeconds, what: str) -> None:
+    if now >= root.expires:
         raise RootExpiredError(
-            f"cannot accept {what}: the owner's root expired {now - owner.expires} s ago",
+            f"cannot accept {what}: the {root.side}'s root expired {now - root.expires} s ago",
             hint="install the next version of the root first",
         )
 
