@@ -26,7 +26,7 @@ REACHABLE = (
 ATTENDANTS = ("kernel_t", "agent_t", "launcher_t", "console_t")
 # What the capability macros give, where it is more than the capability that they are named after.
 _BESIDES = {"dac_override": ("dac_read_search",), "fowner": ("fsetid",)}
-_SELF_PERMISSIONS_AS_GRANTED = ("capability", "cap_userns")
+_CAPABILITY_CLASSES = ("capability", "cap_userns")
 
 
 class Placed(NamedTuple):
@@ -135,26 +135,44 @@ def _call(call: Call, sources: Mapping[str, str]) -> str:
 
 
 def _invariants(domains: Sequence[str], own: Sequence[str], calls: Sequence[Call], sources: Mapping[str, str]) -> list[str]:
-    """Return what must not hold for this instance, over all types but those named here."""
+    """Return what must not hold for this instance, over all types but those named here.
+
+    Few rules over many types: secilc compares each neverallow rule with every allow rule there is.
+    """
     data = sorted({f".{data_type(sources[call.data])}" for call in calls if call.data})
-    reachable = " ".join([*own, *(f".{name}" for name in REACHABLE), *data])
-    attending = " ".join([*own, *(f".{name}" for name in ATTENDANTS)])
+    base = " ".join(f".{name}" for name in REACHABLE)
     lines = [
-        "(typeattribute beyond_a)",
-        f"(typeattributeset beyond_a (not ({reachable})))",
+        "(typeattribute own_a)",
+        f"(typeattributeset own_a ({' '.join(own)}))",
+        "(typeattribute domains_a)",
+        f"(typeattributeset domains_a ({' '.join(domains)}))",
         "(typeattribute others_a)",
-        f"(typeattributeset others_a (not ({attending})))",
-        *(f"(neverallow others_a {name} .anything)" for name in own),
+        f"(typeattributeset others_a (not (or (own_a) ({' '.join(f'.{name}' for name in ATTENDANTS)}))))",
+        "(typeattribute beyond_a)",
+        f"(typeattributeset beyond_a (not (or (own_a) ({' '.join([base, *data])}))))",
+        "(neverallow others_a own_a .anything)",
+        "(neverallow domains_a beyond_a .any_use)",
     ]
+    held: dict[str, list[str]] = {}
     for domain in domains:
-        lines.append(f"(neverallow {domain} beyond_a .any_use)")
-        held = sorted(
-            name
-            for call in calls
-            if call.domain == domain and call.macro.startswith("capability_")
-            for name in (call.macro.removeprefix("capability_"), *_BESIDES.get(call.macro.removeprefix("capability_"), ()))
-        )
-        for of in _SELF_PERMISSIONS_AS_GRANTED:
-            forbidden = f"not ({' '.join(held)})" if held else "all"
-            lines.append(f"(neverallow {domain} self ({of} ({forbidden})))")
+        held.setdefault(_capabilities(domain, calls), []).append(domain)
+    for number, (granted, holders) in enumerate(held.items()):
+        lines += [
+            f"(typeattribute holders{number}_a)",
+            f"(typeattributeset holders{number}_a ({' '.join(holders)}))",
+            *(
+                f"(neverallow holders{number}_a self ({of} ({f'not ({granted})' if granted else 'all'})))"
+                for of in _CAPABILITY_CLASSES
+            ),
+        ]
     return lines
+
+
+def _capabilities(domain: str, calls: Sequence[Call]) -> str:
+    """Return the capabilities that *domain* is granted, in words."""
+    granted = [
+        call.macro.removeprefix("capability_")
+        for call in calls
+        if call.domain == domain and call.macro.startswith("capability_")
+    ]
+    return " ".join(sorted(name for one in granted for name in (one, *_BESIDES.get(one, ()))))
