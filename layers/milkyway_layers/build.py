@@ -28,6 +28,7 @@ from milkyway_layers.compose import Bottom, Part, compose, compose_base, coreos_
 from milkyway_layers.engines import Engine, ExtraRepository, Request, Root
 from milkyway_layers.image import OPTIONS, make_image
 from milkyway_layers.osbase import OsBase, interface, os_base
+from milkyway_layers.policy import check_policy_of
 from milkyway_layers.progress import Progress
 from milkyway_layers.spec import ImageSpec, SpecError, read_spec
 from milkyway_layers.tools import Tools
@@ -58,6 +59,18 @@ class Workshop(NamedTuple):
     refresh: bool = False
 
 
+class _Order(NamedTuple):
+    """All that the spec says, read. ``mark`` tells a variant's files from those of the spec as it is."""
+
+    spec: ImageSpec
+    base: OsBase
+    seeds: Sequence[str]
+    repositories: tuple[ExtraRepository, ...]
+    files: Mapping[str, bytes]
+    policy: bytes
+    mark: str
+
+
 def build(
     spec_file: Path, output: Path, coreos: Path, shop: Workshop, variant: Literal["coreos", "sealed"] | None = None
 ) -> list[Built]:
@@ -66,26 +79,27 @@ def build(
     *coreos* is the folder with CoreOS's ``files.txt``; *variant* replaces the spec's base.
     """
     spec = read_spec(_text(spec_file), str(spec_file))
-    if variant is not None:
-        spec = msgspec.structs.replace(spec, base=variant)
+    mark = ""
+    if variant is not None and variant != spec.base:
+        spec, mark = msgspec.structs.replace(spec, base=variant), f"_{variant}"
     base = os_base(spec.os)
     if base.deprecated:
         shop.progress.note(f"{base.name} is deprecated: {base.deprecated}")
     folder = spec_file.parent
     files = {file.path: _bytes(folder, file.source) if file.source else (file.text or "").encode() for file in spec.files}
     policy = _bytes(folder, spec.policy, MAX_POLICY_BYTES) if spec.policy else b""
+    check_policy_of(spec, policy)
     seeds = [*spec.packages, *(name for one in spec.components for name in packages_of(one, spec.os, shop.host))]
+    order = _Order(spec, base, seeds, _repositories(spec, folder), files, policy, mark)
     with _alone(shop.cache):
-        return _build(spec, base, seeds, files, policy, folder, output, coreos, shop)
+        return _build(order, output, coreos, shop)
 
 
-def _build(
-    spec: ImageSpec, base: OsBase, seeds: Sequence[str], files: Mapping[str, bytes], policy: bytes,
-    folder: Path, output: Path, coreos: Path, shop: Workshop,
-) -> list[Built]:  # fmt: skip
-    provided = coreos_files(_coreos_list(coreos)) if spec.base == "coreos" else {}
-    wanted = tuple(sorted({*seeds, *(name for library in spec.libraries for name in library.packages)}))
-    root = _root(Request(base.suite, wanted, _repositories(spec, folder)), base, shop)
+def _build(order: _Order, output: Path, coreos: Path, shop: Workshop) -> list[Built]:
+    spec, base = order.spec, order.base
+    provided = _coreos(coreos, spec) if spec.base == "coreos" else {}
+    wanted = tuple(sorted({*order.seeds, *(name for library in spec.libraries for name in library.packages)}))
+    root = _root(Request(base.suite, wanted, order.repositories), base, shop)
     sources: dict[str, Sources] = {}
     below: list[Part] = []
     if spec.base == "sealed":
@@ -96,23 +110,24 @@ def _build(
     else:
         ground = coreos_bottom(provided, root, interface(base, spec.coreos_interface))
     with shop.progress.step("compose"):
-        parts, own = compose(spec, root, ground, seeds, files, lambda entry: read_source(root.sources[entry.sha256]))
+        parts, own = compose(
+            spec, root, ground, order.seeds, order.files, lambda entry: read_source(root.sources[entry.sha256])
+        )
     output.mkdir(parents=True, exist_ok=True)
     built: list[Built] = []
     for part in reversed([*parts, *below]):
         with shop.progress.step(f"image of {part.path}"):
             kept = _image(part, sources.get(part.path, {**root.sources, **own}), shop)
         references = [_reference(one.manifest) for one in built] if part is parts[0] else []
-        overlay = policy if part is parts[0] else b""
-        built.insert(0, _finish(spec, part, kept, references, overlay, output, shop))
+        built.insert(0, _finish(order, part, kept, references, output, shop))
     return built
 
 
-def _finish(
-    spec: ImageSpec, part: Part, kept: Path, libraries: list[LibraryReference], policy: bytes, output: Path, shop: Workshop
-) -> Built:
+def _finish(order: _Order, part: Part, kept: Path, libraries: list[LibraryReference], output: Path, shop: Workshop) -> Built:
     """Write the layer file of *part* from its kept image."""
+    spec = order.spec
     top = part.path == spec.path
+    policy = order.policy if top else b""
     manifest = Manifest(
         format="milkyway.manifest/1",
         path=part.path,
@@ -132,8 +147,8 @@ def _finish(
     )
     data = encode(manifest)
     decode(data, Manifest, what=f"manifest of {part.path}")  # the types are checked at decoding
-    sealed = "_sealed" if spec.base == "sealed" and part.kind != "base" else ""
-    file = output / f"{part.path.replace('/', '-')}_{part.version}{sealed}.layer"
+    mark = "" if part.kind == "base" else order.mark
+    file = output / f"{part.path.replace('/', '-')}_{part.version}{mark}.layer"
     write_layer(file, kept / "image", manifest, data, policy, b"")
     return Built(file, manifest, file.stat().st_size, file_sha256(file))
 
@@ -198,12 +213,21 @@ def _repositories(spec: ImageSpec, folder: Path) -> tuple[ExtraRepository, ...]:
     )
 
 
-def _coreos_list(coreos: Path) -> str:
-    """Return the list of what the CoreOS in the folder *coreos* holds."""
-    file = coreos / "files.txt"
-    if not file.is_file():
-        raise UnavailableError(f"cannot build over CoreOS: there is no {file}", hint="run: milkyway coreos build")
-    return file.read_text()
+class _CoreOsFacts(msgspec.Struct):
+    """What of ``coreos.json`` matters here."""
+
+    interface: int
+
+
+def _coreos(folder: Path, spec: ImageSpec) -> dict[str, str]:
+    """Return what the CoreOS in *folder* holds. Raises SpecError when it is too old for *spec*."""
+    listing, facts = folder / "files.txt", folder / "coreos.json"
+    if not listing.is_file():
+        raise UnavailableError(f"cannot build over CoreOS: there is no {listing}", hint="run: milkyway coreos build")
+    has = msgspec.json.decode(facts.read_bytes(), type=_CoreOsFacts).interface if facts.is_file() else 1
+    if has < spec.coreos_interface:
+        raise SpecError(f"cannot build over CoreOS: it has interface {has}, {spec.path} asks for {spec.coreos_interface}")
+    return coreos_files(listing.read_text())
 
 
 def _text(spec_file: Path) -> str:

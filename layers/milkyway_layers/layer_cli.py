@@ -2,16 +2,13 @@
 
 import json
 import os
-import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Literal, ParamSpec
+from typing import Literal
 
 import click
 from rich.console import Console
 
-from milkyway_formats.errors import MilkyWayError, RefusedError, UnavailableError
+from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.trust import Trust, verify_root
 from milkyway_layers.assembly import file_sha256, read_layer
 from milkyway_layers.build import Workshop, build
@@ -22,25 +19,8 @@ from milkyway_layers.signing import sign_layer, signatures, verify_layer
 from milkyway_layers.tools import DEFAULT_TREE, Tools
 from milkyway_signing.passphrase import load_signers
 
-P = ParamSpec("P")
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
-
-
-def _telling(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn a refusal into one line (and its hint) on standard error, and its exit code."""
-
-    @wraps(command)
-    def told(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except MilkyWayError as error:
-            click.echo(str(error), err=True)
-            if error.hint:
-                click.echo(f"hint: {error.hint}", err=True)
-            sys.exit(error.exit_code)
-
-    return told
 
 
 @click.group()
@@ -62,7 +42,6 @@ def layer() -> None:
     "--cache", type=_FOLDER, default=Path("build/layers/cache"), show_default=True, help="What is kept between builds."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
-@_telling
 def build_command(
     spec: Path, output: Path, coreos: Path, variant: Literal["coreos", "sealed"] | None,
     refresh: bool, tools: Path, cache: Path, as_json: bool,
@@ -101,7 +80,6 @@ def build_command(
 @click.argument("files", type=_FILE, nargs=-1, required=True, metavar="FILE...")
 @click.option("--key", "keys", type=_FILE, multiple=True, required=True, help="Key file of a signer (several: sign with each).")
 @click.option("--passphrase-file", type=_FILE, help="File whose first line is the passphrase.")
-@_telling
 def sign(files: tuple[Path, ...], keys: tuple[Path, ...], passphrase_file: Path | None) -> None:
     """Add a signature to each FILE.
 
@@ -117,7 +95,6 @@ def sign(files: tuple[Path, ...], keys: tuple[Path, ...], passphrase_file: Path 
 @layer.command()
 @click.argument("file", type=_FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-@_telling
 def inspect(file: Path, as_json: bool) -> None:
     """Show what FILE says of itself, and by which keys it says to be signed. Believes it: ``verify`` does not.
 
@@ -136,7 +113,6 @@ def inspect(file: Path, as_json: bool) -> None:
 @click.option(
     "--root", "roots", type=_FILE, multiple=True, required=True, help="A signed root: the owner's and the vendor's, both."
 )
-@_telling
 def verify(files: tuple[Path, ...], roots: tuple[Path, ...]) -> None:
     """Verify every byte of each FILE as a machine with these roots would.
 

@@ -89,7 +89,7 @@ def file_entry(data: bytes, mode: int) -> tuple[Entry, Source]:
 
 
 def identity(entry: Entry) -> str:
-    """Return what tells *entry*'s contents from others': the SHA-256 of a file's bytes or a link's target; a directory has none."""
+    """Return what tells *entry*'s contents from others': the SHA-256 of a file's bytes or a link's target; else nothing."""
     return text_identity(entry.target) if entry.kind == "link" else entry.sha256
 
 
