@@ -151,9 +151,10 @@ def _ask(
 
 
 def _ask_json(options: argparse.Namespace, method: str, target: str, body: bytes = b"") -> Json:
-    import json  # late: --help and bad usage need none
+    data = _ask(options, method, target, body).read()
+    import json  # late: --help, bad usage and an agent that does not answer need none
 
-    answer = json.loads(_ask(options, method, target, body).read())
+    answer = json.loads(data)
     if not isinstance(answer, dict):
         raise MilkyWayError("cannot understand the agent's answer: not a JSON object")
     return answer

@@ -1,0 +1,218 @@
+"""Who may do what, what a log query may be, what the machine's failures become, and sealed memory."""
+
+import json
+import os
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from milkyway_agent.api_answers import Answers
+from milkyway_agent.api_logs import open_log
+from milkyway_agent.api_types import (
+    CLASS_OF_VERB,
+    ForbiddenError,
+    LogQuery,
+    MalformedRequestError,
+    Peer,
+    authorise,
+    layers_of,
+    plain,
+    read_log_query,
+    services_of,
+)
+from milkyway_agent.log import Log
+from milkyway_agent.messages import ApiRequest, ApiVerb
+from milkyway_agent.sealed import NotSealedError, check_sealed, seal
+from milkyway_formats.errors import RefusedError
+from milkyway_formats.report import Status
+from tests.fakes.api import Events
+from tests.fakes.machine import STATUS, FakeMachine
+
+GROUP = 4711
+ROOT = Peer(pid=1, uid=0, groups=frozenset({0}))
+MEMBER = Peer(pid=2, uid=1000, groups=frozenset({100, GROUP}))
+STRANGER = Peer(pid=3, uid=1001, groups=frozenset({100}))
+FOR_MEMBERS = {"status", "services", "layers", "deployments", "trust", "logs", "start", "stop", "restart", "apply"}
+
+
+def allowed(peer: Peer, *, group: int | None = GROUP) -> set[str]:
+    verbs: set[str] = set()
+    for verb in CLASS_OF_VERB:
+        try:
+            authorise(verb, peer, group=group, local="read")
+        except ForbiddenError:
+            continue
+        verbs.add(verb)
+    return verbs
+
+
+def test_root_does_everything_members_do_not_reboot_strangers_hand_in_envelopes() -> None:
+    assert allowed(ROOT) == set(CLASS_OF_VERB)
+    assert allowed(MEMBER) == FOR_MEMBERS
+    assert allowed(STRANGER) == {"apply"}
+
+
+def test_without_the_group_nobody_is_in_it() -> None:
+    assert allowed(MEMBER, group=None) == {"apply"}
+
+
+def test_every_verb_that_the_front_can_send_has_a_class() -> None:
+    assert set(CLASS_OF_VERB) == set(ApiVerb.__args__)  # type: ignore[attr-defined]  # a Literal's members
+
+
+@pytest.mark.parametrize(
+    ("parameters", "query"),
+    [
+        ({}, LogQuery()),
+        ({"service": "web/nginx", "follow": "1", "lines": "5"}, LogQuery(service="web/nginx", follow=True, lines=5)),
+        ({"deployment": "web", "follow": "0", "since": "17"}, LogQuery(deployment="web", since=17)),
+    ],
+)
+def test_a_log_query_is_read_from_the_url(parameters: dict[str, str], query: LogQuery) -> None:
+    assert read_log_query(parameters) == query
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"follow": "yes"}, "follow must be 0 or 1"),
+        ({"lines": "-1"}, "lines must be a number"),
+        ({"lines": "\u0661"}, "lines must be a number"),
+        ({"since": "1" * 13}, "since must be a number"),
+        ({"lines": "10001"}, "Expected `int` <= 10000"),
+        ({"colour": "red"}, "Object contains unknown field `colour`"),
+    ],
+)
+def test_a_log_query_out_of_bounds_is_refused(parameters: dict[str, str], reason: str) -> None:
+    with pytest.raises(MalformedRequestError, match=f"^cannot read logs: {reason}"):
+        read_log_query(parameters)
+
+
+def test_what_programs_get_names_every_field_and_is_still_the_document() -> None:
+    empty = msgspec.structs.replace(STATUS, services=[], deployments=[], processes=[])
+    shown = plain(empty)
+    assert shown["deployments"] == []
+    assert shown["quarantined"] == ""
+    assert msgspec.convert(shown, Status) == empty
+
+
+def test_services_are_addressed_and_layers_named_once() -> None:
+    assert [each.address for each in services_of(STATUS)] == ["dhcp", "time", "web/nginx"]
+    twin = msgspec.structs.replace(STATUS.deployments[0], name="shop", id="shop_1")
+    both = msgspec.structs.replace(STATUS, deployments=[*STATUS.deployments, twin])
+    assert [(each.path, each.deployments) for each in layers_of(both)] == [
+        ("example/nginx", ["web", "shop"]),
+        ("example/libraries", ["web", "shop"]),
+    ]
+
+
+async def test_apply_takes_sealed_memory_and_nothing_that_could_change_or_block() -> None:
+    machine = FakeMachine()
+    answers = Answers(machine, Events(), group=None, local="read")
+    request = ApiRequest(request=1, connection=1, verb="apply", has_body=True)
+    reading, writing = os.pipe()
+    changeable = os.memfd_create("changeable", os.MFD_ALLOW_SEALING)
+    sealed = seal(b"envelope", name="test")
+    try:
+        for descriptor in (reading, changeable):
+            answer = await answers.answer(request, STRANGER, [descriptor])
+            assert answer.status == 409
+            assert json.loads(answer.body)["error"]["message"] == "cannot take the envelope: it is not in sealed memory"
+        assert (await answers.answer(request, STRANGER, [sealed])).status == 200
+        assert machine.envelopes == [b"envelope"]
+        without = ApiRequest(request=1, connection=1, verb="apply")
+        assert (await answers.answer(without, STRANGER, [])).status == 400
+    finally:
+        for descriptor in (reading, writing, changeable, sealed):
+            os.close(descriptor)
+
+
+def test_sealed_memory_can_be_read_but_not_written_and_has_a_limit() -> None:
+    sealed = seal(b"x" * 100, name="test")
+    try:
+        assert check_sealed(sealed, what="it", limit=100) == 100
+        with pytest.raises(PermissionError):
+            os.write(sealed, b"y")
+        with pytest.raises(PermissionError):
+            os.ftruncate(sealed, 0)
+        with pytest.raises(NotSealedError, match=r"^cannot take it: 100 bytes, at most 99 are allowed$"):
+            check_sealed(sealed, what="it", limit=99)
+    finally:
+        os.close(sealed)
+
+
+async def test_a_bug_behind_the_api_is_an_answer_and_a_note_not_an_end() -> None:
+    events = Events()
+    answers = Answers(FakeMachine(broken=KeyError("secret")), events, group=None, local="read")
+    answer = await answers.answer(ApiRequest(request=1, connection=1, verb="status"), ROOT, [])
+    assert answer.status == 500
+    assert b"secret" not in answer.body
+    assert events.names() == ["api_request_failed"]
+    assert "KeyError" in str(events.seen)
+
+
+class Clock:
+    """Milliseconds that rise by one with each look."""
+
+    def __init__(self) -> None:
+        self.now = 1000
+
+    def __call__(self) -> int:
+        self.now += 1
+        return self.now
+
+
+def a_log() -> Log:
+    log = Log(Clock())
+    log.note("boot_began", slot="a")
+    log.note("output", service="web/nginx", line="one")
+    log.note("output", service="dhcp", line="lease")
+    log.note("service_failed", service="web/nginx", status=1)
+    return log
+
+
+async def test_the_log_is_merged_by_time_and_events_are_sentences() -> None:
+    lines = [line async for line in open_log(a_log(), LogQuery(), ["dhcp", "web/nginx"])]
+    assert [(line.service, line.text, line.stream) for line in lines] == [
+        ("agent", "boot began: slot=a", "event"),
+        ("web/nginx", "one", "output"),
+        ("dhcp", "lease", "output"),
+        ("web/nginx", "service failed: status=1", "event"),
+    ]
+    assert [line.text async for line in open_log(a_log(), LogQuery(lines=1), ["dhcp", "web/nginx"])] == [
+        "service failed: status=1"
+    ]
+    assert [line.text async for line in open_log(a_log(), LogQuery(deployment="web", lines=1), ["web/nginx"])] == [
+        "service failed: status=1"
+    ]
+    assert [line.text async for line in open_log(a_log(), LogQuery(service="agent"), ["dhcp"])] == ["boot began: slot=a"]
+
+
+async def test_a_follower_gets_what_is_wanted_and_leaves_no_trace() -> None:
+    log = a_log()
+    lines = open_log(log, LogQuery(service="dhcp", lines=0, follow=True), ["dhcp", "web/nginx"])
+
+    async def first() -> str:
+        return (await anext(lines)).text
+
+    async with trio.open_nursery() as nursery:
+        seen: list[str] = []
+
+        async def read() -> None:
+            seen.append(await first())
+
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        log.note("output", service="web/nginx", line="not this")
+        log.note("output", service="dhcp", line="this")
+    assert seen == ["this"]
+    await lines.aclose()
+
+
+def test_logs_of_what_is_not_there_are_refused_at_once() -> None:
+    with pytest.raises(RefusedError, match=r"^cannot read logs of web/apache: there is no such service$"):
+        open_log(a_log(), LogQuery(service="web/apache"), ["web/nginx"])
+    with pytest.raises(RefusedError, match=r"^cannot read logs of shop: there is no such deployment$"):
+        open_log(a_log(), LogQuery(deployment="shop"), ["web/nginx"])
