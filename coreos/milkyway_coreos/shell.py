@@ -89,13 +89,12 @@ class Shell:
         until = time.monotonic() + deadline_s
         self._reach(until)
         mark = f"vm-{secrets.token_hex(6)}"
-        self._connection.settimeout(deadline_s)
-        self._connection.sendall(script(command, stdin, mark))
+        self._send(script(command, stdin, mark), deadline_s)
         reader = Reader(mark)
         while True:
             data = self._receive(until)
             if not data:
-                self._connection.sendall(INTERRUPT)
+                self._send(INTERRUPT, ASK_EVERY_S)
                 raise UnavailableError(f"cannot execute {command[:60]!r}: no answer within {deadline_s:.0f} s", hint=_tail(reader.said))
             if left := reader.feed(data):
                 return left
@@ -104,9 +103,8 @@ class Shell:
         """Ask until a shell answers, and silence its prompt and echo."""
         while time.monotonic() < until:
             first, second = secrets.randbelow(10**6), secrets.randbelow(10**6)
-            self._connection.settimeout(1)
             # The answer is a sum, so that an echo of the question is none.
-            self._connection.sendall(b"\nPS1= PS2=; stty -echo 2>/dev/null; echo =$((%d+%d))=\n" % (first, second))
+            self._send(b"\nPS1= PS2=; stty -echo 2>/dev/null; echo =$((%d+%d))=\n" % (first, second), ASK_EVERY_S)
             said, expected = b"", b"=%d=" % (first + second)
             ask_again = min(until, time.monotonic() + ASK_EVERY_S)
             while data := self._receive(ask_again):
@@ -114,6 +112,13 @@ class Shell:
                 if expected in said:
                     return
         raise UnavailableError("cannot reach the machine's shell: it does not answer")
+
+    def _send(self, data: bytes, deadline_s: float) -> None:
+        self._connection.settimeout(deadline_s)
+        try:
+            self._connection.sendall(data)
+        except OSError as error:
+            raise UnavailableError(f"cannot reach the machine's shell: {error}") from error
 
     def _receive(self, until: float) -> bytes:
         """Return what comes next, or nothing when nothing came until then. Raises UnavailableError when the machine is gone."""
@@ -125,6 +130,8 @@ class Shell:
             data = self._connection.recv(65536)
         except TimeoutError:
             return b""
+        except OSError as error:
+            raise UnavailableError(f"cannot reach the machine's shell: {error}") from error
         if not data:
             raise UnavailableError("cannot reach the machine's shell: the machine has ended")
         return data
