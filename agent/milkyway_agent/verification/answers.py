@@ -1,0 +1,415 @@
+"""What the verifier answers to each message: bytes go in, typed and admitted messages come out.
+
+``Verifier`` holds what it stands on (``standing``) and knows neither sockets nor clocks nor processes: its methods take
+one message with what came along and return what is to be sent, in order. Whatever is wrong with the input becomes an
+answer, Refused with the name of the check or Unavailable; what came from the network unasked becomes RefusalNoted.
+The order of work is verify, persist, answer: an answer that is lost is an order that is not carried out, never one
+that is carried out twice.
+
+Left to others: descriptors, hashing whole files and time (``milkyway_agent.verifier``); acting (PID 1).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from milkyway_agent.core.admission import AcceptedDesired, admit_command, admit_desired
+from milkyway_agent.messages import (
+    MAX_MESSAGE_BYTES,
+    AdmitLocally,
+    Begin,
+    Begun,
+    CheckPolicy,
+    CommandAdmitted,
+    Connect,
+    DesiredAdmitted,
+    Enrolled,
+    Fetch,
+    Fetched,
+    FetchLayer,
+    FromVerifier,
+    LayerVerified,
+    PolicyChecked,
+    Post,
+    Refused,
+    SendReport,
+    ToUplink,
+    Unavailable,
+    VerifyLayer,
+)
+from milkyway_agent.system.state_file import Directory
+from milkyway_agent.verification.enrolment_record import EnrolmentRefusedError
+from milkyway_agent.verification.layer_check import (
+    CheckedLayer,
+    LayerRefusedError,
+    ReadLayer,
+    check_hash,
+    check_layer,
+    check_pins,
+    check_size,
+    deployments_with,
+)
+from milkyway_agent.verification.machine_keys import Random, connection_key_pem, identity_key
+from milkyway_agent.verification.policy_check import make_instance
+from milkyway_agent.verification.standing import InForce, Standing, check_of, noted, take_stand, text_of
+from milkyway_agent.verification.trusted_time import TrustedTime
+from milkyway_formats.codec import encode
+from milkyway_formats.command import COMMAND_TYPE
+from milkyway_formats.deployment import Deployment
+from milkyway_formats.desired import DESIRED_TYPE
+from milkyway_formats.envelope import EnvelopeRefusedError, OversizeRefusedError, read_envelope, write_envelope
+from milkyway_formats.errors import MilkyWayError, RefusedError, UnavailableError
+from milkyway_formats.names import RootHash, Sha256, UnixSeconds
+from milkyway_formats.report import REPORT_TYPE, Report
+from milkyway_formats.trust import Trust
+
+
+class ToPid1(NamedTuple):
+    """A message for PID 1."""
+
+    message: FromVerifier
+
+
+class ForUplink(NamedTuple):
+    """A message for the uplink. ``fds`` go with it and are done with afterwards."""
+
+    message: ToUplink
+    fds: tuple[int, ...] = ()
+
+
+class Arrival(NamedTuple):
+    """A layer file on its way, or just filled: to be hashed whole, then given to ``arrived``."""
+
+    request: int
+    sha256: Sha256
+    size: int
+    file: ReadLayer
+
+
+Outgoing = ToPid1 | ForUplink
+
+
+class Verifier:
+    """One machine's verifier, from its first message on. *boottime* everywhere is CLOCK_BOOTTIME in seconds."""
+
+    def __init__(self, *, vendor_root: bytes, random: Random) -> None:
+        self._vendor_root = vendor_root
+        self._random = random
+        self._standing: Standing | None = None
+        self._time = TrustedTime(estimate=0, boottime=0.0)
+        self._coreos_root_hash: RootHash = ""
+        self._in_force: list[InForce] = []  # the newest first; one that was replaced is kept for its instances' policy
+        self._layers: dict[Sha256, CheckedLayer] = {}  # without policy and packages; what was checked since the beginning
+        self._arriving: dict[int, Arrival] = {}
+
+    # --- from PID 1 ---------------------------------------------------------------------------------------------------
+
+    def begin(self, message: Begin, trust_directory: Directory, secure: Directory, boottime: float) -> list[Outgoing]:
+        """Read and verify everything that is kept; say what holds, what was refused, what is desired, where to connect."""
+        standing = take_stand(self._vendor_root, trust_directory, secure, self._random)
+        self._standing, self._coreos_root_hash = standing, message.coreos_root_hash
+        self._time = TrustedTime(estimate=message.now, boottime=boottime)
+        configuration = standing.configuration
+        begun = Begun(
+            request=message.request,
+            machine=standing.machine,
+            quarantined=standing.quarantined,
+            configuration=None if configuration is None else replace(configuration, token=""),
+            roots=standing.roots,
+        )
+        connect = self._connect()
+        outgoing: list[Outgoing] = [ToPid1(begun), *map(ToPid1, standing.notes)]
+        if standing.desired is not None:
+            self._in_force = [standing.desired]
+            desired, verified = standing.desired
+            outgoing.append(ToPid1(DesiredAdmitted(request=0, desired=desired, id=verified.digest)))
+        return outgoing + connect
+
+    def verify_layer(self, message: VerifyLayer, file: ReadLayer) -> list[Outgoing]:
+        """Check an installed layer again."""
+        return self._answer(message.request, lambda: self._layer(message.request, message.sha256, message.size, file))
+
+    def fetch_layer(self, message: FetchLayer, writer: int, file: ReadLayer) -> list[Outgoing]:
+        """Have the uplink fill *file* through *writer*. The answer comes by way of ``fetched`` and ``arrived``.
+
+        The file is kept until then; whoever calls ``arrived`` closes it, all other ways do here.
+        """
+        if message.request in self._arriving:
+            file.close()
+            return [ToPid1(Refused(request=message.request, check="request", message="cannot fetch layer: number in use"))]
+        self._arriving[message.request] = Arrival(message.request, message.sha256, message.size, file)
+        return [ForUplink(Fetch(request=message.request, sha256=message.sha256, size=message.size), (writer,))]
+
+    def admit_locally(self, message: AdmitLocally, read: Callable[[], bytes], boottime: float) -> list[Outgoing]:
+        """Admit what came through ``mwctl apply``, or say why not."""
+        self._time.estimated(message.now, boottime)
+        return self._answer(message.request, lambda: self._admit(message.request, read(), boottime))
+
+    def check_policy(self, message: CheckPolicy, file: ReadLayer, write: Callable[[bytes], None]) -> list[Outgoing]:
+        """Check the overlay of a deployment's topmost layer and *write* its instance as CIL."""
+        return self._answer(message.request, lambda: self._policy(message, file, write))
+
+    def send_report(self, message: SendReport, boottime: float) -> list[Outgoing]:
+        """Sign the machine's word and hand it to the uplink. A machine that nobody knows yet has nobody to tell."""
+        self._time.estimated(message.now, boottime)
+        if self._standing is None or not self._standing.enrolled:
+            return []
+        try:
+            return self._report(self._standing, self._standing.trusted(), message, self._time.now(boottime))
+        except MilkyWayError as error:
+            return [ToPid1(noted(error))]
+
+    # --- from the uplink ----------------------------------------------------------------------------------------------
+
+    def fetched(self, message: Fetched) -> Arrival | list[Outgoing]:
+        """Return the filled file to hash, or the answer if the uplink could not fill it or was not asked to."""
+        arrival = self._arriving.pop(message.request, None)
+        if arrival is None:
+            return [ToPid1(noted(EnvelopeRefusedError(f"cannot use blob {message.request}: nobody asked for it")))]
+        if message.error:
+            arrival.file.close()
+            return [ToPid1(Unavailable(request=arrival.request, message=message.error))]
+        return arrival
+
+    def arrived(self, arrival: Arrival, found: Sha256) -> list[Outgoing]:
+        """Check a fetched layer whose whole file hashes to *found*."""
+
+        def answer() -> list[Outgoing]:
+            check_hash(found, arrival.sha256)
+            return self._layer(arrival.request, arrival.sha256, arrival.size, arrival.file)
+
+        return self._answer(arrival.request, answer)
+
+    def envelope(self, read: Callable[[], bytes], boottime: float) -> list[Outgoing]:
+        """Admit what came from the network. A refusal is noted; the document in force, sent once more, is no news."""
+        return self._note(lambda: self._admit(0, read(), boottime))
+
+    def enrolled(self, message: Enrolled) -> list[Outgoing]:
+        """Take the control server's reply to the enrolment request, if it is this machine's."""
+        return self._note(lambda: self._enrol(message))
+
+    def uplink_gone(self) -> list[Outgoing]:
+        """Answer whatever was on its way: it does not come any more."""
+        gone, self._arriving = list(self._arriving.values()), {}
+        for arrival in gone:
+            arrival.file.close()
+        return [
+            ToPid1(Unavailable(request=arrival.request, message="cannot fetch layer: the uplink is gone")) for arrival in gone
+        ]
+
+    # --- deeds --------------------------------------------------------------------------------------------------------
+
+    def _stand(self) -> Standing:
+        if self._standing is None:
+            raise UnavailableError("cannot check anything: the verifier has not begun")
+        return self._standing
+
+    def _answer(self, request: int, deed: Callable[[], list[Outgoing]]) -> list[Outgoing]:
+        """Return what *deed* returns, or its failure as the answer to *request*."""
+        try:
+            return deed()
+        except RefusedError as error:
+            return [ToPid1(Refused(request=request, check=check_of(error), message=text_of(error)))]
+        except UnavailableError as error:
+            return [ToPid1(Unavailable(request=request, message=text_of(error)))]
+
+    def _note(self, deed: Callable[[], list[Outgoing]]) -> list[Outgoing]:
+        """Return what *deed* returns, or its failure as a note."""
+        try:
+            return deed()
+        except MilkyWayError as error:
+            return [ToPid1(noted(error))]
+
+    def _layer(self, request: int, sha256: Sha256, size: int, file: ReadLayer) -> list[Outgoing]:
+        """Check size, content, the pins that name the file, and that its signers did not sign its deployments alone."""
+        trust = self._stand().trusted()
+        check_size(file, size)
+        checked = check_layer(file, trust)
+        # PID 1 needs no bill of materials, and a message has less room than a manifest.
+        manifest = replace(checked.manifest, packages=[])
+        answer = LayerVerified(request=request, manifest=manifest, sha256=sha256)
+        if len(encode(answer)) > MAX_MESSAGE_BYTES:
+            raise OversizeRefusedError(f"cannot accept layer: its manifest is too long without its packages ({sha256[:16]}…)")
+        known = CheckedLayer(manifest, checked.verified._replace(payload=b""), b"")
+        for document in self._in_force[:1]:
+            check_pins(sha256, manifest, document.desired)
+            for deployment in deployments_with(sha256, document.desired):
+                self._check_separation(trust, document, deployment, {**self._layers, sha256: known})
+        self._layers[sha256] = known
+        return [ToPid1(answer)]
+
+    def _check_separation(
+        self, trust: Trust, document: InForce, deployment: Deployment, layers: dict[Sha256, CheckedLayer]
+    ) -> None:
+        """Check the signers of *deployment* against those of its layers, as far as these are here already."""
+        known = [layers[pin.sha256].verified for pin in deployment.stack if pin.sha256 in layers]
+        trust.check_separation(document.verified, known)
+
+    def _admit(self, request: int, data: bytes, boottime: float) -> list[Outgoing]:
+        """Verify, admit, persist; then it may be answered."""
+        standing = self._stand()
+        trust = standing.trusted()
+        standing.store.check_not_lost()
+        now = self._time_now(standing, boottime)
+        payload_type = read_envelope(data, what="order").payload_type
+        if payload_type == DESIRED_TYPE:
+            return self._admit_desired(standing, trust, request, data, now)
+        if payload_type == COMMAND_TYPE:
+            return self._admit_command(standing, trust, request, data, now)
+        raise EnvelopeRefusedError(f"cannot accept order: {payload_type!r} is neither a desired state nor a command")
+
+    def _time_now(self, standing: Standing, boottime: float) -> UnixSeconds:
+        self._time.signed(standing.store.state.floor)
+        return self._time.now(boottime)
+
+    def _admit_desired(self, standing: Standing, trust: Trust, request: int, data: bytes, now: UnixSeconds) -> list[Outgoing]:
+        store, state = standing.store, standing.store.state
+        desired, verified = trust.verify_desired(data)
+        if request == 0 and verified.digest == state.desired_digest:
+            return []
+        accepted = admit_desired(
+            desired,
+            verified,
+            owner=trust.owner,
+            machine=standing.machine,
+            accepted=AcceptedDesired(
+                version=state.desired_version,
+                highest=state.desired_highest,
+                issued=state.desired_issued,
+                digest=state.desired_digest,
+            ),
+            now=now,
+        )
+        answer = DesiredAdmitted(request=request, desired=desired, id=accepted.digest)
+        if len(encode(answer)) > MAX_MESSAGE_BYTES:
+            raise OversizeRefusedError(f"cannot accept desired state {desired.version}: it is too long for this machine")
+        document = InForce(desired, verified)
+        for deployment in desired.deployments:
+            self._check_separation(trust, document, deployment, self._layers)
+        store.save_desired(
+            data,
+            replace(
+                state,
+                floor=max(state.floor, desired.issued),
+                desired_digest=accepted.digest,
+                desired_version=accepted.version,
+                desired_highest=accepted.highest,
+                desired_issued=accepted.issued,
+            ),
+        )
+        self._in_force = [document, *self._in_force[:1]]
+        return [ToPid1(answer)]
+
+    def _admit_command(self, standing: Standing, trust: Trust, request: int, data: bytes, now: UnixSeconds) -> list[Outgoing]:
+        store, state = standing.store, standing.store.state
+        command, verified = trust.verify_command(data)
+        accepted = admit_command(
+            command,
+            verified,
+            owner=trust.owner,
+            machine=standing.machine,
+            sequences=state.sequences,
+            now=now,
+            coreos_root_hash=self._coreos_root_hash,
+        )
+        store.save(
+            replace(
+                state,
+                floor=max(state.floor, command.issued),
+                sequences={**state.sequences, accepted.stream: accepted.sequence},
+            )
+        )
+        signers = sorted(verified.persons)
+        return [ToPid1(CommandAdmitted(request=request, id=command.id, signers=signers, action=command.action))]
+
+    def _policy(self, message: CheckPolicy, file: ReadLayer, write: Callable[[bytes], None]) -> list[Outgoing]:
+        trust = self._stand().trusted()
+        document, deployment = self._deployment(message)
+        for pin in deployment.stack:
+            if pin.sha256 not in self._layers:
+                raise LayerRefusedError(f"cannot make policy of {deployment.name}: layer {pin.path} was not verified before")
+        checked = check_layer(file, trust)
+        check_pins(message.sha256, checked.manifest, document.desired)
+        self._check_separation(trust, document, deployment, self._layers)
+        instance = make_instance(checked.policy, checked.manifest, deployment)
+        try:
+            write(instance.cil)
+        except OSError as error:
+            raise UnavailableError(f"cannot write policy of {deployment.name}: {error.strerror}") from error
+        return [ToPid1(PolicyChecked(request=message.request, domains=instance.domains))]
+
+    def _deployment(self, message: CheckPolicy) -> tuple[InForce, Deployment]:
+        """Return the deployment of that id and generation on that layer, in the document in force or the one before."""
+        wanted = (message.deployment, message.generation, message.sha256)
+        for document in self._in_force:
+            for deployment in document.desired.deployments:
+                if (deployment.id, deployment.generation, deployment.stack[0].sha256) == wanted:
+                    return document, deployment
+        raise LayerRefusedError(
+            f"cannot make policy: no desired state has generation {message.generation} of {message.deployment}"
+            f" on layer {message.sha256[:16]}…"
+        )
+
+    def _report(self, standing: Standing, trust: Trust, message: SendReport, now: UnixSeconds) -> list[Outgoing]:
+        store, status = standing.store, message.status
+        if store.lost:
+            sequence = now  # what was sent before is not known; seconds are more than reports
+        else:
+            sequence = store.state.report_sequence + 1
+            store.save(replace(store.state, report_sequence=sequence))
+        for shorter in (status, replace(status, processes=[], refusals=[])):
+            report = Report(
+                format="milkyway.report/1",
+                fleet=trust.fleet,
+                machine=standing.machine,
+                sequence=sequence,
+                issued=now,
+                status=shorter,
+            )
+            payload = encode(report)
+            signature = identity_key(store.secrets).sign_payload(REPORT_TYPE, payload)
+            post = Post(envelope=write_envelope(REPORT_TYPE, payload, [signature]).decode())
+            if len(encode(post)) <= MAX_MESSAGE_BYTES:
+                return [ForUplink(post)]
+        raise OversizeRefusedError("cannot send report: it is too long even without processes and refusals")
+
+    def _enrol(self, message: Enrolled) -> list[Outgoing]:
+        from milkyway_agent.verification.enrolment import check_reply  # x509 is for this hour alone
+
+        standing = self._stand()
+        trust = standing.trusted()
+        if standing.enrolled or standing.configuration is None:
+            raise EnrolmentRefusedError("cannot accept enrolment: this machine asked for none")
+        enrolment = check_reply(
+            message.reply.encode(), trust=trust, secrets=standing.store.secrets, configuration=standing.configuration
+        )
+        standing.store.save_enrolment(enrolment.envelope, enrolment.certificate)
+        standing.enrolled = True
+        standing.raise_floor(enrolment.record.issued)
+        return self._connect()
+
+    def _connect(self) -> list[Outgoing]:
+        """Return where the uplink shall go and as whom: with the certificate, or with a request for one."""
+        standing = self._stand()
+        configuration, kept = standing.configuration, standing.store.enrolment
+        if configuration is None or not configuration.control_host:
+            return []
+        connect = Connect(
+            host=configuration.control_host,
+            port=configuration.control_port,
+            ca=configuration.ca,
+            private_key=connection_key_pem(standing.store.secrets),
+        )
+        if standing.enrolled and kept is not None:
+            return [ForUplink(replace(connect, certificate=kept.certificate))]
+        if standing.quarantined or not configuration.token:
+            return []
+        from milkyway_agent.verification.enrolment import make_request  # as above
+
+        try:
+            request = make_request(standing.store.secrets, configuration)
+        except RefusedError as error:
+            standing.note(error)
+            return []
+        return [ForUplink(replace(connect, enrolment=encode(request).decode()))]

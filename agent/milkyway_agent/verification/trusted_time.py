@@ -1,0 +1,34 @@
+"""What time it is, as far as anybody may rely on it: an estimate that runs, on a floor that only signed times raise.
+
+The estimate comes from PID 1 (RTC, network time) and is never persisted; a clock that is far ahead
+does harm until it is set right and no longer. The floor is persisted by ``trust_state``. Both are
+arguments here: nothing in this module reads a clock.
+"""
+
+from dataclasses import dataclass
+
+from milkyway_formats.names import UnixSeconds
+
+
+@dataclass
+class TrustedTime:
+    """An estimate taken at *boottime* (seconds of CLOCK_BOOTTIME, which also counts suspension), and the floor below it."""
+
+    estimate: UnixSeconds
+    boottime: float
+    floor: UnixSeconds = 0
+
+    def now(self, boottime: float) -> UnixSeconds:
+        """Return the time at *boottime*: what has passed since the estimate is added; never less than the floor."""
+        return max(self.estimate + max(0, int(boottime - self.boottime)), self.floor)
+
+    def estimated(self, estimate: UnixSeconds, boottime: float) -> None:
+        """Take a newer estimate, earlier or later than the one before."""
+        self.estimate, self.boottime = estimate, boottime
+
+    def signed(self, time: UnixSeconds) -> bool:
+        """Raise the floor to a *time* that somebody trusted has signed; return whether that changed anything."""
+        if time <= self.floor:
+            return False
+        self.floor = time
+        return True
