@@ -169,8 +169,9 @@ class Container:
         reaper: Reaper,
         *,
         crun: str = CRUN,
+        cgroups_root: str = CGROUPS,
     ) -> None:
-        self.cgroup = CGROUPS + group_of(deployment, service)
+        self.cgroup = cgroups_root + group_of(deployment, service)
         self._service = service
         self._deployment = deployment
         self._manifest = manifest

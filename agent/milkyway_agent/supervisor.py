@@ -96,6 +96,7 @@ class _Attended:
         self.run: _Run | None = None
         self.timer: _Timer | None = None
         self.awaits_permission = False
+        self.busy = False  # effects of its last step are still being carried out
         self.leaving = False  # others are being stopped so that this one can
         self.starts = restart.Starts()
         self.delay_ms = 0
@@ -105,6 +106,9 @@ class _Attended:
         self.last_line = ""
         self.scope = trio.CancelScope()
         self.gone = trio.Event()
+
+    def is_without_processes(self) -> bool:
+        return not has_process(self.row) and not self.busy
 
     def post(self, event: Event | None, source: object | None = None) -> None:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -183,9 +187,9 @@ class Supervisor:
         try:
             for other in dependencies.dependents(name, self._needs()):
                 self._services[other].post(Event.HELD)
-                await self._wait_for(other, lambda row: not has_process(row))
+                await self._wait_for(other, _Attended.is_without_processes)
             one.post(Event.UNWANTED)
-            await self._wait_for(name, lambda row: row is Row.IDLE)
+            await self._wait_for(name, _is_idle)
         finally:
             one.leaving = False
             self._permit()
@@ -201,7 +205,7 @@ class Supervisor:
             for name in ours:
                 self._services[name].post(Event.UNWANTED)
             for name in ours:
-                await self._wait_for(name, lambda row: row is Row.IDLE)
+                await self._wait_for(name, _is_idle)
 
     def names(self) -> list[str]:
         """Return the names of all services."""
@@ -212,8 +216,15 @@ class Supervisor:
         return self._find(name).row
 
     async def wait_state(self, name: str, *states: str) -> str:
-        """Return when the service is in one of *states* ("started", "failed"…), with the one it is in."""
-        await self._wait_for(name, lambda row: row.current in states)
+        """Return when the service is in one of *states* ("started", "failed"…), with the one it is in.
+
+        A state without processes is reached when what the last one left behind is cleared away too.
+        """
+
+        def is_there(one: _Attended) -> bool:
+            return one.row.current in states and (has_process(one.row) or not one.busy)
+
+        await self._wait_for(name, is_there)
         return self._find(name).row.current
 
     def status(self) -> list[ServiceStatus]:
@@ -231,10 +242,13 @@ class Supervisor:
         try:
             with one.scope:
                 async for message in one.mailbox:
+                    one.busy = True
                     try:
                         await self._handle(one, message)
                     except Exception as error:  # noqa: BLE001 (a bug in one service's life must not end the others')
                         await self._break(one, error)
+                    one.busy = False
+                    self._announce()
         finally:
             one.post_box.close()
             one.gone.set()
@@ -286,6 +300,10 @@ class Supervisor:
                 if name in other.definition.needs.requires:
                     other.post(Event.HELD)
         self._permit()
+        self._announce()
+
+    def _announce(self) -> None:
+        """Have those who wait for a state look again."""
         self._changed.set()
         self._changed = trio.Event()
 
@@ -481,8 +499,8 @@ class Supervisor:
         except KeyError:
             raise RefusedError(f"cannot find service {name}: there is none of that name") from None
 
-    async def _wait_for(self, name: str, is_there: Callable[[Row], bool]) -> None:
-        while not is_there(self._find(name).row):
+    async def _wait_for(self, name: str, is_there: Callable[[_Attended], bool]) -> None:
+        while not is_there(self._find(name)):
             if self._nursery is None:
                 raise UnavailableError(f"cannot wait for {name}: the supervisor does not run")
             await self._changed.wait()
@@ -505,6 +523,10 @@ class Supervisor:
             since_ms=one.since_ms,
             reason=reason,
         )
+
+
+def _is_idle(one: _Attended) -> bool:
+    return one.row is Row.IDLE and not one.busy
 
 
 def _now_ms() -> int:
