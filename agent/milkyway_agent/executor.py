@@ -92,8 +92,10 @@ class Executor:
 class LayerPlane:
     """Opens layers: loop device, verity device by the root hash of the verified manifest, read-only mount."""
 
-    def __init__(self, path_of: Callable[[str], Path]) -> None:
+    def __init__(self, path_of: Callable[[str], Path], *, selinux: bool = False) -> None:
         self._path_of = path_of
+        # All layers have one label; which deployment a file belongs to is said by the stack that shows it.
+        self._options = f'context="{stack.object_context("layer_image_t")}"' if selinux else ""
 
     async def do(self, effect: OpenLayer) -> None:
         """Open the layer's file and mount its image."""
@@ -103,7 +105,7 @@ class LayerPlane:
         device = open_verity(name, str(self._path_of(effect.sha256)), effect)
         try:
             Path(target).mkdir(mode=0o755, parents=True, exist_ok=True)
-            mounts.mount(device, target, "erofs", mounts.MS_RDONLY | mounts.MS_NODEV | mounts.MS_NOSUID)
+            mounts.mount(device, target, "erofs", mounts.MS_RDONLY | mounts.MS_NODEV | mounts.MS_NOSUID, self._options)
         except OSError as error:
             verity.remove(name)
             # A damaged superblock is found here, as EIO; a damaged block elsewhere when it is read.

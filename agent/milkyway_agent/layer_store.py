@@ -9,7 +9,7 @@ Says nothing about which layers are wanted: ``convergence`` does.
 
 import errno
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,9 +27,11 @@ class Staged(NamedTuple):
 class LayerStore:
     """The store below *root* (``/data/agent``), whose two directories exist."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, protect: Callable[[Path], None] = lambda _: None) -> None:
+        """*protect* takes a verified file out of the reach of whoever wrote it (on a server: labels it)."""
         self.layers = root / "layers"
         self.staging = root / "staging"
+        self._protect = protect
 
     def path(self, sha256: Sha256) -> Path:
         """Return where the installed layer *sha256* is, or would be."""
@@ -64,6 +66,7 @@ class LayerStore:
     def keep(self, sha256: Sha256) -> Path:
         """Move the verified staging file into the store, durably. Return its path. Undo: ``remove``."""
         part = self._part(sha256)
+        self._protect(part)
         self._fsync(part)
         path = self.path(sha256)
         part.rename(path)

@@ -151,6 +151,12 @@ class Log:
             except (trio.WouldBlock, trio.BrokenResourceError):
                 continue  # it reads too slowly, or no more: it misses this one, and nobody waits for it
 
+    def add_sink(self, sink: Sink) -> None:
+        """Give records to *sink* too, from now on; what is still in memory goes there first."""
+        for record in self.ring.records:
+            _give(sink, record)
+        self._sinks.append(sink)
+
     def open_files(self, files: FileSink) -> None:
         """Keep records in *files* from now on; what is still in memory goes there first."""
         for record in self.ring.records:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from milkyway_agent.core import stack
-from milkyway_agent.system import cgroups, interfaces, kernel, mounts, selinux
+from milkyway_agent.system import cgroups, interfaces, kernel, mounts, selinux, verity
 from milkyway_formats.errors import UnavailableError
 
 T = TypeVar("T")
@@ -51,7 +51,8 @@ RUN_DIRECTORIES = (
     ("empty", "agent_run_t", 0o755),
     ("net", "net_run_t", 0o755),
     ("crun", "launcher_run_t", 0o700),
-    ("notify", "agent_run_t", 0o755),
+    ("bundles", "agent_run_t", 0o700),
+    ("notify", "agent_run_t", 0o711),
 )
 DATA_DIRECTORIES = (
     ("", "datadir_t", 0o755),
@@ -161,11 +162,20 @@ def secure_config() -> None:
     mounts.mount(device, str(SECURE_CONFIG), "erofs", mounts.MS_RDONLY | _PLAIN, f'context="{context}"')
 
 
-def mount_data() -> None:
-    """Mount the opened data disk and make its directories. Nothing below it is executable."""
+def mount_data(*, verifier_user: int) -> None:
+    """Mount the opened data disk and make its directories. Nothing below it is executable. Undo: ``unmount_data``."""
     if not mounts.is_mounted(str(DATA)):
         mounts.mount(MAPPED_DATA, str(DATA), "btrfs", _PLAIN, "noatime")
     _each(DATA_DIRECTORIES, lambda entry: _labelled_directory(DATA / entry[0], entry[1], entry[2]))
+    os.chown(DATA / "agent/trust", verifier_user, verifier_user)  # the one directory that is the verifier's
+
+
+def unmount_data() -> None:
+    """Unmount the data disk and take away its mapping, so that all of it is on the disk."""
+    if mounts.is_mounted(str(DATA)):
+        mounts.umount2(str(DATA))
+    if Path(MAPPED_DATA).exists():
+        verity.remove("data", deferred=True)
 
 
 def _directory(path: Path, mode: int) -> None:

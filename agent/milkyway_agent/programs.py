@@ -12,16 +12,17 @@ import trio
 
 from milkyway_agent.core.restart import describe_end
 from milkyway_agent.core.stack import process_context
-from milkyway_agent.log import OUTPUT, Log
+from milkyway_agent.log import Log
+from milkyway_agent.output import carry_lines
 from milkyway_agent.reaping import Reaper, wait_ended
 from milkyway_agent.starter import Launched, Program, Running, let_go, run_to_end
 from milkyway_agent.system import kernel, processes
+from milkyway_formats.errors import UnavailableError
 from milkyway_formats.report import ServiceStatus
 from milkyway_formats.service import Limits
 
 HOUSE = "/usr/lib/milkyway"
 GROUPS = "/sys/fs/cgroup/coreos"
-MAX_LINE_BYTES = 4096
 TERMINALS = ("ttyS0", "hvc0")
 
 VERIFIER_USER, UPLINK_USER, COMPILER_USER, FRONT_USER = 901, 902, 903, 904
@@ -103,9 +104,12 @@ class Programs:
         self._nursery = nursery
         self._children: dict[str, Child] = {}
         self._lives: dict[str, int] = {}
+        self._closed = False
 
     async def start(self, name: str, descriptors: dict[int, int]) -> Child:
         """Start the program *name*; it has copies of *descriptors* under their numbers."""
+        if self._closed:
+            raise UnavailableError(f"cannot start {name}: the machine is shutting down")
         starter = Launched(PROGRAMS[name]._replace(descriptors=lambda: _copies(descriptors)), f"{GROUPS}/{name}", self._reaper)
         reading, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reading, False)
@@ -149,7 +153,8 @@ class Programs:
         ]
 
     def kill_all(self) -> None:
-        """Kill every program that runs (the end of the machine)."""
+        """Kill every program that runs, and start none ever after: the machine goes down."""
+        self._closed = True
         for child in self._children.values():
             child.kill()
 
@@ -160,16 +165,11 @@ class Programs:
         self._log.note("program_ended", service=child.name, how=how)
 
     async def _read_output(self, name: str, reading: int) -> None:
-        """Make lines of what the program writes; it ends when the last process that holds the pipe does."""
-        async with trio.lowlevel.FdStream(reading) as stream:
-            line = b""
-            async for data in stream:
-                *lines, line = (line + data).split(b"\n")
-                for whole in lines:
-                    self._log.note(OUTPUT, service=name, line=whole.decode(errors="replace")[:MAX_LINE_BYTES])
-                line = line[-MAX_LINE_BYTES:]
-            if line:
-                self._log.note(OUTPUT, service=name, line=line.decode(errors="replace"))
+        """Make records of what the program writes; it ends when the last process that holds the pipe does."""
+        try:
+            await carry_lines(reading, name, self._log)
+        finally:
+            os.close(reading)
 
 
 def _copies(descriptors: dict[int, int]) -> dict[int, int]:

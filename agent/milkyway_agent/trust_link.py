@@ -92,6 +92,13 @@ class TrustLink:
 
         Raises NotAdmittedError, or UnavailableError when the verifier said so, is gone, or took too long.
         """
+        answer = await self.ask_any(message, fds)
+        if not isinstance(answer, kind):
+            raise UnavailableError(f"cannot use the verifier's answer: it is a {type(answer).__name__}, not a {kind.__name__}")
+        return answer
+
+    async def ask_any(self, message: ToVerifier, fds: Sequence[int] = ()) -> FromVerifier:
+        """Send *message* and return the answer, whatever its type but a refusal; raises as ``ask`` does."""
         number: int = message.request  # type: ignore[union-attr]  # only messages with a number are asked
         send, receive = trio.open_memory_channel[FromVerifier](1)
         self._asked[number] = send
@@ -99,10 +106,9 @@ class TrustLink:
             await self.tell(message, fds)
             with trio.move_on_after(ASK_SECONDS):
                 try:
-                    answer = await receive.receive()
+                    return _admitted(await receive.receive())
                 except trio.EndOfChannel:
                     raise UnavailableError("cannot ask the verifier: it ended before it answered") from None
-                return _expect(answer, kind)
             raise UnavailableError(f"cannot ask the verifier: no answer to {type(message).__name__} in {ASK_SECONDS:.0f} s")
         finally:
             self._asked.pop(number, None)
@@ -183,13 +189,12 @@ class TrustLink:
         self._asked.clear()
 
 
-def _expect(answer: FromVerifier, kind: type[AnswerT]) -> AnswerT:
+def _admitted(answer: FromVerifier) -> FromVerifier:
+    """Return *answer* unless it is a refusal, which is raised."""
     if isinstance(answer, Refused):
         raise NotAdmittedError(answer.message, failed_check=answer.check)
     if isinstance(answer, Unavailable):
         raise UnavailableError(answer.message)
-    if not isinstance(answer, kind):
-        raise UnavailableError(f"cannot use the verifier's answer: {type(answer).__name__} is not {kind}")
     return answer
 
 

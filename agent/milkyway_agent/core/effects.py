@@ -149,10 +149,9 @@ def effects_of(deployment: Deployment, manifests: list[Manifest]) -> tuple[Deplo
         for pin, manifest in zip(deployment.stack, manifests, strict=True)
     )
     directories = stack.lowerdirs(deployment, over_coreos=app.base == "coreos")
-    policy = (LoadInstance(deployment.id, deployment.generation, deployment.stack[0].sha256),) if app.policy else ()
     return (
         *layers,
-        *policy,
+        LoadInstance(deployment.id, deployment.generation, deployment.stack[0].sha256),
         MountStack(deployment.id, deployment.generation, directories),
         MakeGroup(deployment.id),
         RunServices(deployment, app),

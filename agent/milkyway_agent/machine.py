@@ -1,0 +1,174 @@
+"""The machine as the local API and the reports show it: everything known, put together when asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Literal
+
+from milkyway_agent.api_logs import open_log
+from milkyway_agent.api_types import Applied, LogLine, LogQuery
+from milkyway_agent.core import stack
+from milkyway_agent.programs import pss_bytes
+from milkyway_agent.system import kernel, processes, selinux, verity
+from milkyway_formats.errors import UnavailableError
+from milkyway_formats.report import (
+    DeploymentStatus,
+    LayerStatus,
+    ProcessStatus,
+    ServiceStatus,
+    Status,
+    TrustStatus,
+)
+
+if TYPE_CHECKING:
+    from milkyway_agent.convergence import Convergence, Progress
+    from milkyway_agent.pid1 import Agent
+
+VERSION = "0.1.0"
+KERNEL_THREADS = 2  # kthreadd: itself and its children run no program
+
+
+class LiveMachine:
+    """Implements ``api_types.Machine`` over the running agent."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def snapshot(self) -> Status:
+        """Return all there is to say now."""
+        agent = self._agent
+        line = agent.command_line
+        convergence = agent.convergence
+        uptime = kernel.boottime_ms()
+        begun = convergence.begun if convergence else None
+        configuration = begun.configuration if begun else None
+        return Status(
+            slot=None,
+            root_hash=line.root_hash if line else "0" * 64,
+            selinux=_selinux_mode(),
+            development=bool(line and line.development),
+            version=VERSION,
+            boot_id=kernel.boot_id(),
+            booted=int(time.time()) - uptime // 1000,
+            uptime_ms=uptime,
+            desired_version=convergence.desired.version if convergence and convergence.desired else 0,
+            services=[one for one in agent.services() if "/" not in one.name],
+            deployments=self._deployments(convergence) if convergence else [],
+            processes=process_statuses(),
+            boot_failures=agent.boot.failures(),
+            boot_ms=dict(agent.boot.finished_ms),
+            refusals=list(convergence.refusals) if convergence else [],
+            hostname=configuration.hostname if configuration else "",
+            quarantined=begun.quarantined if begun else "",
+            connected=convergence.connected if convergence and configuration and configuration.control_host else None,
+        )
+
+    async def status(self) -> Status:
+        """Return all there is to say now."""
+        return self.snapshot()
+
+    async def trust(self) -> TrustStatus:
+        """Return whose word the machine takes."""
+        convergence = self._agent.convergence
+        begun = convergence.begun if convergence else None
+        if convergence is None or begun is None:
+            raise UnavailableError("cannot show trust: the verifier has not begun", hint="see `mwctl status` for why")
+        return TrustStatus(
+            machine=begun.machine,
+            fleet=begun.configuration.fleet if begun.configuration else None,
+            desired_version=convergence.desired.version if convergence.desired else 0,
+            quarantined=begun.quarantined,
+            roots=begun.roots,
+        )
+
+    async def logs(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
+        """Return the lines that *query* names."""
+        return open_log(self._agent.log, query, [one.name for one in self._agent.services()])
+
+    async def start(self, service: str) -> ServiceStatus:
+        """Start a service."""
+        self._agent.supervisor.start(service)
+        await self._agent.supervisor.wait_state(service, "started", "failed")
+        return self._agent.supervisor.status_of(service)
+
+    async def stop(self, service: str) -> ServiceStatus:
+        """Stop a service."""
+        await self._agent.supervisor.stop(service)
+        return self._agent.supervisor.status_of(service)
+
+    async def restart(self, service: str) -> ServiceStatus:
+        """Stop a service and start it again."""
+        self._agent.supervisor.restart(service)
+        await self._agent.supervisor.wait_state(service, "stopping", "starting", "failed")
+        await self._agent.supervisor.wait_state(service, "started", "failed")
+        return self._agent.supervisor.status_of(service)
+
+    async def apply(self, envelope_fd: int) -> Applied:
+        """Have an envelope admitted."""
+        if self._agent.convergence is None:
+            raise UnavailableError("cannot apply: the verifier does not run", hint="see `mwctl status` for why")
+        return await self._agent.convergence.apply(envelope_fd, int(time.time()))
+
+    async def reboot(self) -> None:
+        """Begin a reboot."""
+        self._agent.end("reboot")
+
+    async def poweroff(self) -> None:
+        """Begin a power-off."""
+        self._agent.end("poweroff")
+
+    def _deployments(self, convergence: Convergence) -> list[DeploymentStatus]:
+        services = {one.name: one for one in self._agent.services()}
+        return [_deployment(progress, services) for progress in convergence.progress.values()]
+
+
+def _deployment(progress: Progress, services: dict[str, ServiceStatus]) -> DeploymentStatus:
+    deployment = progress.deployment
+    own = [one for name, one in services.items() if name.startswith(f"{deployment.name}/")]
+    failed = [f"{one.name}: {one.reason}" for one in own if one.state == "failed"]
+    layers = [
+        LayerStatus(path=pin.path, version=pin.version, root_hash=pin.root_hash, verity_device=device.path)
+        for pin in deployment.stack
+        if (device := _verity_device(pin.sha256)) is not None
+    ]
+    return DeploymentStatus(
+        id=deployment.id,
+        name=deployment.name,
+        generation=deployment.generation,
+        state="failed" if failed and progress.state == "active" else progress.state,
+        services=own,
+        layers=layers,
+        reason=progress.reason or "; ".join(failed),
+    )
+
+
+def _verity_device(sha256: str) -> verity.Device | None:
+    try:
+        return verity.status(stack.layer_device(sha256))
+    except OSError:
+        return None
+
+
+def process_statuses() -> list[ProcessStatus]:
+    """Return every process but the kernel's own threads, each with its context and memory."""
+    found = []
+    for process in processes.processes():
+        if process.pid == KERNEL_THREADS or process.parent == KERNEL_THREADS or process.state == "Z":
+            continue
+        try:
+            context = selinux.getcon(process.pid)
+        except OSError:
+            continue  # it ended while we read
+        found.append(
+            ProcessStatus(
+                pid=process.pid, name=process.name, context=context, parent=process.parent, pss_bytes=pss_bytes(process.pid)
+            )
+        )
+    return found
+
+
+def _selinux_mode() -> Literal["enforcing", "permissive", "disabled"]:
+    if not selinux.is_enabled():
+        return "disabled"
+    return "enforcing" if selinux.is_enforcing() else "permissive"

@@ -1,0 +1,335 @@
+"""PID 1: the phases of the boot, one after what it needs; then life; then the way down. Never returns.
+
+It holds the parts together and decides little: what the phases are is ``core.boot``'s, what a plain
+phase does ``phases``', services are the ``supervisor``'s, documents ``convergence``'s. A task that
+fails is logged and begun again; an error that reaches the outermost loop begins all tasks again. The
+services live through both.
+"""
+
+import os
+import random
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import trio
+
+from milkyway_agent import local_api, phases
+from milkyway_agent.api_answers import Answers
+from milkyway_agent.boot_run import BootRun, Deed
+from milkyway_agent.convergence import Convergence, protect_installed
+from milkyway_agent.core.boot import BOOT
+from milkyway_agent.core.shutdown import SHUTDOWN
+from milkyway_agent.layer_store import LayerStore
+from milkyway_agent.log import FileSink, LineSink, Log
+from milkyway_agent.machine import LiveMachine
+from milkyway_agent.messages import Begin
+from milkyway_agent.programs import GROUPS, PROGRAMS, TERMINALS, VERIFIER_USER, Programs, console_program
+from milkyway_agent.reaping import Reaper
+from milkyway_agent.starter import Launched, Program
+from milkyway_agent.supervisor import Definition, Supervisor
+from milkyway_agent.system import cgroups, console, kernel, power, processes, watchdog
+from milkyway_agent.trust_link import TrustLink
+from milkyway_formats.errors import UnavailableError
+from milkyway_formats.report import ServiceStatus
+from milkyway_formats.service import Restart, Service
+
+Ending = Literal["reboot", "poweroff"]
+WATCHDOG_SECONDS = 60
+DATA_KEY = phases.SECURE_CONFIG / "data.key"
+DATA_AGENT = phases.DATA / "agent"
+
+
+def run(born_ms: int) -> NoReturn:
+    """Be PID 1. *born_ms*: milliseconds of CLOCK_BOOTTIME at its first line."""
+    log = Log(kernel.realtime_ms)
+    ending: Ending | None = None
+    while ending is None:
+        try:
+            ending = trio.run(Agent(log, born_ms).live)
+        except BaseException as error:  # noqa: BLE001 (an end of PID 1 is a panic; begin again, services go on)
+            log.note("agent_failed", error=repr(error), traceback=traceback.format_exc())
+            time.sleep(1)
+    while True:
+        (power.restart if ending == "reboot" else power.power_off)()
+
+
+class Agent:
+    """All that lives in PID 1, from one boot to one shutdown."""
+
+    def __init__(self, log: Log, born_ms: int) -> None:
+        self.log = log
+        self.reaper = Reaper(log)
+        self.supervisor = Supervisor(log, self.reaper)
+        self.command_line: kernel.CommandLine | None = None
+        self.boot = BootRun(BOOT, self._deeds(), clock_ms=kernel.boottime_ms, note=log.note)
+        self.boot.finished_ms["pid1"] = born_ms
+        self.link = TrustLink(self._start_program, self._begin, log.note)
+        self.convergence: Convergence | None = None
+        self._machine = LiveMachine(self)
+        self._programs: Programs | None = None
+        self._nursery: trio.Nursery | None = None
+        self._watchdog: int | None = None
+        self._ending: Ending = "poweroff"
+        self._end = trio.Event()
+
+    async def live(self) -> Ending:
+        """Boot, live until an end is asked for, go down in order; return which end it is."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._programs = Programs(self.log, self.reaper, nursery)
+            self._keep("reaper", self.reaper.run)
+            self._keep("signals", self._heed_signals)
+            await nursery.start(self.supervisor.run)
+            with trio.CancelScope() as booting:
+                nursery.start_soon(self._cancel_at_end, booting)
+                await self.boot.run()
+                self.boot.finished_ms["ready"] = kernel.boottime_ms()
+                self.log.note("boot_finished", at_ms=self.boot.finished_ms["ready"], failures=len(self.boot.failures()))
+                for line in self.boot.failures():
+                    self.log.note("boot_report", line=line)
+            await self._end.wait()
+            with trio.CancelScope(shield=True):
+                await self._go_down()
+            nursery.cancel_scope.cancel()
+        return self._ending
+
+    def end(self, ending: Ending) -> None:
+        """Begin the way down; the first word counts."""
+        if not self._end.is_set():
+            self._ending = ending
+            self.log.note("shutdown_begun", ending=ending)
+            self._end.set()
+
+    def services(self) -> list[ServiceStatus]:
+        """Return all services: the supervisor's, and the agent's own programs."""
+        return self.supervisor.status() + (self._programs.statuses() if self._programs else [])
+
+    # --- the phases of the boot ------------------------------------------------------------------------------------------
+
+    def _deeds(self) -> dict[str, Deed]:
+        return {
+            "filesystems": _deed(phases.filesystems),
+            "command-line": self._read_command_line,
+            "selinux": _deed(phases.labels),
+            "kernel": _deed(phases.kernel_parameters),
+            "watchdog": self._open_watchdog,
+            "cgroups": _deed(phases.groups),
+            "loopback": _deed(phases.loopback),
+            "log": self._open_console,
+            "network": self._start_network,
+            "secure-config": _deed(phases.secure_config),
+            "data": self._open_data,
+            "verifier": self._start_verifier,
+            "uplink": self._await_uplink,
+            "local-api": self._serve_api,
+            "deployments": self._start_deployments,
+            "console": self._start_consoles,
+        }
+
+    async def _read_command_line(self) -> Sequence[str]:
+        self.command_line = kernel.parse_cmdline(kernel.cmdline())
+        return []
+
+    async def _open_console(self) -> Sequence[str]:
+        descriptor = console.open_console()
+        self.log.add_sink(LineSink(lambda line: console.write_line(descriptor, f"milkyway: {line}")))
+        return []
+
+    async def _open_watchdog(self) -> Sequence[str]:
+        if not Path("/dev/watchdog").exists():
+            raise UnavailableError("there is no /dev/watchdog")
+        self._watchdog = watchdog.open_watchdog()
+        seconds = watchdog.set_timeout(self._watchdog, WATCHDOG_SECONDS)
+        self._keep("watchdog", self._feed_watchdog, self._watchdog, seconds / 3)
+        return []
+
+    async def _feed_watchdog(self, descriptor: int, period: float) -> None:
+        while True:
+            watchdog.keepalive(descriptor)
+            await trio.sleep(period)
+
+    async def _start_network(self) -> Sequence[str]:
+        self._supervise("dhcp", PROGRAMS["dhcp"], Restart(delay_ms=500))
+        return []
+
+    async def _open_data(self) -> Sequence[str]:
+        if self.command_line is None or not self.command_line.development:
+            raise UnavailableError(
+                "there is no key for it: keys from a TPM are not there yet, and a file is for development alone"
+            )
+        if not DATA_KEY.exists():
+            raise UnavailableError(f"there is no {DATA_KEY}")
+        code, said = await self._programs_().run("disk", (str(DATA_KEY),))
+        if code:
+            raise UnavailableError(said or f"the disk helper ended with {code}")
+        self.log.note("data_disk_opened", outcome=said)
+        phases.mount_data(verifier_user=VERIFIER_USER)
+        self.log.open_files(FileSink(str(DATA_AGENT / "log")))
+        return []
+
+    async def _start_verifier(self) -> Sequence[str]:
+        self._keep("verifier", lambda: self.link.run(chance=random.random))
+        with trio.move_on_after(60):
+            await self.link.begun.wait()
+            return []
+        raise UnavailableError("the verifier did not begin within 60 s")
+
+    async def _await_uplink(self) -> Sequence[str]:
+        return []  # it is started with the verifier, and its link comes and goes
+
+    async def _serve_api(self) -> Sequence[str]:
+        answers = Answers(self._machine, self.log.note, group=None, local="read")
+        listener = local_api.listen()
+
+        async def start_front(end: socket.socket) -> local_api.FrontProcess:
+            return await self._start_program("front", {3: end.fileno()})
+
+        self._keep("local-api", local_api.serve, listener, answers, start_front, self.log.note)
+        return []
+
+    async def _start_deployments(self) -> Sequence[str]:
+        convergence = Convergence(
+            self.link,
+            LayerStore(DATA_AGENT, protect=protect_installed),
+            self.supervisor,
+            self.reaper,
+            self._programs_(),
+            self.log,
+            order_end=self.end,
+            status=self._machine.snapshot,
+            chance=random.random,
+        )
+        self.convergence = convergence
+        self._keep("convergence", convergence.run)
+        return []
+
+    async def _start_consoles(self) -> Sequence[str]:
+        if self.command_line is None or not self.command_line.development:
+            return []
+        for terminal in TERMINALS:
+            if Path("/dev", terminal).exists():
+                self._supervise(
+                    f"console-{terminal.lower()}", console_program(terminal), Restart(delay_ms=200, start_limit=1000)
+                )
+        return []
+
+    # --- what the phases need --------------------------------------------------------------------------------------------
+
+    def _supervise(self, name: str, program: Program, restart: Restart) -> None:
+        service = Service(name=name, command=list(program.command), restart=restart)
+        self.supervisor.add(Definition(name, service, Launched(program, f"{GROUPS}/{name}", self.reaper)))
+        self.supervisor.start(name)
+
+    async def _start_program(self, name: str, descriptors: dict[int, int]) -> local_api.FrontProcess:
+        return await self._programs_().start(name, descriptors)
+
+    def _programs_(self) -> Programs:
+        assert self._programs is not None, "programs are started while the agent lives"
+        return self._programs
+
+    def _begin(self, number: int) -> tuple[Begin, list[int]]:
+        assert self.command_line is not None, "the phase verifier needs the command line"
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        begin = Begin(
+            request=number,
+            now=int(time.time()),
+            boot_id=kernel.boot_id(),
+            coreos_root_hash=self.command_line.root_hash,
+            development=self.command_line.development,
+        )
+        return begin, [os.open(DATA_AGENT / "trust", flags), os.open(phases.SECURE_CONFIG, flags)]
+
+    def _keep(self, name: str, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        """Run *task* for as long as the agent lives: when it fails it is logged and begun again."""
+        assert self._nursery is not None, "tasks run while the agent lives"
+        self._nursery.start_soon(self._kept, name, task, *arguments)
+
+    async def _kept(self, name: str, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        while True:
+            try:
+                await task(*arguments)
+                return
+            except Exception as error:  # noqa: BLE001 (no task takes PID 1 with it)
+                self.log.note("task_failed", task=name, error=repr(error), traceback=traceback.format_exc())
+                await trio.sleep(1)
+
+    async def _heed_signals(self) -> None:
+        power.set_ctrl_alt_del(reboots=False)
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for number in signals:
+                self.end("reboot" if number == signal.SIGINT else "poweroff")
+
+    async def _cancel_at_end(self, scope: trio.CancelScope) -> None:
+        await self._end.wait()
+        scope.cancel()
+
+    # --- the way down ------------------------------------------------------------------------------------------------------
+
+    async def _go_down(self) -> None:
+        deeds: dict[str, Callable[[], Awaitable[None]]] = {
+            "refuse-changes": self._refuse_changes,
+            "stop-deployments": self._stop_deployments,
+            "stop-coreos-services": self.supervisor.stop_all,
+            "kill-the-rest": self._kill_the_rest,
+            "close-log": _plain(self.log.close_files),
+            "unmount-data": _plain(phases.unmount_data),
+            "sync": lambda: trio.to_thread.run_sync(power.sync, abandon_on_cancel=True),
+            "close-watchdog": self._close_watchdog,
+        }
+        for phase in SHUTDOWN:
+            if phase.name not in deeds:
+                continue
+            with trio.move_on_after(phase.deadline_ms / 1000) as scope:
+                try:
+                    await deeds[phase.name]()
+                except Exception as error:  # noqa: BLE001 (the way down leads on, whatever happens)
+                    self.log.note("shutdown_phase_failed", phase=phase.name, error=str(error))
+            if scope.cancelled_caught:
+                self.log.note("shutdown_phase_late", phase=phase.name, after_ms=phase.deadline_ms, left=self._left())
+        self.log.note("shutdown_finished", at_ms=kernel.boottime_ms())
+
+    def _left(self) -> str:
+        return ", ".join(one.name for one in self.supervisor.status() if one.state not in ("stopped", "failed"))
+
+    async def _refuse_changes(self) -> None:
+        if self.convergence is not None:
+            self.convergence.close()
+
+    async def _stop_deployments(self) -> None:
+        if self.convergence is not None:
+            await self.convergence.take_down()
+
+    async def _kill_the_rest(self) -> None:
+        """Kill every process but PID 1 and the kernel's threads (those of parent 2), and wait until they are gone."""
+        self._programs_().kill_all()
+        for path in ("deployments", "coreos"):
+            cgroups.kill(f"{phases.CGROUP}/{path}")
+        # The kernel tells of it by a poll for priority data, which trio has no wait for
+        while any(cgroups.is_populated(f"{phases.CGROUP}/{path}") for path in ("deployments", "coreos")):  # noqa: ASYNC110
+            await trio.sleep(0.05)
+        left = [one.name for one in processes.processes() if one.pid not in (1, 2) and one.parent != 2 and one.state != "Z"]
+        if left:
+            self.log.note("processes_left", names=", ".join(left))
+
+    async def _close_watchdog(self) -> None:
+        if self._watchdog is not None:
+            watchdog.close_watchdog(self._watchdog)
+
+
+def _deed(phase: Callable[[], Sequence[str] | None]) -> Deed:
+    async def deed() -> Sequence[str]:
+        return phase() or []
+
+    return deed
+
+
+def _plain(deed: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    async def run_deed() -> None:
+        deed()
+
+    return run_deed

@@ -1,0 +1,78 @@
+"""The policy's plane: the kernel's policy is the base and the instances of what is deployed, and nothing else.
+
+Verifier checks and writes an instance, compiler makes one policy of base and all instances, PID 1
+loads it: check, compile, load, in this order. While any of the three fails the kernel keeps
+the policy it has. Nothing compiled is ever read from the writable disk.
+"""
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from milkyway_agent.core.effects import LoadInstance
+from milkyway_agent.messages import CheckPolicy, PolicyChecked
+from milkyway_agent.programs import Programs
+from milkyway_agent.sealed import MFD_NOEXEC_SEAL, seal
+from milkyway_agent.system import selinux
+from milkyway_agent.trust_link import TrustLink
+from milkyway_formats.errors import RefusedError
+
+BASE_POLICY = Path("/usr/lib/milkyway/policy/base.policy")
+MAX_BYTES = 16 * 1024 * 1024
+
+Compile = Callable[[bytes], Awaitable[bytes]]
+
+
+class PolicyPlane:
+    """Loads and unloads instances. *layer_path* gives the installed file of a layer."""
+
+    def __init__(self, link: TrustLink, programs: Programs, layer_path: Callable[[str], Path]) -> None:
+        self._link = link
+        self._programs = programs
+        self._layer_path = layer_path
+        self._instances: dict[str, bytes] = {}
+
+    async def do(self, effect: LoadInstance) -> None:
+        """Have the instance checked, compile it with all others, load the result."""
+        if effect.key not in self._instances:
+            await self._load({**self._instances, effect.key: await self._check(effect)})
+
+    async def undo(self, effect: LoadInstance) -> None:
+        """Load a policy without the instance."""
+        if effect.key in self._instances:
+            await self._load({key: cil for key, cil in self._instances.items() if key != effect.key})
+
+    async def _check(self, effect: LoadInstance) -> bytes:
+        output = os.memfd_create("instance", os.MFD_CLOEXEC | MFD_NOEXEC_SEAL)
+        try:
+            layer = os.open(self._layer_path(effect.sha256), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                question = CheckPolicy(
+                    request=self._link.number(),
+                    deployment=effect.deployment,
+                    generation=effect.generation,
+                    sha256=effect.sha256,
+                )
+                await self._link.ask(question, PolicyChecked, [layer, output])
+            finally:
+                os.close(layer)
+            return os.pread(output, MAX_BYTES, 0)
+        finally:
+            os.close(output)
+
+    async def _load(self, instances: dict[str, bytes]) -> None:
+        policy = await self._compile(b"\n".join(instances.values())) if instances else BASE_POLICY.read_bytes()
+        selinux.load_policy(policy)
+        self._instances = instances
+
+    async def _compile(self, cil: bytes) -> bytes:
+        source = seal(cil, name="instances")
+        output = os.memfd_create("policy", os.MFD_CLOEXEC | MFD_NOEXEC_SEAL)
+        try:
+            code, said = await self._programs.run("compiler", descriptors={3: source, 4: output})
+            if code:
+                raise RefusedError(f"cannot compile the policy: {said or f'the compiler ended with {code}'}")
+            return os.pread(output, MAX_BYTES, 0)
+        finally:
+            os.close(source)
+            os.close(output)
