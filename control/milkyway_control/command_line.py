@@ -1,38 +1,11 @@
-"""What every command of this house does alike: names checked as typed, refusals in one line, the family's exit code."""
+"""What the commands of this house do alike: names are checked as they are typed, a nursery's refusals come out flat."""
 
 import sys
-from collections.abc import Callable
-from functools import wraps
-from typing import ParamSpec, TypeVar
 
 import click
 import msgspec
 
 from milkyway_formats.errors import MilkyWayError
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def refusals(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn a refusal that *command* raises into one line on stderr, a hint where there is one, and its exit code."""
-
-    @wraps(command)
-    def run(*arguments: P.args, **options: P.kwargs) -> R:
-        try:
-            return command(*arguments, **options)
-        except MilkyWayError as error:
-            report(error)
-            sys.exit(error.exit_code)
-
-    return run
-
-
-def report(error: MilkyWayError) -> None:
-    """Say on stderr what was refused, and what to do about it."""
-    click.echo(str(error), err=True)
-    if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
 
 
 class Name(click.ParamType[str]):
@@ -51,6 +24,12 @@ class Name(click.ParamType[str]):
         except msgspec.ValidationError:
             self.fail(f"{value!r} is not {self._says}", param, ctx)
         return name
+
+
+def confirm(question: str) -> None:
+    """Ask whoever sits at the terminal, and abort unless they agree; without a terminal nobody is asked."""
+    if sys.stdin.isatty():
+        click.confirm(question, abort=True, err=True)
 
 
 FLEET_NAME = "lower-case letters, digits and hyphens, a letter first, at most 31"

@@ -12,7 +12,7 @@ import structlog
 import trio
 
 from milkyway_control import server, site
-from milkyway_control.command_line import FLEET_NAME, PERSON_NAME, Name, leaves, refusals
+from milkyway_control.command_line import FLEET_NAME, PERSON_NAME, Name, leaves
 from milkyway_control.server import Ports
 from milkyway_formats.errors import MilkyWayError
 from milkyway_formats.names import FleetId, PersonName
@@ -34,7 +34,6 @@ def control() -> None:
 @click.option("--fleet", required=True, type=Name(FleetId, FLEET_NAME), help="The fleet's name, as in its owner's root.")
 @click.option("--host", "hosts", multiple=True, default=["localhost", "127.0.0.1"], show_default=True, help="Name or address.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
-@refusals
 def init(directory: Path, fleet: str, hosts: tuple[str, ...], as_json: bool) -> None:
     """Make a control server's DIRECTORY: store, authorities for machines and operators, the first operator's certificate.
 
@@ -58,7 +57,6 @@ def init(directory: Path, fleet: str, hosts: tuple[str, ...], as_json: bool) -> 
 @control.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("name", type=Name(PersonName, PERSON_NAME))
-@refusals
 def operator(directory: Path, name: str) -> None:
     """Make key and certificate of another operator NAME. It opens the letter box; what counts is whose signatures are inside.
 
@@ -77,7 +75,6 @@ def operator(directory: Path, name: str) -> None:
     "--operator-port", type=click.IntRange(0, 65535), default=OPERATOR_PORT, show_default=True, help="For operators; 0: any."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the ports as one JSON line, and log JSON to stderr.")
-@refusals
 def serve(directory: Path, address: str, agent_port: int, operator_port: int, as_json: bool) -> None:
     """Serve DIRECTORY until SIGINT or SIGTERM.
 

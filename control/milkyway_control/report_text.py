@@ -1,0 +1,57 @@
+"""A machine's report as lines for people. Pure; the report's text is the machine's, so it is made printable first."""
+
+from milkyway_formats.report import DeploymentStatus, ServiceStatus, Status
+
+
+def status_lines(status: Status, age_s: int) -> list[str]:
+    """Return the state of a machine, one fact a line."""
+    slot = f"slot {status.slot}, " if status.slot else ""
+    mode = ", development" if status.development else ""
+    lines = [
+        f"reported {max(age_s, 0)} s ago",
+        f"CoreOS {status.root_hash[:16]} ({slot}SELinux {status.selinux}{mode}), up {status.uptime_ms // 1000} s",
+        f"runs desired state {status.desired_version}",
+    ]
+    if status.quarantined:
+        lines.append(f"QUARANTINED: {status.quarantined}")
+    lines += [f"service {_service(one)}" for one in status.services]
+    for deployment in status.deployments:
+        lines.append(f"deployment {_deployment(deployment)}")
+        lines += [f"    service {_service(one)}" for one in deployment.services]
+        lines += [f"    layer {one.path} {one.version} {one.root_hash[:16]}" for one in deployment.layers]
+    lines += [f"boot failure: {one}" for one in status.boot_failures]
+    lines += [f"refused: {one}" for one in status.refusals]
+    return [_printable(line) for line in lines]
+
+
+def log_lines(status: Status) -> list[str]:
+    """Return what a report tells of things that went wrong or happened again."""
+    lines = [f"boot: {one}" for one in status.boot_failures]
+    lines += [f"refused: {one}" for one in status.refusals]
+    services = [(one.name, one) for one in status.services]
+    for deployment in status.deployments:
+        if deployment.reason:
+            lines.append(f"{deployment.name}: {deployment.state}: {deployment.reason}")
+        services += [(f"{deployment.name}/{one.name}", one) for one in deployment.services]
+    for name, service in services:
+        if service.reason or service.restarts:
+            lines.append(f"{name}: {service.state}, {service.restarts} restarts{_because(service.reason)}")
+    return [_printable(line) for line in lines]
+
+
+def _service(service: ServiceStatus) -> str:
+    where = f" pid {service.pid} {service.context}" if service.pid else ""
+    return f"{service.name} {service.state}{where}{_because(service.reason)}"
+
+
+def _deployment(deployment: DeploymentStatus) -> str:
+    what = f"{deployment.name} {deployment.state} ({deployment.id}, generation {deployment.generation})"
+    return what + _because(deployment.reason)
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
+def _printable(line: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
