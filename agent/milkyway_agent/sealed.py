@@ -21,18 +21,18 @@ class NotSealedError(RefusedError):
 
 
 def seal(data: bytes, *, name: str) -> int:
-    """Return a descriptor, at offset 0, of a sealed memory file that holds *data*. The undo is ``os.close``."""
+    """Return a read-only descriptor, at offset 0, of a sealed memory file that holds *data*. The undo is ``os.close``."""
     fd = _create(name)
     try:
         written = 0
         while written < len(data):
             written += os.write(fd, data[written:])
-        os.lseek(fd, 0, os.SEEK_SET)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS | fcntl.F_SEAL_SEAL)
-    except BaseException:
+        # Opened again, because SELinux asks of a receiver whatever the descriptor is open for, sealed or not
+        # (file_to_av in security/selinux/hooks.c), and no receiver may write a sender's memory.
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
         os.close(fd)
-        raise
-    return fd
 
 
 def check_sealed(fd: int, *, what: str, limit: int) -> int:
