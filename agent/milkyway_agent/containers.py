@@ -4,6 +4,9 @@ What a service gets is only what is named here: its stack as a read-only root, f
 capabilities, the network and the data of its grants, one tmpfs for each writable path. ``create``
 makes all of it and stops before the program; the program's process, by then a child of ours, is held
 by a descriptor, and ``start`` lets it go on.
+
+The program is PID 1 of its own pid namespace: the kernel keeps from it every signal for which it has no
+handler. One without a handler for its stop signal is killed after its stop timeout.
 """
 
 import os
