@@ -26,6 +26,7 @@ SYSTEM_PACKAGES = {
     "debian-archive-keyring": "",
     "uidmap": "newuidmap",
     "fakeroot": "fakeroot",
+    "crun": "crun",
 }
 TOOLS_PACKAGES = (
     "btrfs-progs", "cpio", "cryptsetup-bin", "dosfstools", "erofs-utils", "fdisk", "kmod", "libc6-dev", "gcc",
