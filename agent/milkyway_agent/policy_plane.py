@@ -16,6 +16,7 @@ from milkyway_agent.sealed import MFD_NOEXEC_SEAL, seal
 from milkyway_agent.system import selinux
 from milkyway_agent.trust_link import TrustLink
 from milkyway_formats.errors import RefusedError
+from milkyway_formats.policy_shared import Placed, shared
 
 BASE_POLICY = Path("/usr/lib/milkyway/policy/base.policy")
 MAX_BYTES = 16 * 1024 * 1024
@@ -30,7 +31,7 @@ class PolicyPlane:
         self._link = link
         self._programs = programs
         self._layer_path = layer_path
-        self._instances: dict[str, bytes] = {}
+        self._instances: dict[str, tuple[Placed, bytes]] = {}
 
     async def do(self, effect: LoadInstance) -> None:
         """Have the instance checked, compile it with all others, load the result."""
@@ -40,9 +41,9 @@ class PolicyPlane:
     async def undo(self, effect: LoadInstance) -> None:
         """Load a policy without the instance."""
         if effect.key in self._instances:
-            await self._load({key: cil for key, cil in self._instances.items() if key != effect.key})
+            await self._load({key: instance for key, instance in self._instances.items() if key != effect.key})
 
-    async def _check(self, effect: LoadInstance) -> bytes:
+    async def _check(self, effect: LoadInstance) -> tuple[Placed, bytes]:
         output = os.memfd_create("instance", os.MFD_CLOEXEC | MFD_NOEXEC_SEAL)
         try:
             layer = os.open(self._layer_path(effect.sha256), os.O_RDONLY | os.O_CLOEXEC)
@@ -53,15 +54,20 @@ class PolicyPlane:
                     generation=effect.generation,
                     sha256=effect.sha256,
                 )
-                await self._link.ask(question, PolicyChecked, [layer, output])
+                checked = await self._link.ask(question, PolicyChecked, [layer, output])
             finally:
                 os.close(layer)
-            return os.pread(output, MAX_BYTES, 0)
+            placed = Placed(effect.deployment, effect.generation, tuple(checked.domains.values()), effect.data)
+            return placed, os.pread(output, MAX_BYTES, 0)
         finally:
             os.close(output)
 
-    async def _load(self, instances: dict[str, bytes]) -> None:
-        policy = await self._compile(b"\n".join(instances.values())) if instances else BASE_POLICY.read_bytes()
+    async def _load(self, instances: dict[str, tuple[Placed, bytes]]) -> None:
+        if instances:
+            declarations = shared(placed for placed, _ in instances.values())
+            policy = await self._compile(b"\n".join([declarations, *(cil for _, cil in instances.values())]))
+        else:
+            policy = BASE_POLICY.read_bytes()
         selinux.load_policy(policy)
         self._instances = instances
 

@@ -1,20 +1,18 @@
-"""From a checked overlay to the CIL of one version of one deployment, and the declarations that instances share.
+"""From a checked overlay to the CIL of one version of one deployment.
 
 Pure rendering of values; ``overlay`` has checked what a layer wrote, ``secilc`` will check what comes of it. An
 instance names, as neverallow rules over all types but a named few, what it and everybody else may not do: so a fault
 here or in the checker is a policy that doesn't compile, not one that is too wide.
 
-``shared`` must be compiled with the instances: it declares the blocks that they fill and the types of data sources.
+``policy_shared.shared`` must be compiled with instances: it declares the blocks that they fill and the types of data.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
 
-from milkyway_formats.deployment import DataBinding
-from milkyway_formats.errors import RefusedError
 from milkyway_formats.grants import Grant, UseData
 from milkyway_formats.overlay import Call, Overlay
 from milkyway_formats.policy_interface import TEMPLATE_TYPES, Kind, macro_of
+from milkyway_formats.policy_shared import data_type
 
 # What a domain of any deployment can act on besides its own types and its data. rules.cil, template.cil and
 # interface.cil say what it may do there; anything else is out of reach whatever any rule says.
@@ -29,23 +27,9 @@ _BESIDES = {"dac_override": ("dac_read_search",), "fowner": ("fsetid",)}
 _CAPABILITY_CLASSES = ("capability", "cap_userns")
 
 
-class Placed(NamedTuple):
-    """One instance, as far as others must know of it. ``domains``: full type names; ``data``: what it is bound to."""
-
-    identifier: str
-    generation: int
-    domains: tuple[str, ...]
-    data: tuple[DataBinding, ...] = ()
-
-
 def domain_types(overlay: Overlay, identifier: str, generation: int) -> dict[str, str]:
     """Return the full type names of the instance's domains by the overlay's own names."""
     return {name: f"{identifier}.v{generation}.{name}" for name in overlay.domains}
-
-
-def data_type(source: str) -> str:
-    """Return the type of a data source's files."""
-    return f"data_{source}"
 
 
 def instance(
@@ -74,39 +58,6 @@ def instance(
     ]
     body = "\n".join(f"    {line}" for line in lines)
     return f"(in {identifier}\n  (block v{generation}\n{body}))\n".encode()
-
-
-def shared(placed: Iterable[Placed]) -> bytes:
-    """Return the CIL that all instances need once: their deployments' blocks, their data sources' types.
-
-    Raises RefusedError when two deployments are bound to one secure data source.
-    Files of a secure data source can be opened by the domains of the one deployment that is bound to it, and by nobody
-    else: not by PID 1, not by the launcher, not by another deployment.
-    """
-    instances = sorted(placed)
-    lines = [f"(block {identifier})" for identifier in sorted({one.identifier for one in instances})]
-    bindings: dict[str, list[tuple[DataBinding, Placed]]] = {}
-    for one in instances:
-        for binding in one.data:
-            bindings.setdefault(binding.source, []).append((binding, one))
-    for source, users in sorted(bindings.items()):
-        lines += _data_source(source, users)
-    return "".join(f"{line}\n" for line in lines).encode()
-
-
-def _data_source(source: str, users: Sequence[tuple[DataBinding, Placed]]) -> list[str]:
-    name = data_type(source)
-    deployments = sorted({one.identifier for _, one in users})
-    if len(deployments) > 1 and any(binding.data_class == "secure" for binding, _ in users):
-        raise RefusedError(f"cannot share secure data {source}: deployments {', '.join(deployments)} are bound to it")
-    lines = [f"(type {name})", f"(typeattributeset layer_data_a {name})"]
-    owners = sorted({domain for _, one in users for domain in one.domains})
-    lines += [
-        f"(typeattribute but_{name}_a)",
-        f"(typeattributeset but_{name}_a (not ({' '.join(owners)})))",
-        f"(neverallow but_{name}_a {name} (file (open read write append map execute link rename)))",
-    ]
-    return lines
 
 
 def _placed_calls(overlay: Overlay, grants: Collection[Grant]) -> list[Call]:

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from milkyway_agent.core import stack
-from milkyway_formats.deployment import Deployment
+from milkyway_formats.deployment import DataBinding, Deployment
 from milkyway_formats.manifest import Image, Manifest
 
 
@@ -53,11 +53,12 @@ class OpenLayer(msgspec.Struct, frozen=True):
 
 
 class LoadInstance(msgspec.Struct, frozen=True):
-    """The kernel's policy holds the instance of the deployment's overlay."""
+    """The kernel's policy holds the instance of the deployment's overlay, and the types of its data sources."""
 
     deployment: str
     generation: int
     sha256: str
+    data: tuple[DataBinding, ...] = ()
 
     @property
     def key(self) -> str:
@@ -151,7 +152,7 @@ def effects_of(deployment: Deployment, manifests: list[Manifest]) -> tuple[Deplo
     directories = stack.lowerdirs(deployment, over_coreos=app.base == "coreos")
     return (
         *layers,
-        LoadInstance(deployment.id, deployment.generation, deployment.stack[0].sha256),
+        LoadInstance(deployment.id, deployment.generation, deployment.stack[0].sha256, tuple(deployment.data)),
         MountStack(deployment.id, deployment.generation, directories),
         MakeGroup(deployment.id),
         RunServices(deployment, app),
