@@ -39,12 +39,17 @@ MAX_RESTART_DELAY = 10.0
 
 
 class Limits(NamedTuple):
-    """How much anybody gets: connections in all and per ordinary user, requests per second, seconds of idleness."""
+    """How much anybody gets: connections in all and per ordinary user, requests per second.
+
+    A front without connections leaves after *idle_seconds*; one that neither asks nor closes, though it would have given
+    up on any client long ago (``front.Seconds``), is taken for stuck after *silent_seconds*.
+    """
 
     connections: int = 64
     per_user: int = 16
     requests_per_second: float = 100.0
     idle_seconds: float = 10.0
+    silent_seconds: float = 90.0
 
 
 DEFAULT_LIMITS = Limits()
@@ -189,6 +194,7 @@ class _Front:
         self._note = note
         self._limits = limits
         self._waiting: dict[int, trio.CancelScope] = {}
+        self._word_due: dict[int, float] = {}  # by when the front must ask or close; endless while it passes on a stream
         self._tasks = 0
         self._fault = ""
         self._scope = trio.CancelScope()
@@ -197,6 +203,7 @@ class _Front:
     async def take(self, number: int, peer: Peer, descriptor: int) -> None:
         """Give the front one more connection."""
         self.peers[number] = peer
+        self._expect_word(number)
         self._peers_changed.set()
         await self._send(ApiConnection(connection=number), [descriptor])
 
@@ -205,6 +212,7 @@ class _Front:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_until_idle)
+                nursery.start_soon(self._wait_until_stuck)
                 await self._read(nursery)
         return self._fault
 
@@ -237,6 +245,17 @@ class _Front:
                 self._give_up("")
                 return
 
+    async def _wait_until_stuck(self) -> None:
+        while True:
+            await trio.sleep(self._limits.silent_seconds / 4)
+            late = [number for number, due in self._word_due.items() if due < trio.current_time()]
+            if late:
+                self._give_up(f"it neither asked on connection {late[0]} nor closed it")
+                return
+
+    def _expect_word(self, number: int) -> None:
+        self._word_due[number] = trio.current_time() + self._limits.silent_seconds
+
     async def _read(self, nursery: trio.Nursery) -> None:
         """Take messages, no faster than allowed: a front that floods finds its socket full, and PID 1 at leisure."""
         allowance = burst = self._limits.requests_per_second
@@ -265,7 +284,7 @@ class _Front:
             return f"it spoke of connection {number}, which it does not have"
         match message:
             case ApiClosed():
-                del self.peers[number]
+                del self.peers[number], self._word_due[number]
                 self._peers_changed.set()
                 scope = self._waiting.pop(number, None)
                 if scope is not None:
@@ -275,6 +294,7 @@ class _Front:
                 if number in self._waiting or self._tasks >= 2 * self._limits.connections:
                     return f"it asked on connection {number} before it took its answer"
                 self._waiting[number] = trio.CancelScope()
+                self._word_due[number] = float("inf")
                 self._tasks += 1
                 nursery.start_soon(self._answer, self._waiting[number], message, self.peers[number], fds)
         return ""
@@ -289,7 +309,9 @@ class _Front:
                 if answer.lines is not None or len(answer.body) > MAX_INLINE_BYTES:
                     await self._stream(request.request, answer)
                     return
-                del self._waiting[request.connection]
+                if self._waiting.pop(request.connection, None) is None:
+                    return  # closed while the answer was on its way out of the machine
+                self._expect_word(request.connection)
                 await self._send(ApiAnswer(request=request.request, status=answer.status, body=answer.body.decode()))
         finally:
             self._tasks -= 1

@@ -12,7 +12,9 @@ from contextlib import suppress
 import pytest
 import trio
 
+from milkyway_agent.channel import Channel, ChannelClosedError, close_all
 from milkyway_agent.local_api import FrontProcess, Limits
+from milkyway_agent.messages import ApiRequest, FromFront, ToFront
 from milkyway_formats.report import Status
 from tests.fakes.api import RealFronts, RunningApi, running_api
 from tests.fakes.machine import STATUS, FakeMachine
@@ -383,3 +385,72 @@ async def test_a_front_that_cannot_be_started_is_noted_and_tried_again() -> None
         assert status_of(await api.raw(GET_STATUS)) == 200
         assert api.events.names()[0] == "api_connection_failed"
         fronts.started[0].kill()
+
+
+class TalkingFront:
+    """A front in this process: a task that talks on its end of the channel as *talk* says, until it is killed."""
+
+    def __init__(self, nursery: trio.Nursery, talk: Callable[[Channel[FromFront, ToFront]], Awaitable[None]]) -> None:
+        self._nursery = nursery
+        self._talk = talk
+        self._scope = trio.CancelScope()
+        self._gone = trio.Event()
+        self.killed = False
+
+    async def start(self, end: socket.socket) -> FrontProcess:
+        self._nursery.start_soon(self._run, end.dup())
+        return self
+
+    def kill(self) -> None:
+        self.killed = True
+        self._scope.cancel()
+
+    async def wait(self) -> object:
+        await self._gone.wait()
+        return None
+
+    async def _run(self, end: socket.socket) -> None:
+        async with Channel[FromFront, ToFront](end, ToFront, peer="agent") as channel:
+            with self._scope, suppress(ChannelClosedError):
+                await self._talk(channel)
+        self._gone.set()
+
+
+async def test_a_front_that_floods_is_heard_no_faster_than_allowed() -> None:
+    done = trio.Event()
+
+    async def flood(channel: Channel[FromFront, ToFront]) -> None:
+        _, fds = await channel.receive()
+        close_all(fds)
+        for number in range(60):
+            await channel.send(ApiRequest(request=number, connection=1, verb="trust"))
+            await channel.receive()
+        done.set()
+
+    async with trio.open_nursery() as nursery:
+        front = TalkingFront(nursery, flood)
+        async with running_api(start_front=front.start, limits=Limits(requests_per_second=40)) as api:
+            with open_stream(api):
+                began = trio.current_time()
+                await done.wait()
+                assert trio.current_time() - began >= 0.4  # forty at once, twenty at a fortieth of a second each
+        assert not front.killed
+
+
+async def say_nothing(_: Channel[FromFront, ToFront]) -> None:
+    await trio.sleep_forever()
+
+
+async def test_a_front_that_falls_silent_is_killed() -> None:
+    async with trio.open_nursery() as nursery:
+        front = TalkingFront(nursery, say_nothing)
+        async with running_api(start_front=front.start, limits=Limits(silent_seconds=0.1)) as api:
+            assert await api.raw(GET_STATUS) == b""
+            assert front.killed
+            assert dict(api.events.seen)["api_front_failed"]["why"] == "it neither asked on connection 1 nor closed it"
+
+
+def open_stream(api: RunningApi) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.connect(api.path)
+    return connection
