@@ -165,7 +165,7 @@ def secure_config() -> None:
 def mount_data(*, verifier_user: int) -> None:
     """Mount the opened data disk and make its directories. Nothing below it is executable. Undo: ``unmount_data``."""
     if not mounts.is_mounted(str(DATA)):
-        mounts.mount(MAPPED_DATA, str(DATA), "btrfs", _PLAIN, "noatime")
+        mounts.mount(MAPPED_DATA, str(DATA), "btrfs", _PLAIN | mounts.MS_NOATIME)
     _each(DATA_DIRECTORIES, lambda entry: _labelled_directory(DATA / entry[0], entry[1], entry[2]))
     os.chown(DATA / "agent/trust", verifier_user, verifier_user)  # the one directory that is the verifier's
 

@@ -47,6 +47,8 @@ DATA_AGENT = phases.DATA / "agent"
 def run(born_ms: int) -> NoReturn:
     """Be PID 1. *born_ms*: milliseconds of CLOCK_BOOTTIME at its first line."""
     log = Log(kernel.realtime_ms)
+    descriptor = console.open_console()
+    log.add_sink(LineSink(lambda line: console.write_line(descriptor, f"milkyway: {line}")))
     ending: Ending | None = None
     while ending is None:
         try:
@@ -84,7 +86,6 @@ class Agent:
             self._programs = Programs(self.log, self.reaper, nursery)
             self._keep("reaper", self.reaper.run)
             self._keep("signals", self._heed_signals)
-            await nursery.start(self.supervisor.run)
             with trio.CancelScope() as booting:
                 nursery.start_soon(self._cancel_at_end, booting)
                 await self.boot.run()
@@ -113,14 +114,13 @@ class Agent:
 
     def _deeds(self) -> dict[str, Deed]:
         return {
-            "filesystems": _deed(phases.filesystems),
+            "filesystems": self._mount_filesystems,
             "command-line": self._read_command_line,
             "selinux": _deed(phases.labels),
             "kernel": _deed(phases.kernel_parameters),
             "watchdog": self._open_watchdog,
             "cgroups": _deed(phases.groups),
             "loopback": _deed(phases.loopback),
-            "log": self._open_console,
             "network": self._start_network,
             "secure-config": _deed(phases.secure_config),
             "data": self._open_data,
@@ -131,13 +131,14 @@ class Agent:
             "console": self._start_consoles,
         }
 
-    async def _read_command_line(self) -> Sequence[str]:
-        self.command_line = kernel.parse_cmdline(kernel.cmdline())
+    async def _mount_filesystems(self) -> Sequence[str]:
+        phases.filesystems()
+        assert self._nursery is not None, "phases run while the agent lives"
+        await self._nursery.start(self.supervisor.run)  # it makes a directory below /run
         return []
 
-    async def _open_console(self) -> Sequence[str]:
-        descriptor = console.open_console()
-        self.log.add_sink(LineSink(lambda line: console.write_line(descriptor, f"milkyway: {line}")))
+    async def _read_command_line(self) -> Sequence[str]:
+        self.command_line = kernel.parse_cmdline(kernel.cmdline())
         return []
 
     async def _open_watchdog(self) -> Sequence[str]:

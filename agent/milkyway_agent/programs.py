@@ -46,7 +46,7 @@ PROGRAMS: Mapping[str, Program] = {
     "disk": Program(
         (f"{HOUSE}/disk",),
         process_context("disk_t"),
-        capabilities=("sys_admin", "ipc_lock", "mknod", "dac_override", "dac_read_search", "sys_nice", "sys_resource"),
+        capabilities=("sys_admin", "ipc_lock", "mknod", "dac_override", "dac_read_search", "chown", "sys_nice", "sys_resource"),
         empty_network=True,
     ),
     "dhcp": Program(
