@@ -187,7 +187,7 @@ class Process:
 
     async def _hash(self, arrival: Arrival) -> None:
         try:
-            outgoing = self._verifier.arrived(arrival, await sha256_of(arrival))
+            outgoing = self._verifier.arrived(arrival, await sha256_of(arrival), self._boottime())
         except Exception:  # noqa: BLE001 (as above)
             traceback.print_exc()
             outgoing = [ToPid1(_bug(arrival.request))]

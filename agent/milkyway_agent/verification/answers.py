@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from milkyway_agent.core.admission import AcceptedDesired, admit_command, admit_desired
+from milkyway_agent.core.admission import AcceptedDesired, admit_command, admit_desired, admit_layer
 from milkyway_agent.messages import (
     MAX_MESSAGE_BYTES,
     AdmitLocally,
@@ -22,7 +22,6 @@ from milkyway_agent.messages import (
     Begun,
     CheckPolicy,
     CommandAdmitted,
-    Connect,
     DesiredAdmitted,
     Enrolled,
     Fetch,
@@ -31,7 +30,6 @@ from milkyway_agent.messages import (
     FromVerifier,
     LayerVerified,
     PolicyChecked,
-    Post,
     Refused,
     SendReport,
     ToUplink,
@@ -39,7 +37,6 @@ from milkyway_agent.messages import (
     VerifyLayer,
 )
 from milkyway_agent.system.state_file import Directory
-from milkyway_agent.verification.enrolment_record import EnrolmentRefusedError
 from milkyway_agent.verification.layer_check import (
     CheckedLayer,
     LayerRefusedError,
@@ -50,7 +47,8 @@ from milkyway_agent.verification.layer_check import (
     check_size,
     deployments_with,
 )
-from milkyway_agent.verification.machine_keys import Random, connection_key_pem, identity_key
+from milkyway_agent.verification.machine_keys import Random
+from milkyway_agent.verification.outward import connection, signed_report, take_enrolment
 from milkyway_agent.verification.policy_check import make_instance
 from milkyway_agent.verification.standing import InForce, Standing, check_of, noted, take_stand, text_of
 from milkyway_agent.verification.trusted_time import TrustedTime
@@ -58,10 +56,9 @@ from milkyway_formats.codec import encode
 from milkyway_formats.command import COMMAND_TYPE
 from milkyway_formats.deployment import Deployment
 from milkyway_formats.desired import DESIRED_TYPE
-from milkyway_formats.envelope import EnvelopeRefusedError, OversizeRefusedError, read_envelope, write_envelope
+from milkyway_formats.envelope import EnvelopeRefusedError, OversizeRefusedError, read_envelope
 from milkyway_formats.errors import MilkyWayError, RefusedError, UnavailableError
 from milkyway_formats.names import RootHash, Sha256, UnixSeconds
-from milkyway_formats.report import REPORT_TYPE, Report
 from milkyway_formats.trust import Trust
 
 
@@ -118,13 +115,15 @@ class Verifier:
             configuration=None if configuration is None else replace(configuration, token=""),
             roots=standing.roots,
         )
-        connect = self._connect()
+        connect = connection(standing)
         outgoing: list[Outgoing] = [ToPid1(begun), *map(ToPid1, standing.notes)]
         if standing.desired is not None:
             self._in_force = [standing.desired]
             desired, verified = standing.desired
             outgoing.append(ToPid1(DesiredAdmitted(request=0, desired=desired, id=verified.digest)))
-        return outgoing + connect
+        if connect is not None:
+            outgoing.append(ForUplink(connect))
+        return outgoing
 
     def verify_layer(self, message: VerifyLayer, file: ReadLayer) -> list[Outgoing]:
         """Check an installed layer again."""
@@ -153,12 +152,10 @@ class Verifier:
     def send_report(self, message: SendReport, boottime: float) -> list[Outgoing]:
         """Sign the machine's word and hand it to the uplink. A machine that nobody knows yet has nobody to tell."""
         self._time.estimated(message.now, boottime)
-        if self._standing is None or not self._standing.enrolled:
+        standing = self._standing
+        if standing is None or not standing.enrolled:
             return []
-        try:
-            return self._report(self._standing, self._standing.trusted(), message, self._time.now(boottime))
-        except MilkyWayError as error:
-            return [ToPid1(noted(error))]
+        return self._note(lambda: [ForUplink(signed_report(standing, message.status, self._now(standing, boottime)))])
 
     # --- from the uplink ----------------------------------------------------------------------------------------------
 
@@ -172,11 +169,16 @@ class Verifier:
             return [ToPid1(Unavailable(request=arrival.request, message=message.error))]
         return arrival
 
-    def arrived(self, arrival: Arrival, found: Sha256) -> list[Outgoing]:
-        """Check a fetched layer whose whole file hashes to *found*."""
+    def arrived(self, arrival: Arrival, found: Sha256, boottime: float) -> list[Outgoing]:
+        """Check a fetched layer whose whole file hashes to *found*. What comes in now is signed under roots still in date."""
 
         def answer() -> list[Outgoing]:
+            standing = self._stand()
             check_hash(found, arrival.sha256)
+            check_size(arrival.file, arrival.size)
+            manifest, verified, _ = check_layer(arrival.file, standing.trusted())
+            roots = (standing.trusted().vendor, standing.trusted().owner)
+            admit_layer(manifest.path, verified, roots=roots, now=self._now(standing, boottime))
             return self._layer(arrival.request, arrival.sha256, arrival.size, arrival.file)
 
         return self._answer(arrival.request, answer)
@@ -187,7 +189,7 @@ class Verifier:
 
     def enrolled(self, message: Enrolled) -> list[Outgoing]:
         """Take the control server's reply to the enrolment request, if it is this machine's."""
-        return self._note(lambda: self._enrol(message))
+        return self._note(lambda: [ForUplink(take_enrolment(self._stand(), message.reply.encode()))])
 
     def uplink_gone(self) -> list[Outgoing]:
         """Answer whatever was on its way: it does not come any more."""
@@ -251,7 +253,7 @@ class Verifier:
         standing = self._stand()
         trust = standing.trusted()
         standing.store.check_not_lost()
-        now = self._time_now(standing, boottime)
+        now = self._now(standing, boottime)
         payload_type = read_envelope(data, what="order").payload_type
         if payload_type == DESIRED_TYPE:
             return self._admit_desired(standing, trust, request, data, now)
@@ -259,7 +261,7 @@ class Verifier:
             return self._admit_command(standing, trust, request, data, now)
         raise EnvelopeRefusedError(f"cannot accept order: {payload_type!r} is neither a desired state nor a command")
 
-    def _time_now(self, standing: Standing, boottime: float) -> UnixSeconds:
+    def _now(self, standing: Standing, boottime: float) -> UnixSeconds:
         self._time.signed(standing.store.state.floor)
         return self._time.now(boottime)
 
@@ -350,66 +352,3 @@ class Verifier:
             f"cannot make policy: no desired state has generation {message.generation} of {message.deployment}"
             f" on layer {message.sha256[:16]}…"
         )
-
-    def _report(self, standing: Standing, trust: Trust, message: SendReport, now: UnixSeconds) -> list[Outgoing]:
-        store, status = standing.store, message.status
-        if store.lost:
-            sequence = now  # what was sent before is not known; seconds are more than reports
-        else:
-            sequence = store.state.report_sequence + 1
-            store.save(replace(store.state, report_sequence=sequence))
-        for shorter in (status, replace(status, processes=[], refusals=[])):
-            report = Report(
-                format="milkyway.report/1",
-                fleet=trust.fleet,
-                machine=standing.machine,
-                sequence=sequence,
-                issued=now,
-                status=shorter,
-            )
-            payload = encode(report)
-            signature = identity_key(store.secrets).sign_payload(REPORT_TYPE, payload)
-            post = Post(envelope=write_envelope(REPORT_TYPE, payload, [signature]).decode())
-            if len(encode(post)) <= MAX_MESSAGE_BYTES:
-                return [ForUplink(post)]
-        raise OversizeRefusedError("cannot send report: it is too long even without processes and refusals")
-
-    def _enrol(self, message: Enrolled) -> list[Outgoing]:
-        from milkyway_agent.verification.enrolment import check_reply  # x509 is for this hour alone
-
-        standing = self._stand()
-        trust = standing.trusted()
-        if standing.enrolled or standing.configuration is None:
-            raise EnrolmentRefusedError("cannot accept enrolment: this machine asked for none")
-        enrolment = check_reply(
-            message.reply.encode(), trust=trust, secrets=standing.store.secrets, configuration=standing.configuration
-        )
-        standing.store.save_enrolment(enrolment.envelope, enrolment.certificate)
-        standing.enrolled = True
-        standing.raise_floor(enrolment.record.issued)
-        return self._connect()
-
-    def _connect(self) -> list[Outgoing]:
-        """Return where the uplink shall go and as whom: with the certificate, or with a request for one."""
-        standing = self._stand()
-        configuration, kept = standing.configuration, standing.store.enrolment
-        if configuration is None or not configuration.control_host:
-            return []
-        connect = Connect(
-            host=configuration.control_host,
-            port=configuration.control_port,
-            ca=configuration.ca,
-            private_key=connection_key_pem(standing.store.secrets),
-        )
-        if standing.enrolled and kept is not None:
-            return [ForUplink(replace(connect, certificate=kept.certificate))]
-        if standing.quarantined or not configuration.token:
-            return []
-        from milkyway_agent.verification.enrolment import make_request  # as above
-
-        try:
-            request = make_request(standing.store.secrets, configuration)
-        except RefusedError as error:
-            standing.note(error)
-            return []
-        return [ForUplink(replace(connect, enrolment=encode(request).decode()))]

@@ -10,7 +10,7 @@ from milkyway_formats.deployment import Deployment
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.grants import Grant, UseData, describe
 from milkyway_formats.manifest import Manifest
-from milkyway_formats.overlay import OverlayRefusedError, check_overlay
+from milkyway_formats.overlay import check_overlay
 from milkyway_formats.policy_instance import domain_types, instance
 
 
@@ -44,14 +44,14 @@ def make_instance(policy: bytes, manifest: Manifest, deployment: Deployment) -> 
             raise PolicyRefusedError(f"{blame}: it grants {describe(grant)} and binds no data source to {grant.name}")
     try:
         overlay = check_overlay(policy, grants=deployment.grants)
-    except OverlayRefusedError as error:
+        cil = instance(overlay, deployment.id, deployment.generation, deployment.grants, sources)
+    except RefusedError as error:
         raise PolicyRefusedError(str(error)) from error
     for service in manifest.services:
         if service.domain not in overlay.domains:
             raise PolicyRefusedError(
                 f"{blame}: service {service.name} runs in {service.domain}, which its policy does not declare"
             )
-    cil = instance(overlay, deployment.id, deployment.generation, deployment.grants, sources)
     return Instance(cil, domain_types(overlay, deployment.id, deployment.generation))
 
 

@@ -105,11 +105,17 @@ class TrustStore:
         self.enrolment = enrolment
 
     def desired(self) -> list[bytes]:
-        """Return the envelope in force, if any; of a lost state every one that is there, for who can verify them."""
-        names = self._desired_names()
-        if not self.lost:
-            names = [name for name in names if name == DESIRED + self.state.desired_digest]
-        found = [self._directory.read(name) for name in names]
+        """Return the envelope in force, if any; of a lost state every one that is there, for who can verify them.
+
+        Raises UnavailableError if the disk can't be read.
+        """
+        try:
+            names = self._desired_names()
+            if not self.lost:
+                names = [name for name in names if name == DESIRED + self.state.desired_digest]
+            found = [self._directory.read(name) for name in names]
+        except OSError as error:
+            raise UnavailableError(f"cannot read the desired state: {error.strerror}") from error
         return [envelope for envelope in found if envelope is not None]
 
     def check_not_lost(self) -> None:
