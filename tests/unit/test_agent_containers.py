@@ -1,0 +1,134 @@
+"""What a layer's service gets is what its deployment was granted, and nothing else."""
+
+from typing import Any
+
+import pytest
+
+from milkyway_agent import seccomp
+from milkyway_agent.containers import Machine, configuration
+from milkyway_agent.core.uid_range import first_uid
+from milkyway_formats.deployment import DataBinding, Deployment, LayerPin
+from milkyway_formats.grants import Connect, Grant, HoldCapability, Listen, UseData
+from milkyway_formats.manifest import DataWanted, Image, Manifest
+from milkyway_formats.service import Limits, Scratch, Service
+
+HASH = "0" * 64
+MACHINE = Machine(frozenset({"memory", "pids", "cpu"}), selinux=True)
+SERVICE = Service(
+    name="nginx",
+    command=["/usr/sbin/nginx", "-g", "daemon off;"],
+    user=33,
+    environment={"TZ": "UTC"},
+    limits=Limits(memory_bytes=1 << 26, pids=50),
+    scratch=[Scratch(path="/var/cache", size_bytes=4096, inodes=7)],
+)
+MANIFEST = Manifest(
+    format="milkyway.manifest/1",
+    path="example/nginx",
+    version="1",
+    built=0,
+    kind="app",
+    base="coreos",
+    image=Image(root_hash=HASH, salt=HASH, data_blocks=1, hash_blocks=1),
+    data=[DataWanted(name="pages", path="/srv/pages")],
+)
+
+
+def config(*grants: Grant, machine: Machine = MACHINE, notify: str | None = None) -> dict[str, Any]:
+    deployment = Deployment(
+        id="web_1a",
+        name="web",
+        generation=2,
+        stack=[LayerPin(path="example/nginx", version="1", sha256=HASH, size=1, root_hash=HASH)],
+        grants=list(grants),
+        data=[DataBinding(name="pages", source="pages_9", data_class="common")],
+    )
+    return configuration(SERVICE, deployment, MANIFEST, machine, notify=notify)
+
+
+def namespaces(found: dict[str, Any]) -> set[str]:
+    return {one["type"] for one in found["linux"]["namespaces"]}
+
+
+def mounts(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {one["destination"]: one for one in found["mounts"]}
+
+
+def test_it_runs_in_its_own_domain_on_its_own_read_only_stack() -> None:
+    found = config()
+    assert found["process"]["selinuxLabel"] == "u:r:web_1a.v2.process:s0"
+    assert found["root"] == {"path": "/run/milkyway/stacks/web_1a.v2", "readonly": True}
+    assert found["linux"]["cgroupsPath"] == "/deployments/web_1a/nginx"
+    assert found["process"]["user"]["uid"] == first_uid("web_1a") + 33
+    assert found["process"]["noNewPrivileges"] is True
+
+
+def test_without_grants_it_has_no_capability_no_network_and_no_data() -> None:
+    found = config()
+    assert {tuple(kept) for kept in found["process"]["capabilities"].values()} == {()}
+    assert namespaces(found) == {"pid", "mount", "ipc", "uts", "cgroup", "network"}
+    assert set(mounts(found)) == {"/proc", "/dev", "/var/cache"}
+
+
+@pytest.mark.parametrize("grant", [Listen(protocol="tcp", port=80), Connect(protocol="udp", port=53)])
+def test_a_network_grant_shares_the_machines_network_and_gives_nothing_more(grant: Grant) -> None:
+    found, without = config(grant), config()
+    assert "network" not in namespaces(found)
+    found["linux"]["namespaces"] = without["linux"]["namespaces"]
+    assert found == without
+
+
+def test_a_granted_capability_is_held_in_every_set_and_alone() -> None:
+    kept = config(HoldCapability(name="net_bind_service"))["process"]["capabilities"]
+    assert {tuple(names) for names in kept.values()} == {("CAP_NET_BIND_SERVICE",)}
+    assert set(kept) == {"bounding", "effective", "permitted", "inheritable", "ambient"}
+
+
+@pytest.mark.parametrize(("access", "option"), [("read", "ro"), ("write", "rw")])
+def test_data_is_mounted_with_the_access_that_was_granted_and_never_executable(access: str, option: str) -> None:
+    grant = UseData(name="pages", access=access)  # type: ignore[arg-type] # one of the two
+    mount = mounts(config(grant))["/srv/pages"]
+    assert mount["source"] == "/data/common/pages_9"
+    assert mount["options"] == ["bind", option, "noexec", "nosuid", "nodev"]
+
+
+def test_what_it_may_write_is_not_executable_bounded_and_its_own() -> None:
+    options = mounts(config())["/var/cache"]["options"]
+    user = first_uid("web_1a") + 33
+    assert options == [
+        "noexec", "nosuid", "nodev", "size=4096", "nr_inodes=7", "mode=0755", f"uid={user}", f"gid={user}",
+        'rootcontext="u:object_r:web_1a.v2.scratch:s0"',
+    ]  # fmt: skip
+
+
+def test_no_mount_lets_anything_be_executed_but_the_stack() -> None:
+    found = config(UseData(name="pages"), notify="/run/milkyway/notify/web.nginx.sock")
+    for mount in found["mounts"]:
+        assert {"noexec", "nosuid"} <= set(mount["options"]), mount
+
+
+def test_limits_are_set_as_far_as_the_machine_has_controllers() -> None:
+    assert config()["linux"]["resources"] == {
+        "memory": {"limit": 1 << 26},
+        "pids": {"limit": 50},
+        "unified": {"cpu.weight": "100"},
+    }
+    assert "resources" not in config(machine=Machine(frozenset(), selinux=True))["linux"]
+
+
+def test_without_selinux_no_context_is_asked_for() -> None:
+    assert "u:" not in str(config(machine=Machine(frozenset(), selinux=False)))
+
+
+def test_the_notify_socket_is_the_only_way_out_and_only_for_who_uses_it() -> None:
+    assert "NOTIFY_SOCKET" not in str(config())
+    found = config(notify="/run/milkyway/notify/web.nginx.sock")
+    assert mounts(found)["/dev/milkyway-notify"]["source"] == "/run/milkyway/notify/web.nginx.sock"
+    assert "NOTIFY_SOCKET=/dev/milkyway-notify" in found["process"]["env"]
+
+
+def test_no_system_call_is_both_allowed_and_forbidden() -> None:
+    allowed, forbidden = set(seccomp.ALLOWED), set(seccomp.FORBIDDEN)
+    assert not allowed & forbidden
+    assert len(allowed) == len(seccomp.ALLOWED)
+    assert not {"clone", "clone3", "socket", "mount", "ptrace", "bpf", "unshare", "setns", "io_uring_setup"} & allowed
