@@ -91,16 +91,18 @@ def _invariants(domains: Sequence[str], own: Sequence[str], calls: Sequence[Call
     Few rules over many types: secilc compares each neverallow rule with every allow rule there is.
     """
     data = sorted({f".{data_type(sources[call.data])}" for call in calls if call.data})
-    base = " ".join(f".{name}" for name in REACHABLE)
+    # Only types stand behind a "not": to an attribute there, something could be added.
+    attending = " ".join([*own, *(f".{name}" for name in ATTENDANTS)])
+    reachable = " ".join([*own, *(f".{name}" for name in REACHABLE), *data])
     lines = [
         "(typeattribute own_a)",
         f"(typeattributeset own_a ({' '.join(own)}))",
         "(typeattribute domains_a)",
         f"(typeattributeset domains_a ({' '.join(domains)}))",
         "(typeattribute others_a)",
-        f"(typeattributeset others_a (not (or (own_a) ({' '.join(f'.{name}' for name in ATTENDANTS)}))))",
+        f"(typeattributeset others_a (not ({attending})))",
         "(typeattribute beyond_a)",
-        f"(typeattributeset beyond_a (not (or (own_a) ({' '.join([base, *data])}))))",
+        f"(typeattributeset beyond_a (not ({reachable})))",
         "(neverallow others_a own_a .anything)",
         "(neverallow domains_a beyond_a .any_use)",
     ]
