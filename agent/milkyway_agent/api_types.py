@@ -18,7 +18,7 @@ from milkyway_agent.messages import ApiVerb
 from milkyway_formats.codec import Document
 from milkyway_formats.command import CommandClass
 from milkyway_formats.errors import RefusedError
-from milkyway_formats.names import Identifier, ShortText, Text
+from milkyway_formats.names import ShortText, Text
 from milkyway_formats.report import LayerStatus, ServiceStatus, Status, TrustStatus
 
 MAX_ENVELOPE_BYTES = 256 * 1024
@@ -177,14 +177,6 @@ def read_log_query(parameters: dict[str, str]) -> LogQuery:
         raise MalformedRequestError(f"cannot read logs: {error}") from error
 
 
-class AddressedService(Document, frozen=True):
-    """One service of ``/v1/services``: how it is addressed (``web/nginx``, ``dhcp``), whose it is, what it is now."""
-
-    address: ShortText
-    deployment: Identifier | None
-    service: ServiceStatus
-
-
 class OpenLayer(Document, frozen=True):
     """One layer of ``/v1/layers``, with the names of the deployments whose stacks hold it."""
 
@@ -195,14 +187,9 @@ class OpenLayer(Document, frozen=True):
     deployments: list[ShortText] = field(default_factory=list)
 
 
-def services_of(status: Status) -> list[AddressedService]:
+def services_of(status: Status) -> list[ServiceStatus]:
     """Return every service of *status*: CoreOS's first, then each deployment's."""
-    own = [AddressedService(address=each.name, deployment=None, service=each) for each in status.services]
-    return own + [
-        AddressedService(address=f"{deployment.name}/{each.name}", deployment=deployment.id, service=each)
-        for deployment in status.deployments
-        for each in deployment.services
-    ]
+    return [*status.services, *(each for deployment in status.deployments for each in deployment.services)]
 
 
 def layers_of(status: Status) -> list[OpenLayer]:

@@ -81,15 +81,10 @@ def status_lines(status: Json, painter: Painter) -> list[str]:
     deployments = []
     for deployment in status["deployments"]:
         deployments += painter.table([_deployment_row(deployment)], indent="  ")
-        deployments += painter.table(
-            [
-                _service_row(f"{deployment['name']}/{each['name']}", each, status["uptime_ms"])
-                for each in deployment["services"]
-            ],
-            indent="    ",
-        )
+        rows = [_service_row(each, status["uptime_ms"]) for each in deployment["services"]]
+        deployments += painter.table(rows, indent="    ")
     lines += _section(paint("deployments", "bold"), deployments or ["  none"])
-    services = [_service_row(each["name"], each, status["uptime_ms"]) for each in status["services"]]
+    services = [_service_row(each, status["uptime_ms"]) for each in status["services"]]
     lines += _section(paint("services of CoreOS", "bold"), painter.table(services, indent="  "))
     lines += _section(paint("failed", "bad"), ["  " + each for each in failures(status)])
     refusals = [clean(each) for each in status["refusals"][-REFUSALS_SHOWN:]]
@@ -117,9 +112,10 @@ def failures(status: Json) -> list[str]:
     for deployment in status["deployments"]:
         if deployment["state"] == "failed":
             found.append(f"{clean(deployment['name'])}: {clean(deployment['reason']) or 'no reason given'}")
-    for address, service in _addressed(status):
-        if service["state"] == "failed":
-            found.append(f"{clean(address)}: {clean(service['reason']) or 'no reason given'}")
+    for service in [*status["services"], *(each for one in status["deployments"] for each in one["services"])]:
+        line = f"{clean(service['name'])}: {clean(service['reason']) or 'no reason given'}"
+        if service["state"] == "failed" and not any(each.endswith(line) for each in found):  # its deployment may have said it
+            found.append(line)
     return found
 
 
@@ -128,12 +124,12 @@ def services_lines(body: Json, painter: Painter) -> list[str]:
     head = _head("SERVICE", "STATE", "PID", "RESTARTS", "CONTEXT", "REASON")
     rows = [
         [
-            Cell(clean(each["address"])),
-            _state(each["service"]["state"]),
-            Cell(str(each["service"]["pid"] or "-")),
-            Cell(str(each["service"]["restarts"])),
-            Cell(clean(each["service"]["context"]) or "-"),
-            Cell(clean(each["service"]["reason"])),
+            Cell(clean(each["name"])),
+            _state(each["state"]),
+            Cell(str(each["pid"] or "-")),
+            Cell(str(each["restarts"])),
+            Cell(clean(each["context"]) or "-"),
+            Cell(clean(each["reason"])),
         ]
         for each in body["services"]
     ]
@@ -244,20 +240,15 @@ def _deployment_row(deployment: Json) -> list[Cell]:
     ]
 
 
-def _service_row(address: str, service: Json, uptime_ms: int) -> list[Cell]:
+def _service_row(service: Json, uptime_ms: int) -> list[Cell]:
     return [
-        Cell(clean(address)),
+        Cell(clean(service["name"])),
         _state(service["state"]),
         Cell(clean(service["context"])),
         Cell(f"pid {service['pid']}" if service["pid"] else ""),
         Cell(f"for {duration(uptime_ms - service['since_ms'])}"),
         Cell(f"{service['restarts']} restarts" if service["restarts"] else "", "busy"),
     ]
-
-
-def _addressed(status: Json) -> list[tuple[str, Json]]:
-    own = [(str(each["name"]), each) for each in status["services"]]
-    return own + [(f"{one['name']}/{each['name']}", each) for one in status["deployments"] for each in one["services"]]
 
 
 def _layers(deployment: Json) -> str:

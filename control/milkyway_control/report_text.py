@@ -28,14 +28,14 @@ def log_lines(status: Status) -> list[str]:
     """Return what a report tells of things that went wrong or happened again."""
     lines = [f"boot: {one}" for one in status.boot_failures]
     lines += [f"refused: {one}" for one in status.refusals]
-    services = [(one.name, one) for one in status.services]
+    services = list(status.services)
     for deployment in status.deployments:
         if deployment.reason:
             lines.append(f"{deployment.name}: {deployment.state}: {deployment.reason}")
-        services += [(f"{deployment.name}/{one.name}", one) for one in deployment.services]
-    for name, service in services:
+        services += deployment.services
+    for service in services:
         if service.reason or service.restarts:
-            lines.append(f"{name}: {service.state}, {service.restarts} restarts{_because(service.reason)}")
+            lines.append(f"{service.name}: {service.state}, {service.restarts} restarts{_because(service.reason)}")
     return [_printable(line) for line in lines]
 
 

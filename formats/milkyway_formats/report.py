@@ -26,7 +26,10 @@ DeploymentState = Literal["staging", "verifying", "activating", "active", "faile
 
 
 class ServiceStatus(Document, frozen=True):
-    """One service now. ``since_ms``: milliseconds of CLOCK_BOOTTIME at its last change of state."""
+    """One service now, named as it is addressed: ``dhcp``, ``web/nginx``.
+
+    ``since_ms``: milliseconds of CLOCK_BOOTTIME at its last change of state.
+    """
 
     name: ShortText
     state: ServiceState

@@ -44,7 +44,7 @@ STATUS = Status(
             state="active",
             services=[
                 ServiceStatus(
-                    name="nginx",
+                    name="web/nginx",
                     state="started",
                     wanted=True,
                     pid=412,
@@ -174,7 +174,7 @@ class FakeMachine:
 
     def _services(self) -> dict[str, ServiceStatus]:
         own = {each.name: each for each in self.state.services}
-        return own | {f"{one.name}/{each.name}": each for one in self.state.deployments for each in one.services}
+        return own | {each.name: each for one in self.state.deployments for each in one.services}
 
     def _act(self, verb: str, service: str, state: str) -> ServiceStatus:
         known = self._services()

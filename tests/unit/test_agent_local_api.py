@@ -100,7 +100,7 @@ def test_what_programs_get_names_every_field_and_is_still_the_document() -> None
 
 
 def test_services_are_addressed_and_layers_named_once() -> None:
-    assert [each.address for each in services_of(STATUS)] == ["dhcp", "time", "web/nginx"]
+    assert [each.name for each in services_of(STATUS)] == ["dhcp", "time", "web/nginx"]
     twin = msgspec.structs.replace(STATUS.deployments[0], name="shop", id="shop_1")
     both = msgspec.structs.replace(STATUS, deployments=[*STATUS.deployments, twin])
     assert [(each.path, each.deployments) for each in layers_of(both)] == [
