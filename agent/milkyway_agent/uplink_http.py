@@ -43,8 +43,10 @@ def one_line(text: str) -> str:
 class Link:
     """One connection. Use it from one task; after any error only ``close`` is left."""
 
-    def __init__(self, stream: trio.abc.Stream, host: str) -> None:
+    def __init__(self, stream: trio.abc.Stream, host: str, *, shows_certificate: bool = False) -> None:
         self._stream = stream
+        self._shows_certificate = shows_certificate
+        self._answered = False
         self._host = host
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_BYTES)
 
@@ -106,6 +108,13 @@ class Link:
         """Close the connection, without waiting for the peer."""
         await trio.aclose_forcefully(self._stream)
 
+    def _without_answer(self) -> str:
+        # In TLS 1.3 the client's handshake is over before the server has looked at its certificate: a refusal
+        # is the end of the connection where the first answer should be, sometimes with an alert.
+        if self._shows_certificate:
+            return "it closed the connection without an answer, as one does that refuses our certificate"
+        return "it closed the connection without an answer"
+
     async def _problem(self, status: int) -> str:
         try:
             text = decode(await self.body(MAX_PROBLEM_BYTES), Problem, what="problem").error
@@ -125,9 +134,14 @@ class Link:
         try:
             while (event := self._h11.next_event()) is h11.NEED_DATA or isinstance(event, h11.InformationalResponse):
                 if event is h11.NEED_DATA:
-                    self._h11.receive_data(bytes(await self._stream.receive_some(CHUNK_BYTES)))
+                    data = bytes(await self._stream.receive_some(CHUNK_BYTES))
+                    if not data and not self._answered:
+                        raise LinkError(f"cannot read from {self._host}: {self._without_answer()}")
+                    self._answered = True
+                    self._h11.receive_data(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise LinkError(f"cannot read from {self._host}: {explain(error)}") from error
+            why = explain(error) if self._answered else f"{explain(error)}: {self._without_answer()}"
+            raise LinkError(f"cannot read from {self._host}: {why}") from error
         except h11.RemoteProtocolError as error:
             raise LinkError(f"cannot read from {self._host}: not HTTP: {one_line(str(error))}") from error
         return event
@@ -153,7 +167,7 @@ async def dial(where: Connect) -> Link:
         raise LinkError(f"{what}: no answer within {CONNECT_S:.0f} s") from error
     except (OSError, trio.BrokenResourceError) as error:
         raise LinkError(f"{what}: {explain(error)}") from error
-    return Link(stream, where.host)
+    return Link(stream, where.host, shows_certificate=bool(where.certificate))
 
 
 @asynccontextmanager

@@ -112,6 +112,8 @@ class AgentEndpoint:
     async def _poll(self, request: Request, machine: MachineRow) -> Response:
         query = read_poll_query(request.query)
         await trio.to_thread.run_sync(self._store.saw, machine.id, self._clock(), query.commands)
+        if query.commands is not None and query.commands > machine.commands_seen:
+            log.info("commands_acknowledged", machine=machine.name, cursor=query.commands)
         deadline = trio.current_time() + (self._hold_s if query.hold is None else min(self._hold_s, query.hold))
         while True:
             event = self._wakeups.event(machine.id)

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from milkyway_control import fleet_config
-from milkyway_control.command_line import Name, confirm
+from milkyway_control.command_line import FLEET_NAME, Name, confirm
 from milkyway_control.fleet_client import FleetClient
 from milkyway_control.fleet_config import FleetConfig, FleetSettings, KeptToken
 from milkyway_control.fleet_desk import Desk, Machine
@@ -19,14 +19,17 @@ from milkyway_control.fleet_enrolment import check_request, fingerprints, record
 from milkyway_control.fleet_orders_cli import ORDERS, keys_option, passphrase_option
 from milkyway_control.operator_protocol import TOKEN_LIFE_S, NewToken, PendingView
 from milkyway_control.report_text import log_lines, status_lines
+from milkyway_control.secure_config import secure_config
 from milkyway_formats.codec import encode
 from milkyway_formats.enrolment import ENROLMENT_TYPE, Label
 from milkyway_formats.errors import MilkyWayError, RefusedError
+from milkyway_formats.names import FleetId
 from milkyway_signing.passphrase import load_signers
 from milkyway_signing.signer import sign_envelope
 
 EXISTING = click.Path(dir_okay=False, exists=True, path_type=Path)
 LABEL = Name(Label, "lower-case letters, digits, dots, hyphens and underscores, a letter first, at most 31")
+FLEET = Name(FleetId, FLEET_NAME)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -52,13 +55,13 @@ def fleet(context: click.Context, directory: Path) -> None:
     context.obj = directory
 
 
-for _order in ORDERS:
+for _order in (*ORDERS, secure_config):
     fleet.add_command(_order)
 
 
 @fleet.command()
 @click.option("--server", required=True, metavar="HOST:PORT", help="The control server's operator port.")
-@click.option("--fleet", "name", required=True, help="The fleet's name.")
+@click.option("--fleet", "name", type=FLEET, required=True, help="The fleet's name.")
 @click.option("--certificate", type=EXISTING, required=True, help="Your key and certificate (client.pem).")
 @click.option("--ca", type=EXISTING, required=True, help="The operators' authority (ca.pem).")
 @click.option("--vendor-root", type=EXISTING, required=True, help="The vendor's root (envelope).")

@@ -44,6 +44,8 @@ class Limits:
     idle_s: float = 90  # between two requests
     request_s: float = 30  # from the first byte of a request to the end of its headers; each part of a body
     send_s: float = 30  # each chunk of an answer
+    linger_s: float = 5  # what is still coming of a body that nobody reads is thrown away for so long
+    linger_bytes: int = 1 << 20  # and no more of it than this
     requests: int = 100_000  # on one connection
 
 
@@ -122,7 +124,9 @@ class Service:
         try:
             with trio.fail_after(self._limits.handshake_s):
                 await stream.do_handshake()
-        except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError):
+        except (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            # The peer sees the connection closed: trio sends no alert for a handshake that failed on our side.
+            log.info("handshake_refused", reason=str(error.__cause__ or error) or "too slow")
             return
         uris = _uris(stream)
         anonymous = not uris
@@ -145,6 +149,7 @@ async def serve_stream(stream: trio.abc.Stream, handler: Handler, limits: Limits
                 return
             await connection.answer(await _handle(handler, request))
             if not connection.goes_on():
+                await connection.linger()
                 return
     except PeerGoneError:
         return
@@ -244,6 +249,19 @@ class _Connection:
             return False
         self._h11.start_next_cycle()
         return True
+
+    async def linger(self) -> None:
+        """Throw away what is still coming, so that the peer can read our answer: closing now would reset the connection."""
+        left = self._limits.linger_bytes if self._h11.their_state is h11.SEND_BODY else 0
+        with trio.move_on_after(self._limits.linger_s):
+            while left > 0:
+                try:
+                    data = await self._stream.receive_some(CHUNK_BYTES)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    return
+                if not data:
+                    return
+                left -= len(data)
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
         if self._h11.they_are_waiting_for_100_continue:
