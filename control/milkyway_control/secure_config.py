@@ -24,12 +24,8 @@ LABEL = Name(Label, "lower-case letters, digits, dots, hyphens and underscores, 
 
 @click.command("secure-config")
 @click.argument("machine", type=LABEL)
-@click.option(
-    "--server", required=True, metavar="HOST:PORT", help="The control server's agent port, as the machine reaches it."
-)
-@click.option(
-    "--ca", type=EXISTING, required=True, help="The authority of the server's certificate (DIRECTORY/ca/machine-ca.pem)."
-)
+@click.option("--server", required=True, metavar="HOST:PORT", help="Its agent port, as the machine reaches it.")
+@click.option("--ca", type=EXISTING, required=True, help="Whose certificate the server has (DIRECTORY/ca/ca.pem).")
 @click.option("--token", default="", help="What `milkyway fleet token` printed.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The directory to fill.")
 @keys_option
@@ -47,7 +43,7 @@ def secure_config(
 ) -> None:
     """Write what the secure-config partition of MACHINE holds. Sign it with the keys of the owner's root.
 
-    Example: milkyway fleet secure-config web-1 --server control:7443 --ca machine-ca.pem --token ID.SECRET
+    Example: milkyway fleet secure-config web-1 --server control:7443 --ca ca.pem --token ID.SECRET
     --key owner-root.key --out web-1
     """
     config = fleet_config.read(directory)
