@@ -283,8 +283,7 @@ async def test_a_front_killed_in_mid_request_costs_its_own_connections_only() ->
             with suppress(trio.BrokenResourceError):  # an ordinary end is as good as a reset
                 while await follower.receive_some():
                     pass
-        await until(lambda: api.machine.followers == 0)
-        assert "api_front_failed" in api.events.names()
+        await until(lambda: api.machine.followers == 0 and "api_front_failed" in api.events.names())
         assert (await api.mwctl("status"))[0] == 0
         assert len(api.fronts.started) == 2
 
