@@ -5,6 +5,7 @@ word on their number is held against what the signed document said before the fi
 """
 
 import os
+from contextlib import aclosing
 
 import trio
 
@@ -24,7 +25,7 @@ class WriteError(UnavailableError):
 
 async def fetch(where: Connect, wanted: Fetch, fd: int, dial: Dial, chance: Chance) -> None:
     """Write the blob into *fd*, from its offset 0 on. Raises MilkyWayError with the reason."""
-    have, failures = 0, 0
+    what, have, failures = f"cannot fetch {wanted.sha256[:16]}", 0, 0
     while True:
         before = have
         try:
@@ -32,14 +33,13 @@ async def fetch(where: Connect, wanted: Fetch, fd: int, dial: Dial, chance: Chan
                 headers = {"range": f"bytes={have}-"} if have else {}
                 status, answer = await link.ask("GET", BLOB_PREFIX + wanted.sha256, headers=headers, within=ANSWER_S)
                 _check_length(wanted, have, status, answer)
-                async for chunk in link.chunks():
-                    if have + len(chunk) > wanted.size:
-                        raise AnswerRefusedError(
-                            f"cannot fetch {wanted.sha256[:16]}: more than {wanted.size} bytes", status=status
-                        )
-                    have += _write(fd, chunk, have)
+                async with aclosing(link.chunks()) as chunks:
+                    async for chunk in chunks:
+                        if have + len(chunk) > wanted.size:
+                            raise AnswerRefusedError(f"{what}: more than {wanted.size} bytes", status=status)
+                        have += _write(fd, chunk, have)
                 if have != wanted.size:
-                    raise LinkError(f"cannot fetch {wanted.sha256[:16]}: it ended after {have} of {wanted.size} bytes")
+                    raise LinkError(f"{what}: it ended after {have} of {wanted.size} bytes")
                 return
         except LinkError:
             failures = failures + 1 if have == before else 1
