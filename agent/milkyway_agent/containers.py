@@ -210,9 +210,13 @@ class Container:
 
     async def clean_up(self) -> None:
         """Delete the container, its group and its bundle."""
-        if Path(CRUN_STATE, self._name).exists():
-            await self._reaper.run_child([*self._crun, "delete", "--force", self._name], {}, {})
+        state = Path(CRUN_STATE, self._name)
+        code = 0
+        if state.exists():
+            code = await self._reaper.run_child([*self._crun, "delete", "--force", self._name], {}, {})
         await clear_group(self.cgroup)
+        if state.exists():
+            raise UnavailableError(f"cannot delete container {self._name}: crun ended with {code}")
         if self._bundle.exists():
             for file in self._bundle.iterdir():
                 file.unlink()

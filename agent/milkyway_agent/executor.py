@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import trio
 
-from milkyway_agent.containers import Container, Machine
+from milkyway_agent.containers import CGROUPS, CRUN, Container, Machine
 from milkyway_agent.core import stack, transition
 from milkyway_agent.core.dependencies import Needs
 from milkyway_agent.core.effects import DeploymentEffect, MakeGroup, MountStack, OpenLayer, RunServices
@@ -31,6 +31,8 @@ from milkyway_formats.service import Service
 
 DEPLOYMENTS_GROUP = "/sys/fs/cgroup/deployments"
 TAKE_BACK_SECONDS = 60.0
+SETTLE_SECONDS = 90.0
+SETTLE_TRIES = 3
 _SECTORS_PER_BLOCK = BLOCK_SIZE // 512
 
 
@@ -168,19 +170,31 @@ class GroupPlane:
 class ServicePlane:
     """Has the supervisor run a deployment's services.
 
-    ``do`` returns when each has started or failed. With *must_start* a failed one fails the effect, and so
-    takes the transition back; without, it is there as failed, and its status says why.
+    ``do`` returns when each has started or failed, or was tried a few times, and in bounded time. With
+    *must_start* one that is not started fails the effect, and so takes the transition back; without, the
+    supervisor goes on as its restart policy says, and its status says why.
     """
 
-    def __init__(self, supervisor: Supervisor, reaper: Reaper, machine: Machine, *, must_start: bool = False) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        reaper: Reaper,
+        machine: Machine,
+        *,
+        must_start: bool = False,
+        crun: str = CRUN,
+        cgroups_root: str = CGROUPS,
+    ) -> None:
         self._supervisor = supervisor
         self._reaper = reaper
         self._machine = machine
+        self._crun = crun
+        self._cgroups_root = cgroups_root
         self.must_start = must_start
 
     async def do(self, effect: RunServices) -> None:
         """Supervise and start the services."""
-        definitions = definitions_of(effect, self._reaper, self._machine)
+        definitions = self._definitions(effect)
         there = self._supervisor.names()
         try:
             for definition in definitions:
@@ -188,11 +202,13 @@ class ServicePlane:
                     self._supervisor.add(definition)
             for definition in definitions:
                 self._supervisor.start(definition.name)
+            with trio.move_on_after(SETTLE_SECONDS):
+                for definition in definitions:
+                    await self._supervisor.wait_settled(definition.name, tries=SETTLE_TRIES)
             for definition in definitions:
-                state = await self._supervisor.wait_state(definition.name, "started", "failed")
-                if state == "failed" and self.must_start:
-                    reason = self._supervisor.status_of(definition.name).reason
-                    raise UnavailableError(f"cannot start {definition.name}: {reason}")
+                status = self._supervisor.status_of(definition.name)
+                if status.state != "started" and self.must_start:
+                    raise UnavailableError(f"cannot start {definition.name}: {status.reason or f'it is {status.state}'}")
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self.undo(effect)
@@ -200,27 +216,27 @@ class ServicePlane:
 
     async def undo(self, effect: RunServices) -> None:
         """Stop the services and forget them."""
-        names = [definition.name for definition in definitions_of(effect, self._reaper, self._machine)]
+        names = [definition.name for definition in self._definitions(effect)]
         await self._supervisor.stop_all(names)
         for name in names:
             if name in self._supervisor.names():
                 await self._supervisor.remove(name)
 
-
-def definitions_of(effect: RunServices, reaper: Reaper, machine: Machine) -> list[Definition]:
-    """Return the services of a deployment as the supervisor takes them, under their full names."""
-    deployment, manifest = effect.deployment, effect.manifest
-    first = first_uid(deployment.id)
-    return [
-        Definition(
-            name=f"{deployment.name}/{service.name}",
-            service=service,
-            starter=Container(service, deployment, manifest, machine, reaper),
-            needs=needs_of(service, f"{deployment.name}/"),
-            users=range(first, first + RANGE),
-        )
-        for service in manifest.services
-    ]
+    def _definitions(self, effect: RunServices) -> list[Definition]:
+        """Return the services of the deployment as the supervisor takes them, under their full names."""
+        deployment, manifest = effect.deployment, effect.manifest
+        first = first_uid(deployment.id)
+        where = {"crun": self._crun, "cgroups_root": self._cgroups_root}
+        return [
+            Definition(
+                name=f"{deployment.name}/{service.name}",
+                service=service,
+                starter=Container(service, deployment, manifest, self._machine, self._reaper, **where),
+                needs=needs_of(service, f"{deployment.name}/"),
+                users=range(first, first + RANGE),
+            )
+            for service in manifest.services
+        ]
 
 
 def needs_of(service: Service, prefix: str = "") -> Needs:

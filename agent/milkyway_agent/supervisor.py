@@ -227,6 +227,16 @@ class Supervisor:
         await self._wait_for(name, is_there)
         return self._find(name).row.current
 
+    async def wait_settled(self, name: str, *, tries: int) -> str:
+        """Return when the service is started or failed, or ended by itself *tries* times from now on; with its state."""
+        limit = self._find(name).restarts + tries
+
+        def is_there(one: _Attended) -> bool:
+            return one.row.current == "started" or (not one.busy and (one.row is Row.FAILED or one.restarts >= limit))
+
+        await self._wait_for(name, is_there)
+        return self._find(name).row.current
+
     def status(self) -> list[ServiceStatus]:
         """Return all services as they are now."""
         return [self._status(one) for one in self._services.values()]

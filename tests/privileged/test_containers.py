@@ -5,18 +5,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
 from milkyway_agent.containers import BUNDLES, CRUN_STATE, Container, Machine
 from milkyway_agent.core import stack
-from milkyway_agent.core.effects import MakeGroup, MountStack
+from milkyway_agent.core.effects import MakeGroup, MountStack, RunServices
 from milkyway_agent.core.uid_range import RANGE, first_uid
-from milkyway_agent.executor import StackPlane
+from milkyway_agent.executor import ServicePlane, StackPlane
 from milkyway_agent.starter import clear_group, make_group
 from milkyway_agent.supervisor import Definition
 from milkyway_agent.system import mounts
 from milkyway_formats.deployment import Deployment, LayerPin
+from milkyway_formats.errors import UnavailableError
 from milkyway_formats.grants import Grant, HoldCapability, Listen
 from milkyway_formats.manifest import Image, Manifest
 from milkyway_formats.service import ReadyByExit, ReadyByNotify, ReadyByTcp, Restart, Scratch, Service, Stop
@@ -41,19 +43,22 @@ exec unshare --mount --propagation private sh -c 'mount -t cgroup2 none /sys/fs/
 """
 
 
+def deployment(*grants: Grant) -> Deployment:
+    pin = LayerPin(path="test/web", version="1", sha256=HASH, size=1, root_hash=HASH)
+    return Deployment(id=ID, name="web", generation=1, stack=[pin], grants=list(grants))
+
+
 class Site:
     """A deployment whose stack is this machine's own root under an empty layer."""
 
     def __init__(self, one: Supervised, crun: str) -> None:
         self.one = one
-        self._crun = crun
+        self.crun = crun
+        self.machine = Machine(frozenset(), selinux=False)
 
     def add(self, service: Service, grants: tuple[Grant, ...] = ()) -> str:
-        pin = LayerPin(path="test/web", version="1", sha256=HASH, size=1, root_hash=HASH)
-        deployment = Deployment(id=ID, name="web", generation=1, stack=[pin], grants=list(grants))
-        machine = Machine(frozenset(), selinux=False)
-        reaper = self.one.reaper
-        starter = Container(service, deployment, MANIFEST, machine, reaper, crun=self._crun, cgroups_root=cgroup_root())
+        where = {"crun": self.crun, "cgroups_root": cgroup_root()}
+        starter = Container(service, deployment(*grants), MANIFEST, self.machine, self.one.reaper, **where)
         first = first_uid(ID)
         name = f"web/{service.name}"
         self.one.supervisor.add(Definition(name, service, starter, users=range(first, first + RANGE)))
@@ -230,4 +235,31 @@ async def test_a_program_that_is_not_there_fails_with_crun_s_own_words(tmp_path:
         reason = here.one.supervisor.status_of(name).reason
         assert reason.startswith("cannot create the container: crun ended with 1 (")
         assert "/nonexistent" in reason
+        assert os.listdir(CRUN_STATE) == []
+
+
+async def test_the_service_plane_runs_a_deployments_services_and_takes_them_back(tmp_path: Path) -> None:
+    async with site(tmp_path) as here:
+        fine = Service(name="fine", command=["/bin/sleep", "1000"], stop=Stop(timeout_ms=50))
+        bad = Service(name="bad", command=["/bin/false"], readiness=ReadyByTcp(port=1), restart=Restart(delay_ms=1))
+        supervisor = here.one.supervisor
+
+        def run(*services: Service) -> RunServices:
+            manifest = msgspec.structs.replace(MANIFEST, services=list(services))
+            return RunServices(deployment(), manifest)
+
+        plane = ServicePlane(supervisor, here.one.reaper, here.machine, crun=here.crun, cgroups_root=cgroup_root())
+        await plane.do(run(fine, bad))
+        assert supervisor.status_of("web/fine").state == "started"
+        assert supervisor.status_of("web/bad").state != "started"
+        await plane.undo(run(fine, bad))
+        assert supervisor.names() == []
+        plane.must_start = True
+        with pytest.raises(UnavailableError, match=r"cannot start web/bad: ended with status 1"):
+            await plane.do(run(fine, bad))
+        assert supervisor.names() == [], "half of a deployment is none"
+        await plane.do(run(fine))
+        await plane.do(run(fine))
+        assert supervisor.names() == ["web/fine"]
+        await plane.undo(run(fine))
         assert os.listdir(CRUN_STATE) == []

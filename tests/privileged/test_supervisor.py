@@ -230,6 +230,16 @@ async def test_requirements_start_first_and_hold_back() -> None:
         await one.supervisor.wait_state("web", "started")
 
 
+async def test_who_never_comes_up_is_not_waited_for_for_ever() -> None:
+    async with supervised() as one:
+        restart = Restart(delay_ms=1, delay_limit_ms=5, start_limit=1000)
+        one.add(shell("loop", "exit 1", readiness=ReadyByTcp(port=1), restart=restart))
+        one.supervisor.start("loop")
+        with trio.fail_after(10):
+            assert await one.supervisor.wait_settled("loop", tries=3) != "started"
+        assert one.path("loop").count("starting") == 3
+
+
 async def test_a_restart_is_a_new_process() -> None:
     async with supervised() as one:
         one.add(shell("web", "exec sleep 1000"))
