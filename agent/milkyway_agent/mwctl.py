@@ -14,7 +14,7 @@ import sys
 from typing import NoReturn
 
 from milkyway_agent import mwctl_client, mwctl_screen
-from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError
+from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
 
 Json = mwctl_screen.Json
 MAX_ENVELOPE_BYTES = 256 * 1024
@@ -170,11 +170,14 @@ def _show_logs(options: argparse.Namespace) -> None:
     query += ["follow=1"] if options.follow else []
     reply = _ask(options, "GET", "/v1/logs?" + "&".join(query), endless=options.follow)
     painter = _painter()
-    for data in reply.body:
+    for data in reply.lines():
         if getattr(options, "json", False):
             print(data.decode("utf-8", "backslashreplace").rstrip("\n"), flush=options.follow)
         else:
             print(mwctl_screen.log_line(json.loads(data), painter, moment=_moment), flush=options.follow)
+    if options.follow:
+        # Nobody ends a followed log but its reader.
+        raise UnavailableError("cannot follow the log further: the agent closed the connection", hint="ask again in a moment")
 
 
 def _print(options: argparse.Namespace, answer: Json, lines: list[str]) -> None:

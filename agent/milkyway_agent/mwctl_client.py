@@ -7,6 +7,7 @@ speaks HTTP/1.0, where an answer is a head, an empty line and bytes until the en
 """
 
 import socket
+from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 from milkyway_formats.errors import MilkyWayError, RefusedError, UnavailableError
@@ -28,11 +29,24 @@ class Reply(NamedTuple):
         """Return the whole body. Raises UnavailableError when it was cut short."""
         try:
             data = self.body.read() if self.length is None else self.body.read(self.length)
+        except ConnectionResetError as error:
+            raise _gone() from error
         except OSError as error:
             raise UnavailableError(f"cannot read the agent's answer: {_reason(error)}") from error
         if self.length is not None and len(data) < self.length:
             raise _gone()
         return data
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the body line by line, as they come. Raises UnavailableError when the connection breaks."""
+        while True:
+            try:
+                line = self.body.readline()
+            except OSError as error:
+                raise _gone() from error
+            if not line:
+                return
+            yield line
 
 
 def ask(path: str, method: str, target: str, body: bytes = b"", *, seconds: float | None = ANSWER_SECONDS) -> Reply:
@@ -57,6 +71,8 @@ def ask(path: str, method: str, target: str, body: bytes = b"", *, seconds: floa
             _send(connection, method, target, body)
             # The file keeps the connection open after this block.
             return _read_head(connection.makefile("rb"))
+        except ConnectionResetError as error:  # closed before it had read what was sent
+            raise _gone() from error
         except OSError as error:
             raise UnavailableError(f"cannot read the agent's answer: {_reason(error)}") from error
 

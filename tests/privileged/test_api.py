@@ -162,6 +162,22 @@ async def test_follow_ends_quietly_on_ctrl_c_and_on_a_broken_pipe() -> None:
             await until(lambda: api.machine.followers == 0)
 
 
+async def test_following_a_log_says_so_when_the_front_is_gone() -> None:
+    async with running_api() as api, trio.open_nursery() as nursery:
+
+        async def kill_the_front() -> None:
+            await until(lambda: api.machine.followers == 1)
+            api.fronts.started[0].kill()
+
+        nursery.start_soon(kill_the_front)
+        code, out, err = await api.mwctl("logs", "-f")
+        assert (code, len(out.splitlines())) == (4, 3)
+        assert err.splitlines()[0] in (
+            "cannot follow the log further: the agent closed the connection",
+            "cannot read the agent's answer: it closed the connection",
+        )
+
+
 async def test_a_stranger_reads_nothing_but_may_hand_in_an_envelope() -> None:
     async with running_api(group=GROUP) as api:
         code, out, err = await api.mwctl("status", user=NOBODY, group=NOBODY)
