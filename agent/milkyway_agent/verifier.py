@@ -92,11 +92,14 @@ class Process:
 
     async def run(self) -> None:
         """Serve until PID 1 is gone."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._feed_uplink)
-            nursery.start_soon(self._serve_uplink, nursery)
-            await self._serve_pid1()
-            nursery.cancel_scope.cancel()
+        with self._queue, self._queued:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._feed_uplink)
+                nursery.start_soon(self._serve_uplink, nursery)
+                await self._serve_pid1()
+                nursery.cancel_scope.cancel()
+            while self._queue.statistics().current_buffer_used:
+                close_all(self._queued.receive_nowait().fds)
 
     async def _serve_pid1(self) -> None:
         while True:
@@ -217,21 +220,20 @@ class Process:
             else:
                 try:
                     self._queue.send_nowait(one)
-                except (trio.WouldBlock, trio.BrokenResourceError):
+                except trio.WouldBlock:
+                    close_all(one.fds)
                     await self._give_up(one)
 
     async def _feed_uplink(self) -> None:
-        with self._queued:
-            async for one in self._queued:
-                try:
-                    await self._uplink.send(one.message, one.fds)
-                except ChannelClosedError:
-                    await self._give_up(one)
-                else:
-                    close_all(one.fds)
+        async for one in self._queued:
+            try:
+                await self._uplink.send(one.message, one.fds)
+            except ChannelClosedError:
+                await self._give_up(one)
+            finally:
+                close_all(one.fds)
 
     async def _give_up(self, one: ForUplink) -> None:
-        close_all(one.fds)
         if isinstance(one.message, Fetch):
             failed = Fetched(request=one.message.request, error="cannot fetch layer: the uplink does not take requests")
             result = self._verifier.fetched(failed)
