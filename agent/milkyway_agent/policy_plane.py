@@ -16,6 +16,7 @@ from milkyway_agent.sealed import MFD_NOEXEC_SEAL, seal
 from milkyway_agent.system import selinux
 from milkyway_agent.trust_link import TrustLink
 from milkyway_formats.errors import RefusedError
+from milkyway_formats.policy_binary import check_foundation
 from milkyway_formats.policy_shared import Placed, shared
 
 BASE_POLICY = Path("/usr/lib/milkyway/policy/base.policy")
@@ -63,11 +64,11 @@ class PolicyPlane:
             os.close(output)
 
     async def _load(self, instances: dict[str, tuple[Placed, bytes]]) -> None:
+        policy = base = BASE_POLICY.read_bytes()
         if instances:
             declarations = shared(placed for placed, _ in instances.values())
             policy = await self._compile(b"\n".join([declarations, *(cil for _, cil in instances.values())]))
-        else:
-            policy = BASE_POLICY.read_bytes()
+            check_foundation(policy, base)
         selinux.load_policy(policy)
         self._instances = instances
 

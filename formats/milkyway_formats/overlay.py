@@ -230,14 +230,14 @@ class _Reader:
         _, kind = self._kind(source if target.name == "self" else target)
         possible = ALLOWABLE[kind].get(of.name)
         if possible is None:
-            raise OverlayRefusedError(of.line, f"no rule of an overlay is about {of.name!r} of a {kind}")
+            raise OverlayRefusedError(of.line, f"no rule of an overlay is about {of.name!r} of kind {kind}")
         permissions = [_name(item) for item in listed.items]
         if not permissions:
             raise OverlayRefusedError(statement.line, "a rule allows at least one permission")
         for permission in permissions:
             if permission not in possible:
                 raise OverlayRefusedError(
-                    listed.line, f"{permission!r} on {of.name!r} of a {kind} is not an overlay's to allow"
+                    listed.line, f"{permission!r} on {of.name!r} of kind {kind} is not an overlay's to allow"
                 )
         self.allows.append(Allow(domain, target.name, of.name, tuple(dict.fromkeys(permissions))))
 
@@ -261,7 +261,7 @@ class _Reader:
             fits = at_kind in ("tmp_type", "sock_type") and to_kind in CREATABLE.get(of.name, ())
         if not fits:
             raise OverlayRefusedError(
-                statement.line, f"nothing of class {of.name!r} made at a {at_kind} can become a {to_kind}"
+                statement.line, f"nothing of class {of.name!r} made at kind {at_kind} can become kind {to_kind}"
             )
         key = (domain, at, of.name, file_name)
         if key in self.transitions:
