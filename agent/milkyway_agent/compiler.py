@@ -98,9 +98,10 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def main() -> None:
-    """Compile once and exit."""
+    """Compile once and exit. Its arguments, if any, are where the base is and the command that runs secilc."""
+    base, *secilc = sys.argv[1:] or (str(BASE),)
     try:
-        policy = compile_policy(_read_all(INSTANCES_FD))
+        policy = compile_policy(_read_all(INSTANCES_FD), base=Path(base), secilc=secilc or (str(SECILC),))
         _write_all(POLICY_FD, policy)
     except MilkyWayError as error:
         print(error, file=sys.stderr)
