@@ -50,6 +50,10 @@ def configure(image: Path, files: Path | None, data_key: Path) -> None:
         shutil.copytree(files, tree) if files else tree.mkdir()
         if not (tree / DATA_KEY).exists():
             shutil.copyfile(data_key, tree / DATA_KEY)
+        # Whatever the modes of the operator's files: the verifier, an ordinary user, reads the documents, root alone the key.
+        tree.chmod(0o755)
+        for path in tree.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o600 if path.name == DATA_KEY else 0o644)
         tools.run(tools.tools_tree().command("mkfs.erofs", "--quiet", "-T0", "--all-root", packed, tree))
         write(image, "secure-config", packed)
 
