@@ -33,7 +33,7 @@ def confirm(question: str) -> None:
 
 
 FLEET_NAME = "lower-case letters, digits and hyphens, a letter first, at most 31"
-PERSON_NAME = "lower-case letters, digits, dots, hyphens and underscores, a letter first, at most 31"
+LABEL_NAME = PERSON_NAME = "lower-case letters, digits, dots, hyphens and underscores, a letter first, at most 31"
 
 
 def leaves(group: BaseExceptionGroup[MilkyWayError]) -> list[MilkyWayError]:

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from milkyway_control import fleet_config
-from milkyway_control.command_line import FLEET_NAME, Name, confirm
+from milkyway_control.command_line import FLEET_NAME, LABEL_NAME, Name, confirm
 from milkyway_control.fleet_client import FleetClient
 from milkyway_control.fleet_config import FleetConfig, FleetSettings, KeptToken
 from milkyway_control.fleet_desk import Desk, Machine
@@ -28,7 +28,7 @@ from milkyway_signing.passphrase import load_signers
 from milkyway_signing.signer import sign_envelope
 
 EXISTING = click.Path(dir_okay=False, exists=True, path_type=Path)
-LABEL = Name(Label, "lower-case letters, digits, dots, hyphens and underscores, a letter first, at most 31")
+LABEL = Name(Label, LABEL_NAME)
 FLEET = Name(FleetId, FLEET_NAME)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -84,7 +84,7 @@ def connect(
     --vendor-root vendor-root.json --owner-root owner-root.json --key alice.key
     """
     host, _, port = server.rpartition(":")
-    if not host or not port.isdigit() or not 1 <= int(port) <= 65535:
+    if not host or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
         raise click.BadParameter("HOST:PORT is wanted", param_hint="--server")
     settings = FleetSettings(
         format="milkyway.fleet-settings/1",
