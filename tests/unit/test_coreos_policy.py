@@ -100,6 +100,22 @@ def test_no_name_of_the_base_can_be_a_layers() -> None:
     assert {name for name in names if not is_reserved(name)} == set()
 
 
+def test_every_type_that_the_agent_names_is_there() -> None:
+    text = "".join(source.read_text() for source in base_sources())
+    agent = "".join(path.read_text() for path in (PROJECT / "agent/milkyway_agent").rglob("*.py"))
+    named = set(re.findall(r'"([a-z_]+_t)"', agent)) | set(re.findall(r"u:(?:r|object_r):([a-z_]+_t):", agent))
+    assert {"verifier_t", "layer_store_t", "null_device_t"} <= named
+    assert {name for name in named if f"(type {name})" not in text} == set()
+
+
+def test_the_reference_of_overlays_tells_the_truth() -> None:
+    text = (PROJECT / "docs/reference/overlay.md").read_text()
+    example = text.split("## Example")[1].split("```")[1]
+    assert check_overlay(example.encode(), grants=GRANTS).domains == ("process", "worker")
+    for name in (*KINDS, *TEMPLATE_TYPES):
+        assert f"`{name}`" in text
+
+
 def test_no_type_of_the_base_looks_like_a_data_source() -> None:
     assert not re.search(r"\(type(attribute)? data_", "".join(source.read_text() for source in base_sources()))
 
