@@ -43,6 +43,7 @@ from milkyway_formats.errors import MilkyWayError, RefusedError, UnavailableErro
 VERIFIER_FD = 3
 REPORTS_KEPT = 16  # while the server is away: the newest
 FETCHES_AT_ONCE = 2
+WAITING = "waiting for an operator to enrol this machine"
 MAX_REPLY_BYTES = 96 * 1024
 
 
@@ -116,15 +117,19 @@ class Uplink:
             await self._verifier.send(state)
 
     async def _enrol(self, where: Connect, answered: Answered) -> None:
-        """Ask until an operator has approved; then wait for the Connect that the verifier makes of the reply."""
+        """Ask until an operator has approved; then wait for the Connect that the verifier makes of the reply.
+
+        As with polls, the first question is not held: it is soon known whether the server takes the token.
+        """
+        body, target = where.enrolment.encode(), f"{ENROL_PATH}?hold=0"
         async with linked(self._dial, where) as link:
             while True:
-                body = where.enrolment.encode()
-                status, _ = await link.ask("POST", ENROL_PATH, body=body, within=HELD_S)
+                status, _ = await link.ask("POST", target, body=body, within=HELD_S)
                 reply = await link.body(MAX_REPLY_BYTES)
-                await answered()
                 if status == 200:
                     break
+                await answered(WAITING)
+                target = ENROL_PATH
                 await trio.sleep(SPACING_S)
         await self._verifier.send(_enrolled(reply))
         await trio.sleep(REFUSED_S)  # the Connect has long ended this, unless the verifier refused the reply

@@ -38,13 +38,13 @@ class Poller:
         """Connect and ask until that breaks."""
         async with linked(self._dial, self._where) as link:
             await self._ask(link, hold=0)
-            await answered()
+            await answered("")
             quick = 0
             while True:
                 asked = trio.current_time()
                 await self._ask(link, hold=None)
                 quick = quick + 1 if trio.current_time() - asked < QUICK_S else 0
-                await answered()
+                await answered("")
                 await trio.sleep(after_answer(quick))
 
     async def _ask(self, link: Link, *, hold: int | None) -> None:

@@ -13,7 +13,7 @@ FREE_ANSWERS = 8  # so many answers may follow each other at once (a desired sta
 SPACING_S = 1.0
 
 Chance = Callable[[], float]
-Answered = Callable[[], Awaitable[None]]
+Answered = Callable[[str], Awaitable[None]]  # told what there is to say although all is well; mostly nothing
 Attempt = Callable[[Answered], Awaitable[None]]
 Say = Callable[[bool, str], Awaitable[None]]
 
@@ -44,10 +44,10 @@ async def persist(attempt: Attempt, say: Say, chance: Chance) -> None:
     """
     failures = 0
 
-    async def answered() -> None:
+    async def answered(detail: str) -> None:
         nonlocal failures
         failures = 0
-        await say(True, "")
+        await say(True, detail)
 
     while True:
         try:

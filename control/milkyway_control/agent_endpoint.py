@@ -100,13 +100,16 @@ class AgentEndpoint:
         if before.request != body:
             log.warning("enrolment_refused", token=wanted.token, check="token-used-twice", machine=machine_of(wanted))
             raise HttpError(409, f"cannot enrol: token {wanted.token} was used by another machine")
-        with trio.move_on_after(self._hold_s):
-            while True:
-                event = self._wakeups.event(wanted.token)
-                row = await trio.to_thread.run_sync(self._store.enrolment, wanted.token)
-                if row is not None and row.reply is not None:
-                    return json_response(row.reply)
+        deadline = self._deadline(read_poll_query(request.query).hold)
+        while True:
+            event = self._wakeups.event(wanted.token)
+            row = await trio.to_thread.run_sync(self._store.enrolment, wanted.token)
+            if row is not None and row.reply is not None:
+                return json_response(row.reply)
+            with trio.move_on_at(deadline) as waited:
                 await event.wait()
+            if waited.cancelled_caught:
+                break
         return Response(202)
 
     async def _poll(self, request: Request, machine: MachineRow) -> Response:
@@ -114,7 +117,7 @@ class AgentEndpoint:
         await trio.to_thread.run_sync(self._store.saw, machine.id, self._clock(), query.commands)
         if query.commands is not None and query.commands > machine.commands_seen:
             log.info("commands_acknowledged", machine=machine.name, cursor=query.commands)
-        deadline = trio.current_time() + (self._hold_s if query.hold is None else min(self._hold_s, query.hold))
+        deadline = self._deadline(query.hold)
         while True:
             event = self._wakeups.event(machine.id)
             machine = await self._machine(request)
@@ -132,6 +135,10 @@ class AgentEndpoint:
         if desired is not None and desired.digest != query.desired:
             return desired
         return self._store.next_command(machine.id, machine.commands_seen if query.commands is None else query.commands)
+
+    def _deadline(self, wished: int | None) -> float:
+        """Return until when a question is held whose asker *wished* so many seconds."""
+        return trio.current_time() + (self._hold_s if wished is None else min(self._hold_s, wished))
 
     async def _blob(self, request: Request, sha256: str) -> Response:
         size = await trio.to_thread.run_sync(self._blobs.size, sha256) if is_blob_name(sha256) else None

@@ -15,7 +15,7 @@ from msgspec import Meta
 from milkyway_formats.codec import Document, MalformedError
 from milkyway_formats.names import MachineId, Sha256, Text
 
-ENROL_PATH = "/v1/enrol"  # POST EnrolmentRequest → 202 while pending (after a hold), 200 EnrolmentReply, 4xx Problem
+ENROL_PATH = "/v1/enrol"  # POST EnrolmentRequest (?hold=0) → 202 while pending, after the hold; 200 EnrolmentReply; 4xx
 POLL_PATH = "/v1/poll"  # GET → 200 with an envelope and KIND_HEADER, 204 when nothing came within the hold
 BLOB_PREFIX = "/v1/blobs/"  # GET …<sha256>, Range: bytes=N- → 200 or 206
 REPORT_PATH = "/v1/reports"  # POST a signed report → 204
