@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
+from milkyway_formats.errors import UnavailableError
 from tests.fakes.control_bench import control_bench, machine
 from tests.fakes.layer_files import make_layer
 from tests.fakes.people import TRUST
@@ -143,3 +145,31 @@ async def test_what_is_not_there_is_refused_in_one_line(tmp_path: Path, argument
     assert str(result.exception).startswith(
         ("cannot enrol nobody: none is waiting", "cannot find machine nobody: there is none")
     )
+
+
+async def test_an_operator_connects_with_what_init_made(tmp_path: Path) -> None:
+    async with control_bench(tmp_path) as bench:
+        files = [
+            "--certificate", str(bench.site.operators.client("operator")), "--ca", str(bench.site.operators.ca),
+            "--vendor-root", str(tmp_path / "vendor-root.json"), "--owner-root", str(tmp_path / "owner-root.json"),
+        ]  # fmt: skip
+        server = ["--server", f"127.0.0.1:{bench.ports.operators}"]
+        mine = ["--config", str(tmp_path / "mine")]
+        made = await bench.fleet(*mine, "connect", *server, "--fleet", "demo", *files, *bench.key("alice"))
+        listed = await bench.fleet(*mine, "status")
+        again = await bench.fleet(*mine, "connect", *server, "--fleet", "demo", *files, code=1)
+        other = await bench.fleet("--config", str(tmp_path / "x"), "connect", *server, "--fleet", "other", *files, code=1)
+    assert made.stdout.startswith(f"{tmp_path}/mine: fleet demo at 127.0.0.1:")
+    assert listed.stdout == "no machine is enrolled\n"
+    assert str(again.exception).endswith("it has a configuration already")
+    assert "its owner root is of fleet demo, its server of other" in str(other.exception)
+
+
+async def test_a_server_that_is_gone_is_unavailable(tmp_path: Path) -> None:
+    async with control_bench(tmp_path) as bench:
+        bench.stop.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        gone = await bench.fleet("status", code=1)
+    assert isinstance(gone.exception, UnavailableError)
+    assert "cannot ask the control server at 127.0.0.1:" in str(gone.exception)
+    assert "Connection refused" in str(gone.exception)
