@@ -4,6 +4,8 @@ Every step is a command that a user could type; none imports a house. What was m
 ``build/demo.json``. On a terminal all stays up until Ctrl-C; without one everything is shut down at the end.
 """
 
+import base64
+import hashlib
 import json
 import os
 import shutil
@@ -87,7 +89,7 @@ def free_port() -> int:
 def page(port: int) -> str:
     """Return the page that the machine serves on the forwarded port, "" while it serves none."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:  # noqa: S310 (our own address)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
             text: str = answer.read().decode()
             return text
     except (urllib.error.URLError, OSError):
@@ -114,7 +116,19 @@ def serve(undo: ExitStack) -> dict[str, int]:
     control = DEMO / "control"
     milkyway("control", "init", control, "--fleet", "demo", "--host", FROM_INSIDE, "--host", "127.0.0.1")
     server = subprocess.Popen(
-        [MILKYWAY, "control", "serve", control, "--address", "127.0.0.1", "--agent-port", "0", "--operator-port", "0", "--json"],
+        [
+            MILKYWAY,
+            "control",
+            "serve",
+            control,
+            "--address",
+            "127.0.0.1",
+            "--agent-port",
+            "0",
+            "--operator-port",
+            "0",
+            "--json",
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=(DEMO / "control.log").open("w"),
@@ -166,7 +180,9 @@ def run(undo: ExitStack, start: float) -> None:
     web = free_port()
     with step("boot: dm-verity root, SELinux enforcing, PID 1"):
         undo.callback(milkyway, "vm", "stop", MACHINE)
-        milkyway("vm", "run", MACHINE, "--fresh", "--secure-config", DEMO / "secure-config", "--forward", f"{web}:8080", "--wait")
+        milkyway(
+            "vm", "run", MACHINE, "--fresh", "--secure-config", DEMO / "secure-config", "--forward", f"{web}:8080", "--wait"
+        )
         wait_until("boot", lambda: "ready" in status()["boot_ms"])
     with step("alice enrols the machine"):
         milkyway("fleet", "enrol", MACHINE, "--key", KEYS / "alice.key", "--wait", "120", "--yes")
@@ -192,37 +208,60 @@ def run(undo: ExitStack, start: float) -> None:
             time.sleep(3600)
 
 
+def order(layer: Path, layers: dict[str, Path], name: str) -> list[str | Path]:
+    """Return the words that deploy *layer* with the libraries among *layers*, without what signs."""
+    libraries = [word for file in layers.values() if file != layer for word in ("--library", file)]
+    return ["fleet", "deploy", layer, *libraries, "--to", MACHINE, "--name", name, "--yes"]
+
+
 def deploy(layer: Path, layers: dict[str, Path], name: str) -> None:
-    """Deploy *layer* with the libraries among *layers*, signed by two persons."""
-    libraries = [word for file in layers.values() if file != layer for word in ("--library", str(file))]
-    milkyway(
-        "fleet", "deploy", layer, *libraries, "--to", MACHINE, "--name", name,
-        "--key", KEYS / "alice.key", "--key", KEYS / "bob.key", "--yes",
-    )  # fmt: skip
+    """Deploy *layer*, signed by two persons."""
+    milkyway(*order(layer, layers, name), "--key", KEYS / "alice.key", "--key", KEYS / "bob.key")
 
 
 def forge(layers: dict[str, Path]) -> list[str]:
     """Send a forged document and a tampered layer; return how each was refused."""
     with step("a forged document is refused"):
-        forged = forged_document()
-        message = in_machine("sh", "-c", f"cat > /tmp/forged.json <<'END'\n{forged}\nEND\nmwctl apply /tmp/forged.json", refused=True)
+        forged = forged_document(layers)
+        command = (
+            f"cat > /tmp/forged.json <<'END'\n{forged}\nEND\ntruncate -s -1 /tmp/forged.json; mwctl apply /tmp/forged.json"
+        )
+        message = in_machine("sh", "-c", command, refused=True)
     with step("a tampered layer is refused"):
-        before = len(status()["refusals"])
-        tampered = tamper(layers)
-        deploy(tampered, {**layers, "nginx": tampered}, "other")
-        refusal = wait_until("refusal of the layer", lambda: status()["refusals"][before:])
-    return [message, refusal[-1]]
+        refusal = tampered_layer()
+    return [message, refusal]
 
 
-def forged_document() -> str:
-    """Return the machine's own desired state with one byte of its payload changed; its signatures stay."""
-    # What the control server stores is what a forger who has taken it would change.
-    raise DemoFailedError("not yet")
+def forged_document(layers: dict[str, Path]) -> str:
+    """Return a document that alice and bob have signed, changed afterwards."""
+    file = DEMO / "forged.json"
+    milkyway(*order(layers["nginx"], layers, "forged"), "--prepare", file)
+    for person in ("alice", "bob"):
+        milkyway("fleet", "sign", file, "--key", KEYS / f"{person}.key", "--yes")
+    envelope = json.loads(file.read_text())
+    payload = base64.b64decode(envelope["payload"])
+    envelope["payload"] = base64.b64encode(payload.replace(b'"forged"', b'"f0rged"')).decode()
+    return json.dumps(envelope, separators=(",", ":"))
 
 
-def tamper(layers: dict[str, Path]) -> Path:
-    """Change a byte."""
-    raise DemoFailedError("not yet")
+def tampered_layer() -> str:
+    """Deploy a layer of which the control server changes one byte; return how the machine refuses it."""
+    output = DEMO / "layers"
+    said = json.loads(milkyway("layer", "build", ROOT / "examples/nginx/image.yaml", "--output", output, "--json"))
+    layers = {one["path"].split("/")[-1]: ROOT / one["file"] for one in said}
+    for file in layers.values():
+        milkyway("layer", "sign", file, "--key", KEYS / "carol.key")
+    milkyway("fleet", "upload", *layers.values())
+    sha256 = hashlib.sha256(layers["nginx"].read_bytes()).hexdigest()
+    (blob,) = (file for file in (DEMO / "control/blobs").rglob("*") if file.name == sha256)
+    changed = bytearray(blob.read_bytes())
+    changed[5000] ^= 1
+    blob.chmod(0o600)
+    blob.write_bytes(changed)
+    before = len(status()["refusals"])
+    deploy(layers["nginx"], layers, "tampered")
+    refusals: list[str] = wait_until("refusal of the layer", lambda: status()["refusals"][before:], 60)
+    return refusals[-1]
 
 
 def measure(found: dict[str, Any], refusals: list[str], push_to_serving: float) -> dict[str, Any]:
