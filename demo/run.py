@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
@@ -59,6 +59,11 @@ def milkyway(*words: str | Path, refused: bool = False) -> str:
 def in_machine(*words: str, refused: bool = False) -> str:
     """Run a command in the machine's development shell."""
     return milkyway("vm", "exec", MACHINE, "--", *words, refused=refused)
+
+
+def stop_machine() -> None:
+    """Switch the machine off, if there is one that runs."""
+    subprocess.run([MILKYWAY, "vm", "stop", MACHINE], stdin=subprocess.DEVNULL, capture_output=True)
 
 
 def status() -> dict[str, Any]:
@@ -115,6 +120,7 @@ def serve(undo: ExitStack) -> dict[str, int]:
     """Start the control server; return its ports."""
     control = DEMO / "control"
     milkyway("control", "init", control, "--fleet", "demo", "--host", FROM_INSIDE, "--host", "127.0.0.1")
+    log = undo.enter_context((DEMO / "control.log").open("w"))
     server = subprocess.Popen(
         [
             MILKYWAY,
@@ -131,11 +137,11 @@ def serve(undo: ExitStack) -> dict[str, int]:
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=(DEMO / "control.log").open("w"),
+        stderr=log,
         text=True,
         env=ENVIRONMENT,
     )
-    undo.callback(server.wait)
+    undo.enter_context(server)  # waits for its end
     undo.callback(server.terminate)
     assert server.stdout is not None, "asked for a pipe"
     ports: dict[str, int] = json.loads(server.stdout.readline())
@@ -159,9 +165,18 @@ def main() -> int:
     return 0
 
 
-def run(undo: ExitStack, start: float) -> None:
-    """Build, boot, enrol, push, look, forge; then stay up on a terminal."""
-    subprocess.run([MILKYWAY, "vm", "stop", MACHINE], capture_output=True)
+class Chain(NamedTuple):
+    """A machine that is up, enrolled and serves: what the demo shows and the tests look at."""
+
+    layers: dict[str, Path]
+    web_port: int
+    page: str
+    push_to_serving_s: float
+
+
+def bring_up(undo: ExitStack) -> Chain:
+    """Build, serve, boot, enrol, push; *undo* takes the server and the machine down again."""
+    stop_machine()
     shutil.rmtree(DEMO, ignore_errors=True)
     DEMO.mkdir(parents=True)
     layers = build()
@@ -179,7 +194,7 @@ def run(undo: ExitStack, start: float) -> None:
         )  # fmt: skip
     web = free_port()
     with step("boot: dm-verity root, SELinux enforcing, PID 1"):
-        undo.callback(milkyway, "vm", "stop", MACHINE)
+        undo.callback(stop_machine)
         milkyway(
             "vm", "run", MACHINE, "--fresh", "--secure-config", DEMO / "secure-config", "--forward", f"{web}:8080", "--wait"
         )
@@ -190,20 +205,26 @@ def run(undo: ExitStack, start: float) -> None:
     with step("alice and bob sign the push; nginx serves"):
         pushed = time.monotonic()
         deploy(layers["nginx"], layers, "web")
-        served = wait_until("page", lambda: page(web), 60)
-        push_to_serving = time.monotonic() - pushed
-    print(served.strip(), "\n")
+        served = wait_until("page", lambda: page(web), 120)
+        took = time.monotonic() - pushed
+    return Chain(layers, web, served, took)
+
+
+def run(undo: ExitStack, start: float) -> None:
+    """Bring the chain up, look, forge; then stay up on a terminal."""
+    chain = bring_up(undo)
+    print(chain.page.strip(), "\n")
     print(in_machine("mwctl", "status"))
     found = status()
-    refusals = forge(layers)
+    refusals = forge(chain.layers)
     for refusal in refusals:
         print(f"refused: {refusal}")
-    figures = measure(found, refusals, push_to_serving)
+    figures = measure(found, refusals, chain.push_to_serving_s)
     (BUILD / "demo.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
     print(f"the demo took {time.monotonic() - start:.0f} s; figures are in build/demo.json")
     if sys.stdout.isatty():
-        print(f"\nThe page: http://127.0.0.1:{web}/   a shell: {MILKYWAY} vm console {MACHINE}\nCtrl-C ends it all.")
+        print(f"\nThe page: http://127.0.0.1:{chain.web_port}/   a shell: {MILKYWAY} vm console {MACHINE}\nCtrl-C ends it all.")
         while True:
             time.sleep(3600)
 

@@ -1,0 +1,14 @@
+"""One booted machine for all tests of this tier: built, enrolled and serving nginx, by the demo's own steps."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from demo import run as demo
+
+
+@pytest.fixture(scope="session")
+def chain() -> Iterator[demo.Chain]:
+    with ExitStack() as undo:
+        yield demo.bring_up(undo)
