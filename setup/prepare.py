@@ -56,9 +56,7 @@ def _run(command: list[str], log: str, *, env: dict[str, str] | None = None) -> 
     """Run *command* with its output in ``build/LOG.log``."""
     path = BUILD / f"{log}.log"
     with path.open("wb") as out:
-        code = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=env
-        ).returncode
+        code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=env).returncode
     if code:
         sys.stderr.write("".join(path.read_text(errors="replace").splitlines(keepends=True)[-15:]))
         raise subprocess.CalledProcessError(code, command, output=str(path.relative_to(ROOT)))

@@ -42,14 +42,12 @@ def _key(coreos: Path) -> str:
 def _boots(coreos: Path) -> bool:
     with tempfile.TemporaryFile() as console:
         arguments = [
-            "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-accel", "kvm", "-cpu", "host", "-smp", "2",
-            "-m", "256", "-kernel", coreos / "vmlinuz", "-initrd", coreos / "initramfs.img", "-append", "console=ttyS0 panic=0",
-            "-serial", "stdio", "-no-reboot",
+            "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-accel", "kvm", "-cpu", "host",
+            "-smp", "2", "-m", "256", "-serial", "stdio", "-no-reboot", "-append", "console=ttyS0 panic=0",
+            "-kernel", str(coreos / "vmlinuz"), "-initrd", str(coreos / "initramfs.img"),
         ]  # fmt: skip
         share = tools.tools_tree().root / "usr/share"
-        command = tools.tools_tree().command(
-            "qemu-system-x86_64", "-L", share / "qemu", "-L", share / "seabios", *arguments
-        )
+        command = tools.tools_tree().command("qemu-system-x86_64", "-L", share / "qemu", "-L", share / "seabios", *arguments)
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT) as child:
             until = time.monotonic() + DEADLINE_S
             try:

@@ -55,9 +55,8 @@ def build(output: Path = OUTPUT, *, vendor_root: Path | None = None, say: Say = 
 
 def _parts(steps: Steps) -> Parts:
     """Make or find what the images are put together from."""
-    fetched = steps.made(
-        "packages", repr((config.PACKAGES, config.KERNEL, config.SUITE, packages.COLLECT, os.environ.get("MILKYWAY_MIRROR"))), packages.fetch
-    )
+    wanted = (config.PACKAGES, config.KERNEL, config.SUITE, packages.COLLECT, os.environ.get("MILKYWAY_MIRROR"))
+    fetched = steps.made("packages", repr(wanted), packages.fetch)
     rules = fetched.name + hash_files(*(HERE / f"{name}.py" for name in ("config", "packages", "root", "trim")))
 
     def make_base(into: Path) -> None:
@@ -113,7 +112,7 @@ def _make_images(parts: Parts, extra: dict[str, bytes], into: Path, say: Say) ->
     for package in _packages_of_the_agent():
         root.add_sources(package, overlay)
     root.write(overlay / root.MILKYWAY / "launch", (parts.programs / "launch").read_bytes(), 0o755)
-    for file in sorted(parts.policy.glob("*.cil")) + [parts.policy / "base.policy"]:
+    for file in [*sorted(parts.policy.glob("*.cil")), parts.policy / "base.policy"]:
         root.write(overlay / root.MILKYWAY / "policy" / file.name, file.read_bytes())
     root.write(overlay / root.MILKYWAY / "coreos.json", _json({"version": config.VERSION, "interface": config.INTERFACE}))
     for path, content in extra.items():
@@ -126,8 +125,8 @@ def _make_images(parts: Parts, extra: dict[str, bytes], into: Path, say: Say) ->
     verity = image.append_hash_tree(into / "root.img")
     (into / "files.txt").write_text("".join(f"{line}\n" for line in root.listing(tree)))
     (into / "packages-status").write_bytes((parts.base / "status").read_bytes())
-    for tree in (tree, overlay):
-        remove_tree(tree)
+    remove_tree(tree)
+    remove_tree(overlay)
     (into / "vmlinuz").write_bytes((parts.kernel / "vmlinuz").read_bytes())
     (into / "vmlinux").hardlink_to(parts.kernel / "vmlinux")
     program = (parts.programs / "init").read_bytes()

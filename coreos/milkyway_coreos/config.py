@@ -16,9 +16,9 @@ PACKAGES = (
 BOOT_MODULES = ("virtio_blk", "dm-verity", "erofs")
 # The root has the rest; the agent loads it at boot, before it lets go of the right to.
 ROOT_MODULES = (
-    "virtio-rng", "i6300esb", "virtio_net", "loop", "overlay",
-    "dm-crypt", "xts", "aesni-intel", "af_alg", "algif_skcipher", "btrfs",
-    "nf_tables", "nft_ct", "nft_socket", "nft_reject_inet", "nft_limit", "nft_log", "nf_log_syslog",
+    "virtio-rng", "i6300esb", "virtio_net", "loop", "overlay", "dm-crypt", "xts", "aesni-intel", "af_alg",
+    "algif_skcipher", "btrfs", "nf_tables", "nft_ct", "nft_socket", "nft_reject_inet", "nft_limit", "nft_log",
+    "nf_log_syslog",
 )  # fmt: skip
 
 # Entry scripts of the agent's processes in /usr/lib/milkyway (each has its own SELinux type), and their modules.
@@ -26,9 +26,10 @@ ENTRIES = ("init", "verifier", "uplink", "front", "compiler", "disk")
 
 # Programs that a shell needs and coreutils lacks, all of them busybox.
 APPLETS = (
-    "awk", "blkid", "clear", "cmp", "diff", "dmesg", "find", "free", "grep", "gunzip", "gzip", "hexdump", "hostname", "ifconfig",
-    "ip", "kill", "killall", "less", "losetup", "more", "mount", "nc", "netstat", "nslookup", "pgrep", "pidof", "ping", "pkill", "ps",
-    "reset", "route", "sed", "setsid", "strings", "sysctl", "tar", "top", "udhcpc", "umount", "uptime", "vi", "wget", "which", "xargs",
+    "awk", "blkid", "clear", "cmp", "diff", "dmesg", "find", "free", "grep", "gunzip", "gzip", "hexdump", "hostname",
+    "ifconfig", "ip", "kill", "killall", "less", "losetup", "more", "mount", "nc", "netstat", "nslookup", "pgrep",
+    "pidof", "ping", "pkill", "ps", "reset", "route", "sed", "setsid", "strings", "sysctl", "tar", "top", "udhcpc",
+    "umount", "uptime", "vi", "wget", "which", "xargs",
 )  # fmt: skip
 
 DIRECTORIES = (

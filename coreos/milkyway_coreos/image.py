@@ -37,8 +37,8 @@ def append_hash_tree(image: Path) -> Verity:
     assert not rest, "mkfs.erofs writes whole blocks"
     with image.open("rb") as content:
         salt = hashlib.file_digest(content, "sha256").hexdigest()
-    layout = [f"--data-blocks={blocks}", f"--hash-offset={blocks * BLOCK}", f"--salt={salt}", "--no-superblock", "--hash=sha256"]
-    said = tools.run(tools.tools_tree().command("veritysetup", "format", *layout, image, image))
+    layout = ["--no-superblock", "--hash=sha256", f"--data-blocks={blocks}", f"--hash-offset={blocks * BLOCK}"]
+    said = tools.run(tools.tools_tree().command("veritysetup", "format", *layout, f"--salt={salt}", image, image))
     found = re.search(r"^Root hash:\s*([0-9a-f]{64})$", said, re.MULTILINE)
     assert found, f"veritysetup names the root hash: {said!r}"
     return Verity(found[1], salt, blocks)

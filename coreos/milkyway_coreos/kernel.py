@@ -69,7 +69,8 @@ def read_needs(module: bytes) -> Needs:
     """Return what the ``.modinfo`` section of *module* says that it needs."""
     facts = [(key, value.decode()) for key, value in MODINFO.findall(module)]
     depends = [name for key, value in facts if key == b"depends" for name in value.split(",") if name]
-    soft = [name for key, value in facts if key == b"softdep" for name in value.partition("post:")[0].removeprefix("pre:").split()]
+    before = [value.partition("post:")[0].removeprefix("pre:") for key, value in facts if key == b"softdep"]
+    soft = [name for names in before for name in names.split()]
     return Needs(tuple(map(module_name, depends)), tuple(map(module_name, soft)))
 
 

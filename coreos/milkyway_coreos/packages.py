@@ -68,9 +68,9 @@ def unpack(archive: Path, into: Path) -> None:
                 _write(tar, member, into / path.removeprefix(f"{COLLECTED}/"))
             elif not member.isdir() and trim.is_kept(path):
                 _write(tar, member, root / path)
-    for path in sorted(_links(root)):
-        if not path.exists() and not path.readlink().is_absolute():
-            path.unlink()  # what it pointed to was trimmed
+    for link in sorted(_links(root)):
+        if not link.exists() and not link.readlink().is_absolute():
+            link.unlink()  # what it pointed to was trimmed
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:

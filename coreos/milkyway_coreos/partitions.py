@@ -29,7 +29,7 @@ class Partition(NamedTuple):
 
 
 def layout(disk_bytes: int) -> list[Partition]:
-    """Return the partitions of a disk of *disk_bytes*; ``data`` takes what the others leave. Raises RefusedError when too small."""
+    """Return the partitions of a disk of *disk_bytes*; ``data`` takes what is left. Raises RefusedError when too small."""
     start = RESERVED
     partitions = []
     for name, size in SIZES.items():

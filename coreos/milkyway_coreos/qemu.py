@@ -42,8 +42,8 @@ class Machine(NamedTuple):
 def command_line(slot: str, verity: Verity, *, development: bool, panic_s: int = 10) -> str:
     """Return the kernel's command line."""
     words = [
-        "console=ttyS0", "security=selinux", f"panic={panic_s}", f"milkyway.slot={slot}", f"milkyway.roothash={verity.root_hash}",
-        f"milkyway.salt={verity.salt}", f"milkyway.blocks={verity.blocks}",
+        "console=ttyS0", "security=selinux", f"panic={panic_s}", f"milkyway.slot={slot}",
+        f"milkyway.roothash={verity.root_hash}", f"milkyway.salt={verity.salt}", f"milkyway.blocks={verity.blocks}",
     ]  # fmt: skip
     return " ".join([*words, "milkyway.development=1"] if development else words)
 

@@ -26,7 +26,7 @@ sys.exit(main())
 """
 # Of the wheels: what only developers of those packages read.
 UNUSED_OF_WHEELS = ("pycparser/", "trio/_tests/", "anyio/pytest_plugin", "sortedcontainers/tests")
-UNUSED_ENDINGS = (".pyi", ".c", ".h", ".md", ".txt", "py.typed")
+UNUSED_ENDINGS = ("/", ".pyi", ".c", ".h", ".md", ".txt", "py.typed")
 
 
 def entry_scripts() -> dict[str, str]:
@@ -74,7 +74,8 @@ def download_wheels(lock: Path, into: Path) -> None:
     platforms = [f"--platform=manylinux{tag}_x86_64" for tag in ("_2_28", "_2_34", "_2_17", "2014")]
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--require-hashes", "--no-deps",
-        "--only-binary=:all:", "--python-version=3.13", "--implementation=cp", *platforms, f"--dest={wheels}", f"--requirement={lock}",
+        "--only-binary=:all:", "--python-version=3.13", "--implementation=cp", *platforms,
+        f"--dest={wheels}", f"--requirement={lock}",
     ]  # fmt: skip
     tools.run(command)
     for wheel in sorted(wheels.glob("*.whl")):
@@ -89,8 +90,9 @@ def download_wheels(lock: Path, into: Path) -> None:
 
 def _is_used(name: str) -> bool:
     top, _, inside = name.partition("/")
-    unused = not inside or name.endswith("/") or ".dist-info" in top or name.startswith(UNUSED_OF_WHEELS) or name.endswith(UNUSED_ENDINGS)
-    return not unused or top.endswith((".py", ".so"))
+    if not inside:
+        return top.endswith((".py", ".so"))
+    return not (top.endswith(".dist-info") or name.startswith(UNUSED_OF_WHEELS) or name.endswith(UNUSED_ENDINGS))
 
 
 def add_sources(package: Path, into: Path) -> None:
@@ -106,7 +108,8 @@ def compile_python(base: Path, tree: Path, part: str) -> None:
     in an image mean nothing, and dm-verity already vouches for both.
     """
     interpreter = tools.Tree(base)
-    arguments = ["-S", "-m", "compileall", "-q", "--invalidation-mode=unchecked-hash", "-s", tree, "-p", "/", tree / part]
+    whole = str(tree)
+    arguments = ["-S", "-m", "compileall", "-q", "--invalidation-mode=unchecked-hash", "-s", whole, "-p", "/", str(tree / part)]
     environment = {"PYTHONHOME": str(base / "usr"), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8"}
     tools.run(interpreter.command("usr/bin/python3.13", *arguments), env=environment)
 
@@ -119,7 +122,7 @@ def join(parts: Iterable[Path], into: Path) -> None:
 
 
 def listing(root: Path) -> Iterator[str]:
-    """Return one line ``sha256  mode  path`` for every file of *root*, sorted by path; a link's hash is that of its target's name."""
+    """Return one line ``sha256  mode  path`` for every file of *root*, sorted by path; of a link its target is hashed."""
     for path in sorted(_walk(root)):
         if path.is_symlink():
             yield f"{hashlib.sha256(os.readlink(path).encode()).hexdigest()}  120777  /{path.relative_to(root)}"

@@ -57,10 +57,9 @@ class Reader:
 
     def __init__(self, mark: str) -> None:
         # Each part is whole lines of base64; whatever else is said comes before the first mark.
-        self._frame = re.compile(
-            rb"^%b:code:(\d+)\r?\n([A-Za-z0-9+/=\r\n]*)%b:stderr:\d+\r?\n([A-Za-z0-9+/=\r\n]*)%b:end:\d+\r?\n" % ((mark.encode(),) * 3),
-            re.MULTILINE,
-        )
+        lines = r"\r?\n([A-Za-z0-9+/=\r\n]*)"
+        frame = rf"^{mark}:code:(\d+){lines}{mark}:stderr:\d+{lines}{mark}:end:\d+\r?\n"
+        self._frame = re.compile(frame.encode(), re.MULTILINE)
         self._end = f"{mark}:end:".encode()
         self._said = bytearray()
 
@@ -95,7 +94,9 @@ class Shell:
             data = self._receive(until)
             if not data:
                 self._send(INTERRUPT, ASK_EVERY_S)
-                raise UnavailableError(f"cannot execute {command[:60]!r}: no answer within {deadline_s:.0f} s", hint=_tail(reader.said))
+                raise UnavailableError(
+                    f"cannot execute {command[:60]!r}: no answer within {deadline_s:.0f} s", hint=_tail(reader.said)
+                )
             if left := reader.feed(data):
                 return left
 

@@ -10,14 +10,15 @@ import re
 DROPPED_TREES = (
     "boot", "dev", "home", "media", "mnt", "opt", "proc", "root", "run", "srv", "sys", "tmp", "var",
     "etc/alternatives", "etc/apt", "etc/cron.daily", "etc/debconf.conf", "etc/default", "etc/dpkg", "etc/fstab",
-    "etc/hostname", "etc/init.d", "etc/initramfs-tools", "etc/issue", "etc/issue.net", "etc/kernel", "etc/ld.so.conf.d", "etc/logrotate.d",
-    "etc/mime.types", "etc/nftables.conf", "etc/opt", "etc/os-release", "etc/profile.d", "etc/python3.13", "etc/resolv.conf", "etc/rmt",
-    "etc/skel", "etc/terminfo", "etc/tmpfiles.d", "etc/update-motd.d", "etc/xattr.conf", "etc/host.conf", "etc/debian_version",
-    "usr/games", "usr/include", "usr/local", "usr/src", "usr/lib/dpkg", "usr/lib/apt", "usr/lib/debug", "usr/lib/init", "usr/lib/kernel",
+    "etc/hostname", "etc/init.d", "etc/initramfs-tools", "etc/issue", "etc/issue.net", "etc/kernel",
+    "etc/ld.so.conf.d", "etc/logrotate.d", "etc/mime.types", "etc/nftables.conf", "etc/opt", "etc/os-release",
+    "etc/profile.d", "etc/python3.13", "etc/resolv.conf", "etc/rmt", "etc/skel", "etc/terminfo", "etc/tmpfiles.d",
+    "etc/update-motd.d", "etc/xattr.conf", "etc/host.conf", "etc/debian_version", "usr/games", "usr/include",
+    "usr/local", "usr/src", "usr/lib/dpkg", "usr/lib/apt", "usr/lib/debug", "usr/lib/init", "usr/lib/kernel",
     "usr/lib/initramfs-tools", "usr/lib/locale", "usr/lib/mime", "usr/lib/os-release", "usr/lib/pcrlock.d",
-    "usr/lib/systemd", "usr/lib/sysusers.d", "usr/lib/terminfo", "usr/lib/tmpfiles.d", "usr/lib/tar", "usr/lib/udev", "usr/libexec",
-    "usr/lib/x86_64-linux-gnu/gconv", "usr/lib/x86_64-linux-gnu/perl-base", "usr/lib/x86_64-linux-gnu/security",
-    "usr/lib/x86_64-linux-gnu/audit", "usr/lib/x86_64-linux-gnu/engines-3",
+    "usr/lib/systemd", "usr/lib/sysusers.d", "usr/lib/terminfo", "usr/lib/tmpfiles.d", "usr/lib/tar", "usr/lib/udev",
+    "usr/libexec", "usr/lib/x86_64-linux-gnu/gconv", "usr/lib/x86_64-linux-gnu/perl-base",
+    "usr/lib/x86_64-linux-gnu/security", "usr/lib/x86_64-linux-gnu/audit", "usr/lib/x86_64-linux-gnu/engines-3",
 )  # fmt: skip
 KEPT_OF_SHARE = ("usr/share/zoneinfo/UTC", "usr/share/zoneinfo/Etc/UTC")
 DROPPED_FILES = re.compile(

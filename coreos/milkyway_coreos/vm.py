@@ -7,12 +7,13 @@ is in its directory (``vm.json``). Several run side by side; each has its own po
 import json
 import os
 import select
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,8 +104,9 @@ class VirtualMachine:
         if options.fresh:
             self.disk.unlink(missing_ok=True)
         if self.disk.exists() and self.disk.stat().st_size != options.disk_bytes:
+            has, wanted = self.disk.stat().st_size // MIB, options.disk_bytes // MIB
             raise RefusedError(
-                f"cannot start {self.name}: its disk has {self.disk.stat().st_size // MIB} MiB, not {options.disk_bytes // MIB}",
+                f"cannot start {self.name}: its disk has {has} MiB, not {wanted}",
                 hint=f"remove it with: milkyway vm remove {self.name}",
             )
         if not self.disk.exists():
@@ -149,7 +151,7 @@ class VirtualMachine:
         (self.directory / STATE).write_text(json.dumps(state, indent=1))
 
     def stop(self, *, deadline_s: float = ORDERLY_DEADLINE_S) -> None:
-        """Let the machine power itself off; end its process when it has not within *deadline_s*. Does nothing when it is off."""
+        """Let the machine power itself off; end its process when it has not in time. Does nothing when it is off."""
         if not self.is_running():
             return
         try:
@@ -191,8 +193,6 @@ class VirtualMachine:
 
     def execute(self, command: str | Sequence[str], *, stdin: bytes = b"", deadline_s: float = 60) -> Executed:
         """Run *command* (for ``sh``, or as words) in the machine's development shell and return what it left."""
-        import shlex
-
         text = command if isinstance(command, str) else shlex.join(command)
         with self.connection(qemu.SHELL_SOCKET) as connection:
             return Shell(connection).execute(text, stdin=stdin, deadline_s=deadline_s)
@@ -223,7 +223,7 @@ class VirtualMachine:
         except UnavailableError:
             return  # it is on its way out already
 
-    def _until(self, done: Any, what: str, deadline_s: float) -> None:
+    def _until(self, done: Callable[[], bool], what: str, deadline_s: float) -> None:
         until = time.monotonic() + deadline_s
         while not done():
             if not self.is_running():

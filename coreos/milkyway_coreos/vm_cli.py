@@ -24,7 +24,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 UNITS = {"": 1, "K": 1024, "M": MIB, "G": 1024 * MIB}
 
 
-class SizeType(click.ParamType):
+class SizeType(click.ParamType[int]):
     """A number of bytes: 2G, 512M."""
 
     name = "size"
@@ -39,15 +39,13 @@ class SizeType(click.ParamType):
         return int(found[1]) * UNITS[found[2]]
 
 
-class ForwardType(click.ParamType):
+class ForwardType(click.ParamType[tuple[int, int]]):
     """HOST:GUEST, two ports; 0 as the first takes any that is free."""
 
     name = "host:guest"
 
-    def convert(self, value: str | tuple[int, int], param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         """Return the two ports."""
-        if isinstance(value, tuple):
-            return value
         here, _, there = value.partition(":")
         if not (here.isdecimal() and there.isdecimal() and int(here) < 65536 and 0 < int(there) < 65536):
             self.fail(f"{value!r} is not two ports; 8080:80 is", param, ctx)
@@ -73,7 +71,7 @@ def vm() -> None:
     help="Directory with owner-root.json and machine.json.",
 )
 @click.option("--production", is_flag=True, help="Boot as a production server does: without a shell on the console.")
-@click.option("--slot", type=click.Choice(["a", "b"]), default="a", show_default=True, help="The CoreOS slot to write and boot.")
+@click.option("--slot", type=click.Choice(["a", "b"]), default="a", show_default=True, help="The slot to write and boot.")
 @click.option("--fresh", is_flag=True, help="Throw away the disk it has.")
 @click.option("--no-reboot", is_flag=True, help="End when the machine would reboot.")
 @click.option("--wait", is_flag=True, help="Return when its shell answers.")

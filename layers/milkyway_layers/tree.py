@@ -1,7 +1,7 @@
 """A file tree as a value: what is where, with which bytes; and the way from a tar file and to a folder.
 
 The value is normal from the start: sorted paths without a leading slash, permission
-bits only (no setuid, setgid or sticky bit), no owner, no time. Device nodes, sockets
+bits only (no setuid, setgid or sticky bit; the owner may read), no owner, no time. Device nodes, sockets
 and pipes below ``dev`` are left out, anywhere else refused, as are names that are not
 plain text. Contents stay where they are (``Source``) until ``write_tree`` copies them.
 """
@@ -63,7 +63,8 @@ def read_tar(path: Path) -> TarTree:
             name = _name(member.name)
             if not name:
                 continue
-            mode = member.mode & 0o777
+            # The owner may always read: whoever makes the image must, and on a read-only mount it gives nothing away.
+            mode = (member.mode & 0o777) | (0o700 if member.isdir() else 0o400)
             if member.isdir():
                 tree[name] = Entry("directory", mode)
             elif member.issym():
