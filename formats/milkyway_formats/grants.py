@@ -11,9 +11,7 @@ from milkyway_formats.names import DataName, Port
 
 # The capabilities a layer may ask for. Those that would let it change the machine's
 # policy, modules, time or raw devices are not on the list and can't be asked for.
-Capability = Literal[
-    "net_bind_service", "chown", "dac_override", "fowner", "kill", "setgid", "setuid", "setpcap", "sys_nice"
-]
+Capability = Literal["net_bind_service", "chown", "dac_override", "fowner", "kill", "setgid", "setuid", "setpcap", "sys_nice"]
 Protocol = Literal["tcp", "udp"]
 Access = Literal["read", "write"]
 

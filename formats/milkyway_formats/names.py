@@ -9,9 +9,7 @@ from typing import Annotated
 from msgspec import Meta
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="SHA-256, 64 lower-case hexadecimal digits")]
-RootHash = Annotated[
-    str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="root hash of a dm-verity tree (SHA-256), hexadecimal")
-]
+RootHash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="root hash of a dm-verity tree (SHA-256), hexadecimal")]
 Salt = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="salt of a dm-verity tree, 32 bytes, hexadecimal")]
 KeyId = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="SHA-256 of a public hybrid key entry, hexadecimal")]
 MachineId = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="key id of the machine's identity key")]

@@ -11,9 +11,7 @@ ServiceType = Literal["longrun", "oneshot"]
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000, description="milliseconds")]
 Signal = Literal["TERM", "INT", "QUIT", "HUP", "USR1", "USR2"]
 EnvironmentName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}\Z")]
-User = Annotated[
-    int, Meta(ge=0, le=65533, description="user id inside the deployment's own range (0: the range's first)")
-]
+User = Annotated[int, Meta(ge=0, le=65533, description="user id inside the deployment's own range (0: the range's first)")]
 
 
 class ReadyAtOnce(Document, tag="at-once", frozen=True):
