@@ -121,7 +121,9 @@ def test_a_removed_deployment_leaves_nothing_behind(chain: demo.Chain) -> None:
         demo.milkyway("fleet", "remove", name, "--from", demo.MACHINE, *keys)
     demo.wait_until("nothing deployed", lambda: not demo.status()["deployments"], 60)
     places = "/run/milkyway/layers /run/milkyway/stacks /run/milkyway/bundles /run/milkyway/crun /data/agent/layers"
-    assert demo.in_machine("find", *places.split(), "-mindepth", "1").strip() == ""
+    # crun keeps the compiled seccomp profile, which is the same for all deployments.
+    found = demo.in_machine("find", *places.split(), "-mindepth", "1", "-not", "-path", "*/crun/.cache*")
+    assert found.strip() == ""
     assert demo.in_machine("find", "/sys/fs/cgroup/deployments", "-mindepth", "1", "-type", "d").strip() == ""
     assert demo.in_machine("sh", "-c", "ls /sys/class/block | grep -c ^dm- || true").strip() == "2"  # CoreOS and data
     assert [one for one in demo.status()["processes"] if one["name"] == "nginx"] == []
