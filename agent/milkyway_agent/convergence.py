@@ -20,6 +20,7 @@ from milkyway_agent.core.effects import DeploymentEffect
 from milkyway_agent.core.polling import Patience, delay_ms
 from milkyway_agent.core.transition import wanted_effects
 from milkyway_agent.core.uid_range import check_apart
+from milkyway_agent.data_plane import DataPlane
 from milkyway_agent.executor import Executor, GroupPlane, LayerPlane, ServicePlane, StackPlane
 from milkyway_agent.layer_store import LayerStore
 from milkyway_agent.log import Log
@@ -90,6 +91,7 @@ class Convergence:
             {
                 effects.OpenLayer: LayerPlane(store.path, selinux=True),
                 effects.LoadInstance: PolicyPlane(link, programs, store.path),
+                effects.HoldData: DataPlane(Path("/data"), selinux=True),
                 effects.MountStack: StackPlane(selinux=True),
                 effects.MakeGroup: GroupPlane(),
                 effects.RunServices: self._services,

@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from milkyway_agent.core import stack
+from milkyway_agent.core.uid_range import first_uid
 from milkyway_formats.deployment import DataBinding, Deployment
 from milkyway_formats.manifest import Image, Manifest
 
@@ -75,6 +76,31 @@ class LoadInstance(msgspec.Struct, frozen=True):
         return f"load the policy of {self.deployment}, version {self.generation}"
 
 
+class HoldData(msgspec.Struct, frozen=True):
+    """The data source that a deployment is bound to has its directory. Its undo is nothing: data outlives deployments.
+
+    *user*: the user id that a secure source's directory belongs to.
+    """
+
+    deployment: str
+    binding: DataBinding
+    user: int
+
+    @property
+    def key(self) -> str:
+        """Each deployment holds the source for itself."""
+        return f"data {self.binding.source} of {self.deployment}"
+
+    @property
+    def exclusive(self) -> bool:
+        """It is the same for every version."""
+        return False
+
+    def describe(self) -> str:
+        """Return the deed for people."""
+        return f"hold {self.binding.data_class} data {self.binding.source} for {self.deployment}"
+
+
 class MountStack(msgspec.Struct, frozen=True):
     """The layers lie over one another at the deployment's own mount point."""
 
@@ -138,7 +164,7 @@ class RunServices(msgspec.Struct, frozen=True):
         return f"run the services of {self.deployment.name}"
 
 
-DeploymentEffect = OpenLayer | LoadInstance | MountStack | MakeGroup | RunServices
+DeploymentEffect = OpenLayer | LoadInstance | HoldData | MountStack | MakeGroup | RunServices
 
 
 def effects_of(deployment: Deployment, manifests: list[Manifest]) -> tuple[DeploymentEffect, ...]:
@@ -150,9 +176,11 @@ def effects_of(deployment: Deployment, manifests: list[Manifest]) -> tuple[Deplo
         for pin, manifest in zip(deployment.stack, manifests, strict=True)
     )
     directories = stack.lowerdirs(deployment, over_coreos=app.base == "coreos")
+    user = first_uid(deployment.id) + (app.services[0].user if app.services else 0)
     return (
         *layers,
         LoadInstance(deployment.id, deployment.generation, deployment.stack[0].sha256, tuple(deployment.data)),
+        *(HoldData(deployment.id, binding, user) for binding in deployment.data),
         MountStack(deployment.id, deployment.generation, directories),
         MakeGroup(deployment.id),
         RunServices(deployment, app),
