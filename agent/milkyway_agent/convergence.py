@@ -21,7 +21,7 @@ from milkyway_agent.core.polling import Patience, delay_ms
 from milkyway_agent.core.transition import wanted_effects
 from milkyway_agent.core.uid_range import check_apart
 from milkyway_agent.data_plane import DataPlane
-from milkyway_agent.executor import Executor, GroupPlane, LayerPlane, ServicePlane, StackPlane
+from milkyway_agent.executor import Executor, GroupPlane, LayerDamagedError, LayerPlane, ServicePlane, StackPlane
 from milkyway_agent.layer_store import LayerStore
 from milkyway_agent.log import Log
 from milkyway_agent.messages import (
@@ -271,6 +271,8 @@ class Convergence:
             self._log.note("deployment_failed", deployment=deployment.name, why=str(error))
             if isinstance(error, NotAdmittedError):
                 self.refusals.append(str(error))
+            if isinstance(error, LayerDamagedError):  # the next try fetches it anew
+                self._store.remove(error.sha256)
             return isinstance(error, RefusedError)
         self._move(deployment, "active")
         return True

@@ -36,6 +36,14 @@ SETTLE_TRIES = 3
 _SECTORS_PER_BLOCK = BLOCK_SIZE // 512
 
 
+class LayerDamagedError(UnavailableError):
+    """An installed layer file was changed on the disk; fetched anew, it will be whole."""
+
+    def __init__(self, message: str, *, sha256: str) -> None:
+        super().__init__(message)
+        self.sha256 = sha256
+
+
 class Plane(Protocol):
     """Does and undoes the effects of one kind."""
 
@@ -112,8 +120,8 @@ class LayerPlane:
             verity.remove(name)
             # A damaged superblock is found here, as EIO; a damaged block elsewhere when it is read.
             if error.errno == errno.EIO:
-                raise UnavailableError(
-                    f"cannot {effect.describe()}: a block of its image does not match its root hash"
+                raise LayerDamagedError(
+                    f"cannot {effect.describe()}: a block of its image does not match its root hash", sha256=effect.sha256
                 ) from error
             raise
 

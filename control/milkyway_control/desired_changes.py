@@ -40,16 +40,26 @@ def given_grants(wanted: Sequence[Grant], chosen: Sequence[Grant] | None) -> lis
 
 
 def bound_data(
-    name: DeploymentName, wanted: Sequence[DataWanted], chosen: Sequence[DataBinding], before: Sequence[DataBinding]
+    name: DeploymentName,
+    wanted: Sequence[DataWanted],
+    chosen: Sequence[DataBinding],
+    before: Sequence[DataBinding],
+    chance: str,
 ) -> list[DataBinding]:
-    """Return which data source stands behind each name: the owner's choice, else what was bound before, else a new one."""
+    """Return which data source stands behind each name: the owner's choice, else what was bound before, else a new one.
+
+    A new one's id holds six digits of *chance*: a deployment gets old data because its owner says so, and never by
+    having the name of one that was removed.
+    """
     unknown = {binding.name for binding in chosen} - {want.name for want in wanted}
     if unknown:
         raise ChangeRefusedError(f"cannot bind data {sorted(unknown)[0]}: the layer does not ask for it")
     known = {binding.name: binding for binding in (*before, *chosen)}
     return [
         known.get(want.name)
-        or DataBinding(name=want.name, source=f"{name}_{want.name}".replace("-", "_")[:32], data_class=want.data_class)
+        or DataBinding(
+            name=want.name, source=f"{f'{name}_{want.name}'.replace('-', '_')[:25]}_{chance[:6]}", data_class=want.data_class
+        )
         for want in wanted
     ]
 

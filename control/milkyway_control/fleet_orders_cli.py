@@ -129,7 +129,9 @@ def deploy(
             name=wishes.name,
             stack=[one.pin for one in stack],
             grants=desired_changes.given_grants(app.manifest.grants, wishes.grants),
-            data=desired_changes.bound_data(wishes.name, app.manifest.data, wishes.data, before.data if before else []),
+            data=desired_changes.bound_data(
+                wishes.name, app.manifest.data, wishes.data, before.data if before else [], secrets.token_hex(3)
+            ),
             configuration=wishes.configuration,
             chance=secrets.token_hex(3),
         )

@@ -86,14 +86,19 @@ def test_the_owner_gives_all_or_some_of_what_is_asked_and_never_more() -> None:
 
 def test_data_stays_bound_to_what_it_was_bound_to() -> None:
     wanted = [DataWanted(name="www"), DataWanted(name="cache", data_class="common")]
-    first = bound_data("my-web", wanted, [], [])
-    assert [(one.source, one.data_class) for one in first] == [("my_web_www", "secure"), ("my_web_cache", "common")]
+    first = bound_data("my-web", wanted, [], [], "7f3a2c")
+    assert [(one.source, one.data_class) for one in first] == [
+        ("my_web_www_7f3a2c", "secure"),
+        ("my_web_cache_7f3a2c", "common"),
+    ]
+    again = bound_data("my-web", wanted, [], [], "000000")
+    assert {one.source for one in again}.isdisjoint(one.source for one in first)
     kept = DataBinding(name="www", source="old_www")
     chosen = DataBinding(name="www", source="chosen")
-    assert bound_data("my-web", wanted, [], [kept])[0] == kept
-    assert bound_data("my-web", wanted, [chosen], [kept])[0] == chosen
+    assert bound_data("my-web", wanted, [], [kept], "7f3a2c")[0] == kept
+    assert bound_data("my-web", wanted, [chosen], [kept], "7f3a2c")[0] == chosen
     with pytest.raises(ChangeRefusedError, match="cannot bind data logs"):
-        bound_data("my-web", wanted, [DataBinding(name="logs", source="x")], [])
+        bound_data("my-web", wanted, [DataBinding(name="logs", source="x")], [], "7f3a2c")
 
 
 def test_a_version_follows_the_highest_known_and_lives_a_day() -> None:

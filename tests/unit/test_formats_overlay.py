@@ -75,7 +75,8 @@ def test_nothing_is_an_overlay_too() -> None:
 
 def test_the_example_is_accepted_with_what_it_asks_for() -> None:
     source = (PROJECT / "examples/nginx/policy.cil").read_bytes()
-    assert check(source).calls == (Call("listen_tcp", "process"),)
+    grants = (Listen(protocol="tcp", port=8080), UseData(name="notes"))
+    assert check_overlay(source, grants=grants).calls == (Call("listen_tcp", "process"), Call("data_write", "process", "notes"))
 
 
 NOT_A_STATEMENT = "is not a statement of overlays"
