@@ -31,7 +31,13 @@ PAGES = (
         "manifest",
         "The manifest of a layer",
         ("milkyway_formats.manifest:Manifest",),
-        ("milkyway_formats.manifest", "milkyway_formats.service", "milkyway_formats.grants"),
+        ("milkyway_formats.manifest", "milkyway_formats.grants"),
+    ),
+    Page(
+        "service",
+        "The service",
+        ("milkyway_formats.service:Service",),
+        ("milkyway_formats.service", "milkyway_formats.execution", "milkyway_formats.listener", "milkyway_formats.timer"),
     ),
     Page("image-spec", "The image spec", ("milkyway_layers.spec:ImageSpec",), ("milkyway_layers.spec",)),
     Page(

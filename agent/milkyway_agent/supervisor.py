@@ -33,7 +33,16 @@ from milkyway_agent.starter import Running, Starter, let_go, notify_path
 from milkyway_agent.system import kernel, processes, selinux
 from milkyway_formats.errors import MilkyWayError, RefusedError, UnavailableError
 from milkyway_formats.report import ServiceStatus
-from milkyway_formats.service import ReadyAtOnce, ReadyByExit, ReadyByNotify, ReadyByTcp, Service
+from milkyway_formats.service import (
+    ReadyAtOnce,
+    ReadyByDescriptor,
+    ReadyByExit,
+    ReadyByNotify,
+    ReadyByProbe,
+    ReadyByTcp,
+    Service,
+)
+from milkyway_formats.service_check import check_service
 
 NOTIFY_DIRECTORY = "/run/milkyway/notify"
 START_SECONDS = 60.0
@@ -155,8 +164,7 @@ class Supervisor:
         name, service = definition.name, definition.service
         if name in self._services:
             raise RefusedError(f"cannot supervise {name}: there is a service of that name")
-        if isinstance(service.readiness, ReadyByExit) and service.type != "oneshot":
-            raise RefusedError(f"cannot supervise {name}: a longrun can't be ready by ending")
+        check_service(service)
         dependencies.waves({**self._needs(), name: definition.needs})
         one = self._services[name] = _Attended(definition)
         one.since_ms = self._clock_ms()
@@ -469,6 +477,8 @@ class Supervisor:
                     assert listening is not None, "opened before the start"
                     belongs = belongs_to(run.running, one.definition.starter.cgroup)
                     await wait_notified(listening, belongs, lambda text: setattr(one, "reason", text))
+                case ReadyByDescriptor() | ReadyByProbe():
+                    return  # never ready
             one.post(Event.READY, run)
 
     async def _carry_output(self, one: _Attended, reading: int) -> None:

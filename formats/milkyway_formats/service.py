@@ -1,17 +1,43 @@
-"""A service: one program that the agent supervises, as CoreOS or a layer's manifest describes it."""
+"""A service: what the agent supervises, as CoreOS, a layer's manifest or a definition file describes it."""
 
 from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
 from milkyway_formats.codec import Document
+from milkyway_formats.execution import Execution
+from milkyway_formats.listener import Listener
 from milkyway_formats.names import AbsolutePath, Bytes, DomainName, Port, ServiceName, Text
+from milkyway_formats.timer import Milliseconds, Timer
 
-ServiceType = Literal["longrun", "oneshot"]
-Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000, description="milliseconds")]
+ServiceType = Literal["longrun", "oneshot", "bundle"]
 Signal = Literal["TERM", "INT", "QUIT", "HUP", "USR1", "USR2"]
+Command = Annotated[list[Text], Meta(min_length=1, max_length=64)]
+Percent = Annotated[int, Meta(ge=0, le=100, description="percent")]
 EnvironmentName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}\Z")]
 User = Annotated[int, Meta(ge=0, le=65533, description="user id inside the deployment's own range (0: the range's first)")]
+
+
+class TcpProbe(Document, tag="tcp", frozen=True):
+    """Well when somebody listens on its TCP *port*."""
+
+    port: Port
+
+
+class HttpProbe(Document, tag="http", frozen=True):
+    """Well when a GET of *path* on its TCP *port* is answered with a status from 200 to 399."""
+
+    port: Port
+    path: Text = "/"
+
+
+class ExecProbe(Document, tag="exec", frozen=True):
+    """Well when *command*, run as the service is, ends with status 0."""
+
+    command: Command
+
+
+Probe = TcpProbe | HttpProbe | ExecProbe
 
 
 class ReadyAtOnce(Document, tag="at-once", frozen=True):
@@ -26,6 +52,12 @@ class ReadyByNotify(Document, tag="notify", frozen=True):
     """Ready when it says READY=1 over the sd_notify protocol (sd_notify(3))."""
 
 
+class ReadyByDescriptor(Document, tag="descriptor", frozen=True):
+    """Ready when it writes a line to the open *descriptor*, as s6 has it (https://skarnet.org/software/s6/notifywhenup.html)."""
+
+    descriptor: Annotated[int, Meta(ge=3, le=255)] = 3
+
+
 class ReadyByTcp(Document, tag="tcp", frozen=True):
     """Ready when its TCP *port* accepts a connection."""
 
@@ -33,32 +65,82 @@ class ReadyByTcp(Document, tag="tcp", frozen=True):
     interval_ms: Milliseconds = 100
 
 
-Readiness = ReadyAtOnce | ReadyByExit | ReadyByNotify | ReadyByTcp
+class ReadyByProbe(Document, tag="probe", frozen=True):
+    """Ready when *probe*, asked every *interval_ms*, finds it well for the first time."""
+
+    probe: Probe
+    interval_ms: Milliseconds = 200
+
+
+Readiness = ReadyAtOnce | ReadyByExit | ReadyByNotify | ReadyByDescriptor | ReadyByTcp | ReadyByProbe
+
+
+class Health(Document, frozen=True):
+    """How a started service is asked whether it is well, and after how many answers that is believed."""
+
+    probe: Probe
+    interval_ms: Milliseconds = 10_000
+    timeout_ms: Milliseconds = 5_000
+    failures: Annotated[int, Meta(ge=1, le=1000)] = 3
 
 
 class Restart(Document, frozen=True):
-    """When to start it again, and how patiently: exponential backoff between two bounds, then a start limit."""
+    """When to start it again, and how patiently: exponential backoff between two bounds, then a start limit.
+
+    ``jitter``: how much of each delay is left to chance, so that what failed together isn't tried together.
+    ``on_failure``: what is done when it was given up: nothing, stop all that this one does not need, or reboot.
+    """
 
     when: Literal["always", "on-failure", "never"] = "always"
     delay_ms: Milliseconds = 100
     delay_limit_ms: Milliseconds = 30_000
+    jitter: Percent = 0
     start_limit: Annotated[int, Meta(ge=1, le=1000)] = 10
     start_interval_ms: Milliseconds = 60_000
+    on_failure: Literal["nothing", "isolate", "reboot"] = "nothing"
 
 
 class Stop(Document, frozen=True):
-    """How to stop it: a signal, then patience, then SIGKILL for the whole cgroup."""
+    """How to stop it: its command if it has one, a signal, then patience, then SIGKILL for the whole cgroup."""
 
     signal: Signal = "TERM"
     timeout_ms: Milliseconds = 10_000
+    command: Annotated[list[Text], Meta(max_length=64)] = field(default_factory=list)
+
+
+class Reload(Document, frozen=True):
+    """How to have it read its configuration again: a signal, or a command."""
+
+    signal: Signal = "HUP"
+    command: Annotated[list[Text], Meta(max_length=64)] = field(default_factory=list)
+
+
+class PathExists(Document, tag="path-exists", frozen=True):
+    """Started only where *path* exists (or, *negated*, where it doesn't)."""
+
+    path: AbsolutePath
+    negated: bool = False
+
+
+class KernelParameter(Document, tag="kernel-parameter", frozen=True):
+    """Started only where the kernel's command line has the word *parameter* (or, *negated*, has it not)."""
+
+    parameter: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]+(=[^\s]*)?\Z", max_length=256)]
+    negated: bool = False
+
+
+Condition = PathExists | KernelParameter
 
 
 class Limits(Document, frozen=True):
-    """cgroup v2 limits; 0 means none."""
+    """cgroup v2 limits; 0 means none. ``cpu_percent``: of one processor, so 200 is two of them."""
 
     memory_bytes: Bytes = 0
+    memory_high_bytes: Bytes = 0
     pids: Annotated[int, Meta(ge=0, le=4_000_000)] = 512
     cpu_weight: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    cpu_percent: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    io_weight: Annotated[int, Meta(ge=1, le=10_000)] = 100
 
 
 class Scratch(Document, frozen=True):
@@ -69,11 +151,18 @@ class Scratch(Document, frozen=True):
     inodes: Annotated[int, Meta(ge=1, le=10_000_000)] = 4096
 
 
+ServiceNames = Annotated[list[ServiceName], Meta(max_length=64)]
+
+
 class Service(Document, frozen=True):
-    """One supervised program. ``domain`` names a domain of the layer's policy overlay."""
+    """One supervised program. ``domain`` names a domain of the layer's policy overlay.
+
+    A bundle has no command: it is started when all that it requires and wants is. ``watchdog_ms``: how long it may
+    be silent (WATCHDOG=1 of sd_notify(3)) before it counts as hung; 0: for ever.
+    """
 
     name: ServiceName
-    command: Annotated[list[Text], Meta(min_length=1, max_length=64)]
+    command: Annotated[list[Text], Meta(max_length=64)] = field(default_factory=list)
     type: ServiceType = "longrun"
     domain: DomainName = "process"
     user: User = 0
@@ -81,11 +170,19 @@ class Service(Document, frozen=True):
     working_directory: AbsolutePath | Literal["/"] = "/"
     readiness: Readiness = field(default_factory=ReadyAtOnce)
     ready_timeout_ms: Milliseconds = 60_000
+    health: Health | None = None
+    watchdog_ms: Milliseconds = 0
     restart: Restart = field(default_factory=Restart)
     stop: Stop = field(default_factory=Stop)
+    reload: Reload = field(default_factory=Reload)
     limits: Limits = field(default_factory=Limits)
+    execution: Execution = field(default_factory=Execution)
     scratch: Annotated[list[Scratch], Meta(max_length=32)] = field(default_factory=list)
-    requires: Annotated[list[ServiceName], Meta(max_length=64)] = field(default_factory=list)
-    wants: Annotated[list[ServiceName], Meta(max_length=64)] = field(default_factory=list)
-    after: Annotated[list[ServiceName], Meta(max_length=64)] = field(default_factory=list)
-    before: Annotated[list[ServiceName], Meta(max_length=64)] = field(default_factory=list)
+    listeners: Annotated[list[Listener], Meta(max_length=32)] = field(default_factory=list)
+    timers: Annotated[list[Timer], Meta(max_length=16)] = field(default_factory=list)
+    conditions: Annotated[list[Condition], Meta(max_length=16)] = field(default_factory=list)
+    requires: ServiceNames = field(default_factory=list)
+    wants: ServiceNames = field(default_factory=list)
+    after: ServiceNames = field(default_factory=list)
+    before: ServiceNames = field(default_factory=list)
+    conflicts: ServiceNames = field(default_factory=list)

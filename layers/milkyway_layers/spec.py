@@ -17,6 +17,7 @@ from milkyway_formats.grants import Grant, UseData
 from milkyway_formats.manifest import DataWanted
 from milkyway_formats.names import AbsolutePath, LayerPath, LayerVersion, ShortText
 from milkyway_formats.service import Service
+from milkyway_formats.service_check import check_layer_service
 from milkyway_formats.yaml_text import load
 
 PackageName = Annotated[
@@ -112,6 +113,7 @@ def _check(spec: ImageSpec, what: str) -> None:
         if (file.text is None) == (file.source is None):
             raise refuse(f"file {file.path} needs either a text or a source")
     for service in spec.services:
+        check_layer_service(service)
         for name in (*service.requires, *service.wants, *service.after, *service.before):
             if name not in services:
                 raise refuse(f"service {service.name} speaks of service {name}, which is not there")

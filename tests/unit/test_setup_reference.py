@@ -14,7 +14,7 @@ def test_every_field_of_every_type_is_there() -> None:
     from milkyway_formats.desired import Desired
     from milkyway_formats.service import Service
 
-    for kind, page in ((Desired, "desired-state.md"), (Service, "manifest.md")):
+    for kind, page in ((Desired, "desired-state.md"), (Service, "service.md")):
         section = pages()[page].partition(f"## {kind.__name__}\n")[2].partition("\n## ")[0]
         assert section, f"{page} does not describe {kind.__name__}"
         for field in kind.__struct_fields__:

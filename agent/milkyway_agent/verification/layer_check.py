@@ -23,6 +23,7 @@ from milkyway_formats.layer_file import (
 )
 from milkyway_formats.manifest import BLOCK_SIZE, Manifest
 from milkyway_formats.names import Sha256
+from milkyway_formats.service_check import check_layer_service
 from milkyway_formats.trust import Trust, Verified
 
 
@@ -73,13 +74,15 @@ def check_layer(file: ReadLayer, trust: Trust) -> CheckedLayer:
     """Return what *file* holds if all of it is what enough signers for its path signed.
 
     Checks, in this order: footer and sections; envelope and signatures; the manifest section is what the envelope
-    carries; it speaks of sections of these sizes; its policy; the hash tree's top block against the root hash.
+    carries; it speaks of sections of these sizes; its services; its policy; the hash tree's top block against the root hash.
     """
     sections = parse_footer(file.read(max(0, file.size - FOOTER_BYTES), FOOTER_BYTES), file.size)
     manifest, verified = trust.verify_manifest(_section(file, sections.envelope))
     if _section(file, sections.manifest) != verified.payload:
         raise LayerRefusedError("cannot accept layer: its manifest is not the one in its envelope")
     check_manifest(sections, manifest)
+    for service in manifest.services:
+        check_layer_service(service)
     policy = _section(file, sections.policy)
     check_policy(policy, manifest)
     _check_top(file, sections, manifest)

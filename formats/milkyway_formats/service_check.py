@@ -1,0 +1,66 @@
+"""What a service's fields may say together: rules that no single type can hold. Pure."""
+
+from milkyway_formats.errors import RefusedError
+from milkyway_formats.execution import Execution
+from milkyway_formats.listener import Tcp, UnixStream
+from milkyway_formats.service import Limits, ReadyAtOnce, ReadyByDescriptor, ReadyByExit, ReadyByProbe, Service
+
+# What containers can't do yet. A layer that asks for it is refused: it must not run with less than it was signed with.
+_NOT_FOR_LAYERS = ("listeners", "timers", "conditions", "health", "watchdog_ms", "reload", "execution", "conflicts")
+
+
+class ServiceError(RefusedError):
+    """A service contradicts itself, or asks for what there is not."""
+
+
+def check_service(service: Service) -> None:
+    """Raise ServiceError when the fields of *service* contradict one another."""
+    name = service.name
+    if service.type == "bundle":
+        if service.command:
+            raise ServiceError(f"cannot use service {name}: a bundle has no command of its own")
+        if not isinstance(service.readiness, ReadyAtOnce) or service.listeners:
+            raise ServiceError(f"cannot use service {name}: a bundle is ready when its parts are, and listens to nothing")
+    elif not service.command:
+        raise ServiceError(f"cannot use service {name}: it has no command")
+    if service.command and not service.command[0].startswith("/"):
+        raise ServiceError(f"cannot use service {name}: its command {service.command[0]!r} is not an absolute path")
+    if isinstance(service.readiness, ReadyByExit) and service.type != "oneshot":
+        raise ServiceError(f"cannot use service {name}: a {service.type} can't be ready by ending")
+    if service.execution.dynamic_user and service.execution.account:
+        raise ServiceError(f"cannot use service {name}: its user is either dynamic or {service.execution.account}, not both")
+    if service.restart.delay_limit_ms < service.restart.delay_ms:
+        raise ServiceError(f"cannot use service {name}: restart.delay_limit_ms is less than restart.delay_ms")
+    if service.health is not None and service.type != "longrun":
+        raise ServiceError(f"cannot use service {name}: only a longrun is asked for its health")
+    for listener in service.listeners:
+        if listener.accept and not isinstance(listener.address, (Tcp, UnixStream)):
+            raise ServiceError(f"cannot use service {name}: listener {listener.name} accepts, but has no connections")
+    names = [listener.name for listener in service.listeners]
+    if len(set(names)) < len(names):
+        raise ServiceError(f"cannot use service {name}: two of its listeners have one name")
+    for timer in service.timers:
+        if not (timer.calendar or timer.after_boot_ms or timer.after_end_ms):
+            raise ServiceError(f"cannot use service {name}: a timer of it names no time")
+
+
+def check_layer_service(service: Service) -> None:
+    """Raise ServiceError when *service* contradicts itself or asks for what a layer's service can't have."""
+    check_service(service)
+    plain = Service(name=service.name, command=service.command)
+    asked = [field for field in _NOT_FOR_LAYERS if getattr(service, field) != getattr(plain, field)]
+    if isinstance(service.readiness, (ReadyByDescriptor, ReadyByProbe)):
+        asked.append("readiness: descriptor or probe")
+    if service.type == "bundle":
+        asked.append("type: bundle")
+    if service.restart.on_failure == "reboot":
+        asked.append("restart.on_failure: reboot")
+    if service.limits != _kept_limits(service.limits):
+        asked.append("limits beyond memory_bytes, pids and cpu_weight")
+    if asked:
+        raise ServiceError(f"cannot use service {service.name} in a layer: {', '.join(asked)} not there for layers yet")
+    assert service.execution == Execution(), "listed above"
+
+
+def _kept_limits(limits: Limits) -> Limits:
+    return Limits(memory_bytes=limits.memory_bytes, pids=limits.pids, cpu_weight=limits.cpu_weight)

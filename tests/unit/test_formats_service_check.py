@@ -1,0 +1,65 @@
+"""Services that contradict themselves, and what a layer's service can't have, are refused by name."""
+
+import pytest
+
+from milkyway_formats.execution import Execution
+from milkyway_formats.listener import Listener, Tcp, Udp
+from milkyway_formats.service import ExecProbe, Health, Limits, ReadyByExit, Restart, Service
+from milkyway_formats.service_check import ServiceError, check_layer_service, check_service
+from milkyway_formats.timer import Timer
+
+DAEMON = ["/usr/bin/daemon"]
+
+
+@pytest.mark.parametrize(
+    ("service", "why"),
+    [
+        (Service(name="web"), "it has no command"),
+        (Service(name="web", command=["daemon"]), "'daemon' is not an absolute path"),
+        (Service(name="all", type="bundle", command=DAEMON), "a bundle has no command"),
+        (Service(name="all", type="bundle", readiness=ReadyByExit()), "a bundle is ready when its parts are"),
+        (Service(name="web", command=DAEMON, readiness=ReadyByExit()), "a longrun can't be ready by ending"),
+        (
+            Service(name="web", command=DAEMON, execution=Execution(dynamic_user=True, account="www-data")),
+            "either dynamic or www-data, not both",
+        ),
+        (Service(name="web", command=DAEMON, restart=Restart(delay_ms=10, delay_limit_ms=5)), "delay_limit_ms is less"),
+        (
+            Service(name="web", type="oneshot", command=DAEMON, health=Health(probe=ExecProbe(command=DAEMON))),
+            "only a longrun is asked",
+        ),
+        (
+            Service(name="web", command=DAEMON, listeners=[Listener(name="in", address=Udp(port=53), accept=True)]),
+            "listener in accepts, but has no connections",
+        ),
+        (
+            Service(name="web", command=DAEMON, listeners=[Listener(name="in", address=Tcp(port=port)) for port in (1, 2)]),
+            "two of its listeners have one name",
+        ),
+        (Service(name="web", command=DAEMON, timers=[Timer()]), "a timer of it names no time"),
+    ],
+)
+def test_contradictions_are_refused(service: Service, why: str) -> None:
+    with pytest.raises(ServiceError, match=why):
+        check_service(service)
+
+
+@pytest.mark.parametrize(
+    ("service", "why"),
+    [
+        (Service(name="web", command=DAEMON, timers=[Timer(after_boot_ms=1)]), "timers not there for layers yet"),
+        (Service(name="web", command=DAEMON, execution=Execution(nice=5)), "execution not there"),
+        (Service(name="web", command=DAEMON, watchdog_ms=1), "watchdog_ms not there"),
+        (Service(name="all", type="bundle"), "type: bundle"),
+        (Service(name="web", command=DAEMON, restart=Restart(on_failure="reboot")), "on_failure: reboot"),
+        (Service(name="web", command=DAEMON, limits=Limits(cpu_percent=50)), "limits beyond"),
+    ],
+)
+def test_a_layer_never_runs_with_less_than_it_was_signed_with(service: Service, why: str) -> None:
+    check_service(service)
+    with pytest.raises(ServiceError, match=why):
+        check_layer_service(service)
+
+
+def test_a_plain_service_is_taken() -> None:
+    check_layer_service(Service(name="web", command=DAEMON, limits=Limits(memory_bytes=1 << 20, pids=8, cpu_weight=50)))
