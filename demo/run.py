@@ -116,36 +116,32 @@ def build() -> dict[str, Path]:
     return layers
 
 
-def serve(undo: ExitStack) -> dict[str, int]:
-    """Start the control server; return its ports."""
-    control = DEMO / "control"
-    milkyway("control", "init", control, "--fleet", "demo", "--host", FROM_INSIDE, "--host", "127.0.0.1")
-    log = undo.enter_context((DEMO / "control.log").open("w"))
-    server = subprocess.Popen(
-        [
-            MILKYWAY,
-            "control",
-            "serve",
-            control,
-            "--address",
-            "127.0.0.1",
-            "--agent-port",
-            "0",
-            "--operator-port",
-            "0",
-            "--json",
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    undo.enter_context(server)  # waits for its end
-    undo.callback(server.terminate)
-    assert server.stdout is not None, "asked for a pipe"
-    ports: dict[str, int] = json.loads(server.stdout.readline())
-    return ports
+class ControlServer:
+    """The control server: it keeps its ports when it is stopped and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.ports = {"agent_port": 0, "operator_port": 0}
+        self._directory = directory
+        self._process: subprocess.Popen[str] | None = None
+        milkyway("control", "init", directory, "--fleet", "demo", "--host", FROM_INSIDE, "--host", "127.0.0.1")
+
+    def start(self) -> None:
+        """Start it; return when it listens."""
+        command = [str(MILKYWAY), "control", "serve", str(self._directory), "--address", "127.0.0.1", "--json"]
+        command += ["--agent-port", str(self.ports["agent_port"]), "--operator-port", str(self.ports["operator_port"])]
+        with (DEMO / "control.log").open("a") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, env=ENVIRONMENT
+            )
+        assert self._process.stdout is not None, "asked for a pipe"
+        self.ports = json.loads(self._process.stdout.readline())
+
+    def stop(self) -> None:
+        """Stop it, if it runs."""
+        if self._process is not None:
+            with self._process as process:
+                process.terminate()
+            self._process = None
 
 
 def main() -> int:
@@ -169,6 +165,7 @@ class Chain(NamedTuple):
     """A machine that is up, enrolled and serves: what the demo shows and the tests look at."""
 
     layers: dict[str, Path]
+    server: ControlServer
     web_port: int
     page: str
     push_to_serving_s: float
@@ -181,15 +178,17 @@ def bring_up(undo: ExitStack) -> Chain:
     DEMO.mkdir(parents=True)
     layers = build()
     with step("control server"):
-        ports = serve(undo)
+        server = ControlServer(DEMO / "control")
+        undo.callback(server.stop)
+        server.start()
         milkyway(
-            "fleet", "connect", "--server", f"127.0.0.1:{ports['operator_port']}", "--fleet", "demo",
+            "fleet", "connect", "--server", f"127.0.0.1:{server.ports['operator_port']}", "--fleet", "demo",
             "--certificate", DEMO / "control/operator/client.pem", "--ca", DEMO / "control/operator/ca.pem",
             "--vendor-root", KEYS / "vendor-root.json", "--owner-root", KEYS / "owner-root.json",
         )  # fmt: skip
         token = json.loads(milkyway("fleet", "token", MACHINE, "--json"))["token"]
         milkyway(
-            "fleet", "secure-config", MACHINE, "--server", f"{FROM_INSIDE}:{ports['agent_port']}", "--token", token,
+            "fleet", "secure-config", MACHINE, "--server", f"{FROM_INSIDE}:{server.ports['agent_port']}", "--token", token,
             "--ca", DEMO / "control/ca/ca.pem", "--key", KEYS / "owner-root.key", "--out", DEMO / "secure-config",
         )  # fmt: skip
     web = free_port()
@@ -207,7 +206,14 @@ def bring_up(undo: ExitStack) -> Chain:
         deploy(layers["nginx"], layers, "web")
         served = wait_until("page", lambda: page(web), 120)
         took = time.monotonic() - pushed
-    return Chain(layers, web, served, took)
+    return Chain(layers, server, web, served, took)
+
+
+def boot(web_port: int, *options: str) -> None:
+    """Switch the machine on; return when its boot is finished."""
+    forward = ("--forward", f"{web_port}:8080")
+    milkyway("vm", "run", MACHINE, *options, "--disk-size", "1G", "--secure-config", DEMO / "secure-config", *forward, "--wait")
+    wait_until("boot", lambda: "ready" in status()["boot_ms"])
 
 
 def run(undo: ExitStack, start: float) -> None:
