@@ -194,10 +194,7 @@ def bring_up(undo: ExitStack) -> Chain:
     web = free_port()
     with step("boot: dm-verity root, SELinux enforcing, PID 1"):
         undo.callback(stop_machine)
-        milkyway(
-            "vm", "run", MACHINE, "--fresh", "--secure-config", DEMO / "secure-config", "--forward", f"{web}:8080", "--wait"
-        )
-        wait_until("boot", lambda: "ready" in status()["boot_ms"])
+        boot(web, "--fresh")
     with step("alice enrols the machine"):
         milkyway("fleet", "enrol", MACHINE, "--key", KEYS / "alice.key", "--wait", "120", "--yes")
         wait_until("connection to the control server", lambda: status()["connected"])
@@ -244,6 +241,13 @@ def order(layer: Path, layers: dict[str, Path], name: str) -> list[str | Path]:
 def deploy(layer: Path, layers: dict[str, Path], name: str) -> None:
     """Deploy *layer*, signed by two persons."""
     milkyway(*order(layer, layers, name), "--key", KEYS / "alice.key", "--key", KEYS / "bob.key")
+
+
+def remove_all() -> None:
+    """Remove every deployment of the machine, signed by two persons; return when none is left."""
+    for name in [one["name"] for one in status()["deployments"]]:
+        milkyway("fleet", "remove", name, "--from", MACHINE, "--key", KEYS / "alice.key", "--key", KEYS / "bob.key", "--yes")
+    wait_until("nothing deployed", lambda: not status()["deployments"], 60)
 
 
 def forge(layers: dict[str, Path]) -> list[str]:

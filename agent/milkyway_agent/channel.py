@@ -107,7 +107,7 @@ class Channel(Generic[SentT, ReceivedT]):
         async with self._sending:
             try:
                 await self._socket.sendmsg([data], rights)
-            except (BrokenPipeError, ConnectionResetError, trio.ClosedResourceError) as error:
+            except (OSError, trio.ClosedResourceError) as error:  # EBADF too: closed here while we waited for our turn
                 raise ChannelClosedError(f"cannot send to {self.peer}: it is gone", peer=self.peer) from error
 
     async def receive(self) -> tuple[ReceivedT, list[int]]:
@@ -122,7 +122,7 @@ class Channel(Generic[SentT, ReceivedT]):
                 socket.CMSG_SPACE((MAX_DESCRIPTORS + 2) * array.array("i").itemsize),
                 socket.MSG_CMSG_CLOEXEC,
             )
-        except (ConnectionResetError, trio.ClosedResourceError) as error:
+        except (OSError, trio.ClosedResourceError) as error:
             raise ChannelClosedError(f"cannot receive from {self.peer}: it is gone", peer=self.peer) from error
         fds = _descriptors(rights)
         try:

@@ -16,6 +16,9 @@ from typing import NamedTuple
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.names import Sha256
 
+# Without it a layer that just fits would keep the verifier from persisting the very order that removes it.
+RESERVE_BYTES = 32 * 1024 * 1024
+
 
 class Staged(NamedTuple):
     """A staging file's two descriptors: the uplink writes through one, the verifier reads through the other."""
@@ -27,11 +30,17 @@ class Staged(NamedTuple):
 class LayerStore:
     """The store below *root* (``/data/agent``), whose two directories exist."""
 
-    def __init__(self, root: Path, *, protect: Callable[[Path], None] = lambda _: None) -> None:
-        """*protect* takes a verified file out of the reach of whoever wrote it (on a server: labels it)."""
+    def __init__(
+        self, root: Path, *, protect: Callable[[Path], None] = lambda _: None, reserve_bytes: int = RESERVE_BYTES
+    ) -> None:
+        """*protect* takes a verified file out of the reach of whoever wrote it (on a server: labels it).
+
+        *reserve_bytes* of the disk stay free of layers.
+        """
         self.layers = root / "layers"
         self.staging = root / "staging"
         self._protect = protect
+        self._reserve_bytes = reserve_bytes
 
     def path(self, sha256: Sha256) -> Path:
         """Return where the installed layer *sha256* is, or would be."""
@@ -52,6 +61,7 @@ class LayerStore:
         try:
             # The room is taken now: a full disk is found before the download, not in its middle.
             os.posix_fallocate(writer, 0, max(size, 1))
+            self._check_reserve(writer)
             return Staged(writer, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
             os.close(writer)
@@ -92,6 +102,12 @@ class LayerStore:
 
     def _part(self, sha256: Sha256) -> Path:
         return self.staging / f"{sha256}.part"
+
+    def _check_reserve(self, descriptor: int) -> None:
+        """Raise ENOSPC where a layer would take the room that trust state and logs need to go on."""
+        there = os.fstatvfs(descriptor)
+        if there.f_bavail * there.f_frsize < self._reserve_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     @staticmethod
     def _fsync(path: Path) -> None:

@@ -24,6 +24,7 @@ from milkyway_agent.boot_run import BootRun, Deed
 from milkyway_agent.convergence import Convergence, protect_installed
 from milkyway_agent.core.boot import BOOT
 from milkyway_agent.core.shutdown import SHUTDOWN
+from milkyway_agent.keeping import keep
 from milkyway_agent.layer_store import LayerStore
 from milkyway_agent.log import FileSink, LineSink, Log
 from milkyway_agent.machine import LiveMachine
@@ -32,7 +33,7 @@ from milkyway_agent.programs import GROUPS, PROGRAMS, TERMINALS, VERIFIER_USER, 
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.starter import Launched, Program
 from milkyway_agent.supervisor import Definition, Supervisor
-from milkyway_agent.system import cgroups, console, kernel, power, processes, watchdog
+from milkyway_agent.system import cgroups, console, kernel, memory, power, processes, watchdog
 from milkyway_agent.trust_link import TrustLink
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.report import ServiceStatus
@@ -49,15 +50,28 @@ def run(born_ms: int) -> NoReturn:
     log = Log(kernel.realtime_ms)
     descriptor = console.open_console()
     log.add_sink(LineSink(lambda line: console.write_line(descriptor, f"milkyway: {line}")))
+    _stay_in_memory(log)
     ending: Ending | None = None
     while ending is None:
+        agent = Agent(log, born_ms)
         try:
-            ending = trio.run(Agent(log, born_ms).live)
+            trio.run(agent.live)
         except BaseException as error:  # noqa: BLE001 (an end of PID 1 is a panic; begin again, services go on)
             log.note("agent_failed", error=repr(error), traceback=traceback.format_exc())
             time.sleep(1)
+        ending = agent.ended  # whatever failed on the way down, a machine that went down doesn't begin again
     while True:
         (power.restart if ending == "reboot" else power.power_off)()
+
+
+def _stay_in_memory(log: Log) -> None:
+    """Lock what is mapped now, read in whole, and whatever is touched later: a damaged block of its own code must not kill it."""
+    try:
+        memory.mlockall(memory.MCL_CURRENT)
+        # On fault: a thread's stack is 8 MiB of which it uses a few KiB.
+        memory.mlockall(memory.MCL_CURRENT | memory.MCL_FUTURE | memory.MCL_ONFAULT)
+    except OSError as error:
+        log.note("memory_not_locked", why=str(error))
 
 
 class Agent:
@@ -76,11 +90,12 @@ class Agent:
         self._programs: Programs | None = None
         self._nursery: trio.Nursery | None = None
         self._watchdog: int | None = None
+        self.ended: Ending | None = None  # said once the way down is over
         self._ending: Ending = "poweroff"
         self._end = trio.Event()
 
-    async def live(self) -> Ending:
-        """Boot, live until an end is asked for, go down in order; return which end it is."""
+    async def live(self) -> None:
+        """Boot, live until an end is asked for, go down in order; ``ended`` is then which end it is."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._programs = Programs(self.log, self.reaper, nursery)
@@ -96,8 +111,8 @@ class Agent:
             await self._end.wait()
             with trio.CancelScope(shield=True):
                 await self._go_down()
+            self.ended = self._ending
             nursery.cancel_scope.cancel()
-        return self._ending
 
     def end(self, ending: Ending) -> None:
         """Begin the way down; the first word counts."""
@@ -246,18 +261,9 @@ class Agent:
         return begin, [os.open(DATA_AGENT / "trust", flags), os.open(phases.SECURE_CONFIG, flags)]
 
     def _keep(self, name: str, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
-        """Run *task* for as long as the agent lives: when it fails it is logged and begun again."""
+        """Run *task* for as long as the agent lives."""
         assert self._nursery is not None, "tasks run while the agent lives"
-        self._nursery.start_soon(self._kept, name, task, *arguments)
-
-    async def _kept(self, name: str, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
-        while True:
-            try:
-                await task(*arguments)
-                return
-            except Exception as error:  # noqa: BLE001 (no task takes PID 1 with it)
-                self.log.note("task_failed", task=name, error=repr(error), traceback=traceback.format_exc())
-                await trio.sleep(1)
+        self._nursery.start_soon(keep, name, task, self.log.note, *arguments)
 
     async def _heed_signals(self) -> None:
         power.set_ctrl_alt_del(reboots=False)

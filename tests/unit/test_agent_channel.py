@@ -198,3 +198,22 @@ async def test_an_adopted_descriptor_is_closed_on_exec() -> None:
 
 def test_messages_without_a_word_on_descriptors_carry_none() -> None:
     assert descriptors_of(Fetched(request=1)) == 0
+
+
+async def test_whoever_waits_for_its_turn_to_send_is_told_when_this_end_closes() -> None:
+    verifier, uplink = ends()
+    failures: list[str] = []
+
+    async def send_until_closed() -> None:
+        with pytest.raises(ChannelClosedError) as raised:
+            while True:
+                await uplink.send(LinkState(connected=True))
+        failures.append(str(raised.value))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(send_until_closed)
+        await trio.testing.wait_all_tasks_blocked()
+        uplink.close()
+    verifier.close()
+    assert failures == ["cannot send to verifier: it is gone"] * 3

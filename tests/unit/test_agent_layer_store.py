@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from milkyway_agent.layer_store import LayerStore
+from milkyway_formats.errors import UnavailableError
 
 SHA = "ab" * 32
 OTHER = "cd" * 32
@@ -61,6 +62,14 @@ def test_the_room_is_taken_before_the_first_byte_comes(store: LayerStore) -> Non
     store.stage(SHA, 1 << 20)
     part = next(store.staging.iterdir())
     assert part.stat().st_blocks * 512 >= 1 << 20
+
+
+def test_no_layer_takes_the_room_that_the_agent_needs_itself(store: LayerStore, tmp_path: Path) -> None:
+    """Without room for its own state the agent could not persist the order that makes room again."""
+    needy = LayerStore(tmp_path, reserve_bytes=1 << 60)
+    with pytest.raises(UnavailableError, match="cannot install layer abababababab: no space for its 5 bytes on the data disk"):
+        needy.stage(SHA, 5)
+    assert list(store.staging.iterdir()) == []
 
 
 def test_sweeping_leaves_what_is_wanted_and_nothing_else(store: LayerStore) -> None:

@@ -116,10 +116,7 @@ def test_a_forged_document_and_a_tampered_layer_are_refused(chain: demo.Chain) -
 
 
 def test_a_removed_deployment_leaves_nothing_behind(chain: demo.Chain) -> None:
-    keys = ("--key", demo.KEYS / "alice.key", "--key", demo.KEYS / "bob.key", "--yes")
-    for name in [one["name"] for one in demo.status()["deployments"]]:
-        demo.milkyway("fleet", "remove", name, "--from", demo.MACHINE, *keys)
-    demo.wait_until("nothing deployed", lambda: not demo.status()["deployments"], 60)
+    demo.remove_all()
     places = "/run/milkyway/layers /run/milkyway/stacks /run/milkyway/bundles /run/milkyway/crun /data/agent/layers"
     # crun keeps the compiled seccomp profile, which is the same for all deployments.
     found = demo.in_machine("find", *places.split(), "-mindepth", "1", "-not", "-path", "*/crun/.cache*")
