@@ -177,6 +177,13 @@ class Post(Document, tag="post", frozen=True):
     envelope: str
 
 
+class Handled(Document, tag="handled", frozen=True):
+    """To the uplink: an envelope was looked at. *again*: it could not be taken now, and is to be asked for once more."""
+
+    number: RequestNumber
+    again: bool = False
+
+
 class Fetched(Document, tag="fetched", frozen=True):
     """From the uplink: the blob is written, or *error* says why not."""
 
@@ -185,9 +192,13 @@ class Fetched(Document, tag="fetched", frozen=True):
 
 
 class Envelope(Document, tag="envelope", frozen=True):
-    """From the uplink: a signed document or command, not yet looked at. Descriptor: the bytes, read-only (a memfd)."""
+    """From the uplink: a signed document or command, not yet looked at. Descriptor: the bytes, read-only (a memfd).
+
+    Each is answered by one Handled of its *number*; the next is sent after that.
+    """
 
     kind: Literal["desired", "command"]
+    number: RequestNumber = 0
 
 
 class Enrolled(Document, tag="enrolled", frozen=True):
@@ -269,7 +280,7 @@ FromVerifier = (
     | RefusalNoted
     | LinkState  # passed on as it came: the uplink's word, for the status and nothing else
 )
-ToUplink = Connect | Fetch | Post
+ToUplink = Connect | Fetch | Post | Handled
 FromUplink = Fetched | Envelope | Enrolled | LinkState
 ToFront = ApiConnection | ApiAnswer
 FromFront = ApiRequest | ApiClosed

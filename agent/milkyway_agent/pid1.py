@@ -65,7 +65,7 @@ def run(born_ms: int) -> NoReturn:
 
 
 def _stay_in_memory(log: Log) -> None:
-    """Lock what is mapped now, read in whole, and whatever is touched later: a damaged block of its own code must not kill it."""
+    """Lock what is mapped now and whatever is touched later: a damaged block of its own code must not kill it."""
     try:
         memory.mlockall(memory.MCL_CURRENT)
         # On fault: a thread's stack is 8 MiB of which it uses a few KiB.

@@ -13,7 +13,9 @@ import os
 import random
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import count
 from typing import Protocol
 
 import trio
@@ -27,6 +29,7 @@ from milkyway_agent.messages import (
     Fetch,
     Fetched,
     FromUplink,
+    Handled,
     LinkState,
     Post,
     ToUplink,
@@ -71,6 +74,8 @@ class Uplink:
         self._report_came = trio.Event()
         self._fetches = trio.CapacityLimiter(FETCHES_AT_ONCE)
         self._said: LinkState | None = None
+        self._numbers = count(1)
+        self._handing_on: tuple[int, trio.MemorySendChannel[bool]] | None = None
 
     async def run(self) -> None:
         """Do what the verifier says until it is gone."""
@@ -93,6 +98,8 @@ class Uplink:
                         case Post():
                             self._reports.append(message.envelope)
                             self._report_came.set()
+                        case Handled():
+                            self._handled(message)
         except* ChannelClosedError:
             pass  # the verifier is gone, and with it all that there is to do
 
@@ -136,11 +143,25 @@ class Uplink:
         raise AnswerRefusedError("cannot enrol: the verifier refused the control server's reply", status=status)
 
     async def _hand_on(self, kind: EnvelopeKind, body: bytes) -> None:
-        fd = seal(body, name=kind)
-        try:
-            await self._verifier.send(Envelope(kind=kind), [fd])
-        finally:
-            os.close(fd)
+        """Give the verifier what came and wait for its word. Raises UnavailableError when it can't take it now."""
+        number, fd = next(self._numbers), seal(body, name=kind)
+        tell, told = trio.open_memory_channel[bool](1)
+        with tell, told:
+            self._handing_on = (number, tell)
+            try:
+                await self._verifier.send(Envelope(kind=kind, number=number), [fd])
+            finally:
+                os.close(fd)
+            again = await told.receive()
+        if again:
+            raise UnavailableError("cannot take what the control server sent: this machine can't keep it now")
+
+    def _handled(self, message: Handled) -> None:
+        if self._handing_on is not None and self._handing_on[0] == message.number:
+            _, tell = self._handing_on
+            self._handing_on = None
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # the session has ended meanwhile
+                tell.send_nowait(message.again)
 
     async def _fetch(self, wanted: Fetch, fds: list[int]) -> None:
         error = ""

@@ -32,6 +32,7 @@ from milkyway_agent.messages import (
     FetchLayer,
     FromUplink,
     FromVerifier,
+    Handled,
     LinkState,
     RefusalNoted,
     Refused,
@@ -43,7 +44,7 @@ from milkyway_agent.messages import (
 from milkyway_agent.system.state_file import KernelDirectory
 from milkyway_agent.verification.answers import Arrival, ForUplink, Outgoing, ToPid1, Verifier
 from milkyway_agent.verification.note_allowance import NoteAllowance
-from milkyway_agent.verification.standing import noted
+from milkyway_agent.verification.standing import UNAVAILABLE, noted
 from milkyway_formats.envelope import MAX_ENVELOPE_BYTES, EnvelopeRefusedError
 from milkyway_formats.names import Sha256
 
@@ -132,6 +133,8 @@ class Process:
             except Exception:  # noqa: BLE001 (as above)
                 traceback.print_exc()
                 outgoing = [ToPid1(RefusalNoted(check="bug", message=f"cannot take {type(message).__name__}: see the log"))]
+                if isinstance(message, Envelope):
+                    outgoing.append(ForUplink(Handled(number=message.number)))
             await self._tell_of_uplink(outgoing)
 
     def _from_pid1(self, message: ToVerifier, fds: list[int]) -> list[Outgoing]:
@@ -173,9 +176,12 @@ class Process:
                 return self._fetched(message, nursery)
             case Envelope():
                 try:
-                    return self._verifier.envelope(lambda: read_envelope_bytes(fds[0]), self._boottime())
+                    outgoing = self._verifier.envelope(lambda: read_envelope_bytes(fds[0]), self._boottime())
                 finally:
                     close_all(fds)
+                # A full disk, say: the server still has it, and nobody else will send it again.
+                again = any(isinstance(one.message, RefusalNoted) and one.message.check == UNAVAILABLE for one in outgoing)
+                return [*outgoing, ForUplink(Handled(number=message.number, again=again))]
             case Enrolled():
                 return self._verifier.enrolled(message)
             case LinkState():

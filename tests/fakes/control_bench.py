@@ -19,7 +19,7 @@ import trio
 from click.testing import CliRunner, Result
 
 from milkyway_agent.channel import Channel, ChannelClosedError, close_all, socket_pair
-from milkyway_agent.messages import Connect, Enrolled, Envelope, Fetch, Fetched, FromUplink, LinkState, Post, ToUplink
+from milkyway_agent.messages import Connect, Enrolled, Envelope, Fetch, Fetched, FromUplink, Handled, LinkState, Post, ToUplink
 from milkyway_agent.verification.enrolment import Enrolment, check_reply, make_request
 from milkyway_agent.verification.machine_keys import (
     MachineSecrets,
@@ -184,6 +184,7 @@ class Machine:
                 case Envelope():
                     size = os.fstat(fds[0]).st_size
                     self.envelopes.append((message.kind, os.pread(fds[0], size, 0)))
+                    await self.channel.send(Handled(number=message.number))
                 case LinkState():
                     self.states.append(message)
                 case Fetched():

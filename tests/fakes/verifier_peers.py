@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import trio
 
 from milkyway_agent.channel import Channel
-from milkyway_agent.messages import Begin, Begun, FromUplink, FromVerifier, ToUplink, ToVerifier
+from milkyway_agent.messages import Begin, Begun, FromUplink, FromVerifier, Handled, ToUplink, ToVerifier
 from tests.fakes.people import NOW
 from tests.fakes.verifier_site import COREOS, MACHINE_ENVELOPE, OWNER_ROOT
 
@@ -45,8 +45,13 @@ class Peers:
         return _only(await _soon(self.pid1), kind)[0]
 
     async def ordered(self, kind: type[MessageT]) -> tuple[MessageT, list[int]]:
-        """Return the next message for the uplink, which is a *kind*, with its descriptors."""
-        return _only(await _soon(self.uplink), kind)
+        """Return the next message for the uplink, which is a *kind*, with its descriptors.
+
+        That an envelope was handled is passed over, unless it is what is waited for.
+        """
+        while isinstance((received := await _soon(self.uplink))[0], Handled) and kind is not Handled:
+            pass
+        return _only(received, kind)
 
 
 async def _soon(channel: Channel[Any, Any]) -> tuple[object, list[int]]:

@@ -29,6 +29,7 @@ from milkyway_agent.uplink_waiting import (
 )
 from milkyway_formats.agent_protocol import POLL_HOLD_S, PollQuery, read_poll_query
 from milkyway_formats.codec import MalformedError
+from milkyway_formats.errors import UnavailableError
 
 WHERE = Connect(host="control.example", port=7443, ca="", private_key="", certificate="a certificate")
 NOT_TEXT = "cannot enrol: the reply is not text"
@@ -170,6 +171,32 @@ async def test_the_first_question_is_not_held_and_later_ones_say_what_we_have(au
     assert server.asked[0][1] == "/v1/poll?hold=0"
     assert server.asked[1][1] == f"/v1/poll?desired={digest}"
     assert server.asked[3][1].endswith("&commands=12")
+
+
+async def test_what_the_verifier_can_not_take_now_is_asked_for_again(autojump_clock: trio.testing.MockClock) -> None:
+    """A full disk, say: the order stays with the server until it is persisted."""
+    taken: list[bytes] = []
+    full = [True, True, False]
+
+    async def answer(request: h11.Request) -> tuple[int, dict[str, str], bytes]:
+        if b"desired=" in request.target:
+            await trio.sleep_forever()
+        return 200, {"milkyway-kind": "desired"}, b"a desired state"
+
+    async def hand_on(_kind: str, body: bytes) -> None:
+        if full.pop(0):
+            raise UnavailableError("cannot take it: the disk is full")
+        taken.append(body)
+
+    async def say(_connected: bool, _detail: str) -> None:
+        pass
+
+    async with served(answer) as server:
+        with trio.move_on_after(60):
+            await persist(Poller(WHERE, server.dial, hand_on).poll, say, lambda: 0.5)
+    assert taken == [b"a desired state"]
+    assert [target for _, target in server.asked[:3]] == ["/v1/poll?hold=0"] * 3
+    assert all(later[0] > earlier[0] for earlier, later in pairwise(server.asked[:3]))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from milkyway_agent.messages import (
     FetchLayer,
     FromUplink,
     FromVerifier,
+    Handled,
     LayerVerified,
     LinkState,
     PolicyChecked,
@@ -161,6 +162,20 @@ async def test_a_message_that_is_none_is_told_and_survived(peers: Peers) -> None
     assert note.message.startswith("cannot read a message from uplink: Invalid value 'desired'")
     await peers.tell(AdmitLocally(request=2, now=NOW), [memory(desired_for(begun.machine))])
     assert (await peers.answer(DesiredAdmitted)).request == 2
+
+
+async def test_an_envelope_that_can_not_be_taken_now_is_to_be_sent_again_and_a_refused_one_is_not(peers: Peers) -> None:
+    """Before it has begun the verifier can keep nothing; nonsense is refused for good."""
+    for number, again in ((1, True), (2, False)):
+        descriptor = memory(b"nonsense")
+        await peers.uplink.send(Envelope(kind="desired", number=number), [descriptor])
+        os.close(descriptor)
+        handled, _ = await peers.ordered(Handled)
+        assert handled == Handled(number=number, again=again)
+        if again:
+            await peers.answer(RefusalNoted)
+            await peers.begin()
+            await peers.ordered(Connect)
 
 
 async def test_an_uplink_that_floods_does_not_flood_pid1(peers: Peers) -> None:

@@ -29,6 +29,9 @@ MACHINE = "machine.json"
 MAX_TEXT = 4000  # a message's Text has at most 4096 characters
 
 
+UNAVAILABLE = "unavailable"  # the check that failed where none did: it can't be done now
+
+
 class InForce(NamedTuple):
     """A desired-state document that was admitted, and who signed it."""
 
@@ -68,7 +71,7 @@ class Standing:
 
 def check_of(error: MilkyWayError) -> str:
     """Return the name of the check that failed; a refusal without one is of a document's form."""
-    return str(getattr(error, "check", "unavailable" if isinstance(error, UnavailableError) else "form"))
+    return str(getattr(error, "check", UNAVAILABLE if isinstance(error, UnavailableError) else "form"))
 
 
 def text_of(error: MilkyWayError) -> str:
