@@ -184,7 +184,7 @@ class Agent:
         return []  # it is started with the verifier, and its link comes and goes
 
     async def _serve_api(self) -> Sequence[str]:
-        answers = Answers(self._machine, self.log.note, group=None, local="read")
+        answers = Answers(self._machine, self.log.note, group=None, local=self._machine.local)
         listener = local_api.listen()
 
         async def start_front(end: socket.socket) -> local_api.FrontProcess:
