@@ -7,7 +7,7 @@ machine does raises out of ``answer``. Who is at the other end, and how the answ
 """
 
 import traceback
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -23,6 +23,7 @@ from milkyway_agent.api_types import (
     Peer,
     authorise,
     layers_of,
+    may_change,
     plain,
     read_log_query,
     services_of,
@@ -52,9 +53,9 @@ class Answer(NamedTuple):
 
 
 class Answers:
-    """Answers requests for one machine under one local policy."""
+    """Answers requests for one machine. *local* returns the owner's policy of that moment."""
 
-    def __init__(self, machine: Machine, note: Note, *, group: int | None, local: Local) -> None:
+    def __init__(self, machine: Machine, note: Note, *, group: int | None, local: Callable[[], Local]) -> None:
         self._machine = machine
         self._note = note
         self._group = group
@@ -63,11 +64,11 @@ class Answers:
     async def answer(self, request: ApiRequest, peer: Peer, fds: list[int]) -> Answer:
         """Return the answer to *request* of *peer*; *fds* stay the caller's. Never raises an Exception."""
         try:
-            authorise(request.verb, peer, group=self._group, local=self._local)
+            authorise(request.verb, peer, group=self._group, local=self._local())
             if request.has_body != (request.verb == "apply"):
                 raise MalformedRequestError(f"cannot {request.verb}: {'no' if request.verb == 'apply' else 'a'} body")
             with trio.fail_after(ANSWER_SECONDS):
-                answer = await self._carry_out(request, fds)
+                answer = await self._carry_out(request, peer, fds)
         except (MilkyWayError, trio.TooSlowError) as error:
             self._note("api_request_refused", verb=request.verb, argument=request.argument, uid=peer.uid, why=str(error))
             return failure(error)
@@ -78,7 +79,7 @@ class Answers:
             self._note("api_request_done", verb=request.verb, argument=request.argument, uid=peer.uid, pid=peer.pid)
         return answer
 
-    async def _carry_out(self, request: ApiRequest, fds: list[int]) -> Answer:
+    async def _carry_out(self, request: ApiRequest, peer: Peer, fds: list[int]) -> Answer:
         machine = self._machine
         match request.verb:
             case "status":
@@ -101,7 +102,7 @@ class Answers:
                 return _found(plain(await machine.restart(_service(request))))
             case "apply":
                 check_sealed(fds[0], what="the envelope", limit=MAX_ENVELOPE_BYTES)
-                return _found(plain(await machine.apply(fds[0])))
+                return _found(plain(await machine.apply(fds[0], change=may_change(peer, self._local()))))
             case "reboot":
                 await machine.reboot()
             case "poweroff":

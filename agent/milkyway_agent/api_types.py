@@ -5,7 +5,8 @@ carries out what is decided here; ``front`` turns HTTP into these requests and b
 
 Who may what (``docs/reference/local-api.md``): root everything that credentials can give; members
 of the group ``milkyway`` read, restart and stop; ``apply`` is open to whoever reaches the
-socket, because the envelope carries the authority and the verifier checks it.
+socket, because the envelope carries the authority and the verifier checks it. Only where the owner's
+policy is ``change`` may root apply what no operator signed.
 """
 
 from collections.abc import AsyncGenerator
@@ -114,8 +115,11 @@ class Machine(Protocol):
     async def restart(self, service: str) -> ServiceStatus:
         """Stop a service and start it again."""
 
-    async def apply(self, envelope_fd: int) -> Applied:
-        """Have the verifier admit the envelope in *envelope_fd* (sealed, the caller closes it)."""
+    async def apply(self, envelope_fd: int, *, change: bool) -> Applied:
+        """Have the verifier admit the envelope in *envelope_fd* (sealed, the caller closes it).
+
+        *change*: who asks may change the machine without operators' signatures (``may_change``).
+        """
 
     async def reboot(self) -> None:
         """Begin an orderly reboot and return at once, so that the answer still leaves."""
@@ -140,10 +144,15 @@ def authorise(verb: ApiVerb, peer: Peer, *, group: int | None, local: Local) -> 
         )
     if needed == "deep" and peer.uid != 0:
         raise ForbiddenError(f"cannot {_words(verb)}: only root may", hint="a signed command may do it: `mwctl apply`")
-    if needed == "change" and (peer.uid != 0 or local != "change"):
+    if needed == "change" and not may_change(peer, local):
         raise ForbiddenError(
             f"cannot {_words(verb)}: the owner's policy asks for a signed envelope", hint="`mwctl apply FILE` hands one in"
         )
+
+
+def may_change(peer: Peer, local: Local) -> bool:
+    """Return whether *peer* may change the machine by being who it is: root, under the owner's policy ``change``."""
+    return peer.uid == 0 and local == "change"
 
 
 def _words(verb: ApiVerb) -> str:

@@ -120,11 +120,14 @@ class Convergence:
             nursery.start_soon(self._converge_always)
             nursery.start_soon(self._report_always)
 
-    async def apply(self, envelope_fd: int, now: int) -> Applied:
-        """Have the verifier admit an envelope that was handed in on the machine, and act on it."""
+    async def apply(self, envelope_fd: int, now: int, *, change: bool) -> Applied:
+        """Have the verifier admit an envelope that was handed in on the machine, and act on it.
+
+        *change*: whoever handed it in may do without operators' signatures, if the verifier's own root says so too.
+        """
         if self._closed:
             raise UnavailableError("cannot apply: the machine is shutting down")
-        question = AdmitLocally(request=self._link.number(), now=now)
+        question = AdmitLocally(request=self._link.number(), now=now, change=change)
         answer = await self._link.ask_any(question, [envelope_fd])
         match answer:
             case DesiredAdmitted():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from milkyway_agent.api_logs import open_log
-from milkyway_agent.api_types import Applied, LogLine, LogQuery
+from milkyway_agent.api_types import Applied, Local, LogLine, LogQuery
 from milkyway_agent.core import stack
 from milkyway_agent.programs import pss_bytes
 from milkyway_agent.system import kernel, processes, selinux, verity
@@ -16,6 +16,7 @@ from milkyway_formats.report import (
     DeploymentStatus,
     LayerStatus,
     ProcessStatus,
+    RootStatus,
     ServiceStatus,
     Status,
     TrustStatus,
@@ -82,6 +83,11 @@ class LiveMachine:
             roots=begun.roots,
         )
 
+    def local(self) -> Local:
+        """Return the owner's policy on root at this machine; "read" as long as no owner's root is known."""
+        begun = self._agent.convergence.begun if self._agent.convergence else None
+        return owners_policy(begun.roots if begun else [])
+
     async def logs(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
         """Return the lines that *query* names."""
         return open_log(self._agent.log, query, [one.name for one in self._agent.services()])
@@ -104,11 +110,11 @@ class LiveMachine:
         await self._agent.supervisor.wait_state(service, "started", "failed")
         return self._agent.supervisor.status_of(service)
 
-    async def apply(self, envelope_fd: int) -> Applied:
+    async def apply(self, envelope_fd: int, *, change: bool) -> Applied:
         """Have an envelope admitted."""
         if self._agent.convergence is None:
             raise UnavailableError("cannot apply: the verifier does not run", hint="see `mwctl status` for why")
-        return await self._agent.convergence.apply(envelope_fd, int(time.time()))
+        return await self._agent.convergence.apply(envelope_fd, int(time.time()), change=change)
 
     async def reboot(self) -> None:
         """Begin a reboot."""
@@ -121,6 +127,11 @@ class LiveMachine:
     def _deployments(self, convergence: Convergence) -> list[DeploymentStatus]:
         services = {one.name: one for one in self._agent.services()}
         return [_deployment(progress, services) for progress in convergence.progress.values()]
+
+
+def owners_policy(roots: Sequence[RootStatus]) -> Local:
+    """Return what the owner's root among *roots* lets root at the machine do; "read" if there is none."""
+    return next((root.local for root in roots if root.side == "owner"), "read")
 
 
 def _deployment(progress: Progress, services: dict[str, ServiceStatus]) -> DeploymentStatus:

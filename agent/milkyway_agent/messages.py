@@ -52,10 +52,14 @@ class FetchLayer(Document, tag="fetch-layer", frozen=True):
 
 
 class AdmitLocally(Document, tag="admit-locally", frozen=True):
-    """An envelope that came through ``mwctl apply``; same checks as from the network. Descriptor: the bytes, read-only."""
+    """An envelope that came through ``mwctl apply``; same checks as from the network. Descriptor: the bytes, read-only.
+
+    ``change``: the peer is root, and the owner's policy as PID 1 knows it gives root the power to change the machine.
+    """
 
     request: RequestNumber
     now: UnixSeconds
+    change: bool = False
 
 
 class CheckPolicy(Document, tag="check-policy", frozen=True):
@@ -111,11 +115,12 @@ class PolicyChecked(Document, tag="policy-checked", frozen=True):
 
 
 class Refused(Document, tag="refused", frozen=True):
-    """Not admitted. ``check`` names the check that failed, ``message`` is the one line for people."""
+    """Not admitted. ``check`` names the check that failed, ``message`` is the one line for people, ``hint`` a way out."""
 
     request: RequestNumber
     check: ShortText
     message: Text
+    hint: Text = ""
 
 
 class Unavailable(Document, tag="unavailable", frozen=True):

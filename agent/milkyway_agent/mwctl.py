@@ -128,7 +128,9 @@ def make_parser() -> argparse.ArgumentParser:
         ("restart", "Stop a service and start it again."),
     ):
         verb(name, text, f"mwctl {name} web/nginx").add_argument("service", metavar="SERVICE", help="web/nginx or dhcp")
-    apply = verb("apply", "Hand in a signed envelope: a desired state or a command.", "mwctl apply desired.json")
+    apply = verb(
+        "apply", "Hand in a signed envelope: a desired state or a command (unsigned: see trust).", "mwctl apply desired.json"
+    )
     apply.add_argument("file", metavar="FILE", help="the envelope; - reads standard input")
     verb("reboot", "Stop everything in order and boot again.", "mwctl reboot")
     verb("poweroff", "Stop everything in order and switch off.", "mwctl poweroff")
@@ -204,6 +206,7 @@ def _read_envelope(name: str) -> bytes:
                 data = file.read(MAX_ENVELOPE_BYTES + 1)
     except OSError as error:
         raise RefusedError(f"cannot read {name}: {error.strerror}") from error
+    data = data.removesuffix(b"\n")  # files end with one, envelopes don't
     if not data:
         raise RefusedError(f"cannot apply {name}: it is empty", hint="it should be a signed envelope (DSSE, JSON)")
     if len(data) > MAX_ENVELOPE_BYTES:

@@ -16,6 +16,10 @@ STYLE_OF_STATE = {
     "stopped": "faint",
 }  # every other state is on its way somewhere: busy
 REFUSALS_SHOWN = 5
+LOCAL = {
+    "read": "read: whoever changes this machine needs operators' signatures",
+    "change": "change: root at this machine may apply what no operator signed",
+}
 
 
 class Cell(NamedTuple):
@@ -192,6 +196,8 @@ def trust_lines(trust: Json, painter: Painter, *, date: Any) -> list[str]:
             [Cell("persons", "faint"), Cell(", ".join(map(clean, root["persons"])))],
             [Cell("thresholds", "faint"), Cell(thresholds)],
         ]
+        if root["side"] == "owner":
+            rows.append([Cell("local", "faint"), Cell(LOCAL[root["local"]])])
         lines += painter.table(rows, indent="  ")
     return lines
 

@@ -29,7 +29,7 @@ from milkyway_agent.layer_store import LayerStore
 from milkyway_agent.log import FileSink, LineSink, Log
 from milkyway_agent.machine import LiveMachine
 from milkyway_agent.messages import Begin
-from milkyway_agent.programs import GROUPS, PROGRAMS, TERMINALS, VERIFIER_USER, Programs, console_program
+from milkyway_agent.programs import ADMIN_GROUP, GROUPS, PROGRAMS, TERMINALS, VERIFIER_USER, Programs, console_program
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.starter import Launched, Program
 from milkyway_agent.supervisor import Definition, Supervisor
@@ -199,7 +199,7 @@ class Agent:
         return []  # it is started with the verifier, and its link comes and goes
 
     async def _serve_api(self) -> Sequence[str]:
-        answers = Answers(self._machine, self.log.note, group=None, local="read")
+        answers = Answers(self._machine, self.log.note, group=ADMIN_GROUP, local=self._machine.local)
         listener = local_api.listen()
 
         async def start_front(end: socket.socket) -> local_api.FrontProcess:

@@ -25,6 +25,7 @@ HOUSE = "/usr/lib/milkyway"
 GROUPS = "/sys/fs/cgroup/coreos"
 TERMINALS = ("ttyS0", "hvc0")
 
+ADMIN_GROUP = 900  # "milkyway" in CoreOS' /etc/group: its members read, restart and stop
 VERIFIER_USER, UPLINK_USER, COMPILER_USER, FRONT_USER = 901, 902, 903, 904
 _CONSOLE_CAPABILITIES = (
     "chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "net_admin", "net_raw",

@@ -55,8 +55,8 @@ Note = Callable[..., None]
 class NotAdmittedError(RefusedError):
     """The verifier refused; ``failed_check`` names the check that failed."""
 
-    def __init__(self, message: str, *, failed_check: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, failed_check: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
         self.failed_check = failed_check
 
 
@@ -192,7 +192,7 @@ class TrustLink:
 def _admitted(answer: FromVerifier) -> FromVerifier:
     """Return *answer* unless it is a refusal, which is raised."""
     if isinstance(answer, Refused):
-        raise NotAdmittedError(answer.message, failed_check=answer.check)
+        raise NotAdmittedError(answer.message, failed_check=answer.check, hint=answer.hint)
     if isinstance(answer, Unavailable):
         raise UnavailableError(answer.message)
     return answer

@@ -56,6 +56,11 @@ passphrase_option = click.option(
 prepare_option = click.option(
     "--prepare", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file for others to sign; send nothing."
 )
+unsigned_option = click.option(
+    "--unsigned",
+    is_flag=True,
+    help="With --prepare: sign it with no key, for root at a machine whose owner's policy is `local: change`.",
+)
 yes_option = click.option("--yes", is_flag=True, help="Do not ask before signing.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -92,6 +97,7 @@ def upload(directory: Path, layers: tuple[Path, ...], as_json: bool) -> None:
 @keys_option
 @passphrase_option
 @prepare_option
+@unsigned_option
 @yes_option
 @json_option
 @click.pass_obj
@@ -105,6 +111,7 @@ def deploy(
     key_files: tuple[Path, ...],
     passphrase_file: Path | None,
     prepare: Path | None,
+    unsigned: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -115,6 +122,7 @@ def deploy(
 
     Example: milkyway fleet deploy nginx.layer --to web-1 --name web --key alice.key --key bob.key
     """
+    _check_unsigned(unsigned, prepare, key_files)
     config = fleet_config.read(directory)
     app = read_layer(layer, config.trust)
     stack = resolve(app, [read_layer(path, config.trust) for path in libraries])
@@ -135,11 +143,14 @@ def deploy(
             configuration=wishes.configuration,
             chance=secrets.token_hex(3),
         )
-        document = _show_change(config, target, base, changed, quiet=as_json)
+        document = _show_change(config, desk, target, base, changed, quiet=as_json)
         if not as_json:
             for one in stack:
                 click.echo(f"  layer {one.pin.path} is signed by {', '.join(sorted(one.verified.persons))}")
-        draft = sign(document, _signers(config, key_files, passphrase_file, yes=yes, preparing=prepare is not None))
+        draft = sign(
+            document,
+            [] if unsigned else _signers(config, key_files, passphrase_file, yes=yes, preparing=prepare is not None),
+        )
         if prepare is not None:
             _write(prepare, draft, as_json=as_json)
             return
@@ -156,6 +167,7 @@ def deploy(
 @keys_option
 @passphrase_option
 @prepare_option
+@unsigned_option
 @yes_option
 @json_option
 @click.pass_obj
@@ -166,6 +178,7 @@ def remove(
     key_files: tuple[Path, ...],
     passphrase_file: Path | None,
     prepare: Path | None,
+    unsigned: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -173,13 +186,17 @@ def remove(
 
     Example: milkyway fleet remove web --from web-1 --key alice.key --key bob.key
     """
+    _check_unsigned(unsigned, prepare, key_files)
     config = fleet_config.read(directory)
     with FleetClient(config) as client:
         desk = Desk(config, client, int(time.time()))
         target = desk.machine(machine)
         base = desk.base(target)
-        document = _show_change(config, target, base, desired_changes.remove(base.desired, name), quiet=as_json)
-        draft = sign(document, _signers(config, key_files, passphrase_file, yes=yes, preparing=prepare is not None))
+        document = _show_change(config, desk, target, base, desired_changes.remove(base.desired, name), quiet=as_json)
+        draft = sign(
+            document,
+            [] if unsigned else _signers(config, key_files, passphrase_file, yes=yes, preparing=prepare is not None),
+        )
         _finish(desk, draft, prepare, as_json=as_json)
 
 
@@ -332,14 +349,22 @@ def _descriptor(path: Path | None, app: LocalLayer, name: str | None) -> Deploym
     return wishes
 
 
-def _show_change(config: FleetConfig, machine: Machine, base: Base, changed: Desired, *, quiet: bool) -> Desired:
+def _show_change(config: FleetConfig, desk: Desk, machine: Machine, base: Base, changed: Desired, *, quiet: bool) -> Desired:
     """Return *changed* as the machine's next version, after showing it."""
     now = int(time.time())
-    document = desired_changes.next_version(changed, base.desired, config.seen(machine.id), now)
+    reported = desk.report(machine)
+    running = reported[0].status.desired_version if reported else 0
+    document = desired_changes.next_version(changed, base.desired, max(config.seen(machine.id), running), now)
     if not quiet:
         click.echo(f"{machine.record.name} ({machine.id[:16]}): desired state {base.desired.version} → {document.version}")
         for line in desired_changes.differences(base.desired, document):
             click.echo(f"  {line}")
+    if running > base.desired.version:
+        click.echo(
+            f"warning: {machine.record.name} runs desired state {running}, applied there;"
+            f" this builds on {base.desired.version} and replaces it",
+            err=True,
+        )
     if base.passed_over:
         click.echo(f"warning: {base.passed_over} newer documents on the server are not signed as your roots ask", err=True)
     return document
@@ -355,6 +380,12 @@ def _signers(
     if files and not yes:
         confirm("Sign it?")
     return load_signers(files, passphrase_file, os.environ)
+
+
+def _check_unsigned(unsigned: bool, prepare: Path | None, key_files: tuple[Path, ...]) -> None:
+    """Refuse --unsigned where it would send, or contradict itself."""
+    if unsigned and (prepare is None or key_files):
+        raise click.UsageError("--unsigned goes with --prepare FILE and without --key")
 
 
 def _check(desk: Desk, draft: Draft, layers: Sequence[LocalLayer]) -> None:

@@ -47,8 +47,9 @@ TEXTS = {
     "milkyway-compiler:x:903:903::/:/usr/sbin/nologin\n"
     "milkyway-front:x:904:904::/:/usr/sbin/nologin\n"
     "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n",
-    "etc/group": "root:x:0:\ntty:x:5:\nmilkyway-verifier:x:901:\nmilkyway-uplink:x:902:\nmilkyway-compiler:x:903:\n"
-    "milkyway-front:x:904:\nnogroup:x:65534:\n",
+    "etc/group": "root:x:0:\ntty:x:5:\n"
+    "milkyway:x:900:\n"  # who is in it reads, restarts and stops, through mwctl
+    "milkyway-verifier:x:901:\nmilkyway-uplink:x:902:\nmilkyway-compiler:x:903:\nmilkyway-front:x:904:\nnogroup:x:65534:\n",
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
     "etc/os-release": f'ID=milkyway\nID_LIKE=debian\nNAME="MilkyWay CoreOS"\nVERSION_ID={VERSION}\n'

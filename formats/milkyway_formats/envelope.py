@@ -64,8 +64,19 @@ def pae_digest(payload_type: str, payload: bytes) -> str:
 def read_envelope(data: bytes, *, what: str, limit: int = MAX_ENVELOPE_BYTES) -> Envelope:
     """Return the envelope that *data* is. *what* names it in refusals ("desired state").
 
-    Checks, in this order: at most *limit* bytes; canonical JSON of exactly the three fields;
-    a payload type of 1 to 255 ASCII bytes; 1 to 16 signatures; base64 in its one spelling, everywhere.
+    Checks what ``read_draft`` does, and that there is a signature.
+    """
+    envelope = read_draft(data, what=what, limit=limit)
+    if not envelope.signatures:
+        raise EnvelopeRefusedError(f"cannot read {what}: it is not signed")
+    return envelope
+
+
+def read_draft(data: bytes, *, what: str, limit: int = MAX_ENVELOPE_BYTES) -> Envelope:
+    """Return the envelope that *data* is, which may have no signature yet.
+
+    Checks, in this order: at most *limit* bytes; canonical JSON of exactly the three fields; a payload
+    type of 1 to 255 ASCII bytes; at most 16 signatures; base64 in its one spelling, everywhere.
     """
     if len(data) > limit:
         raise OversizeRefusedError(f"cannot read {what}: {len(data)} bytes, at most {limit} are allowed")
@@ -75,8 +86,6 @@ def read_envelope(data: bytes, *, what: str, limit: int = MAX_ENVELOPE_BYTES) ->
         raise EnvelopeRefusedError(str(error)) from error
     if not (0 < len(envelope.payload_type) <= MAX_PAYLOAD_TYPE and envelope.payload_type.isascii()):
         raise EnvelopeRefusedError(f"cannot read {what}: its payload type is not 1 to {MAX_PAYLOAD_TYPE} ASCII characters")
-    if not envelope.signatures:
-        raise EnvelopeRefusedError(f"cannot read {what}: it is not signed")
     if len(envelope.signatures) > MAX_SIGNATURES:
         raise EnvelopeRefusedError(
             f"cannot read {what}: {len(envelope.signatures)} signatures, at most {MAX_SIGNATURES} are allowed"

@@ -100,7 +100,10 @@ class Status(Document, frozen=True):
 
 
 class RootStatus(Document, frozen=True):
-    """One root document in force: whose it is, and how many distinct persons each role asks for."""
+    """One root document in force: whose it is, and how many distinct persons each role asks for.
+
+    ``local``: the owner's policy on root at the machine, ``change`` when it may change it without operators.
+    """
 
     side: Literal["vendor", "owner"]
     version: int
@@ -108,6 +111,7 @@ class RootStatus(Document, frozen=True):
     sha256: Sha256
     persons: list[ShortText] = field(default_factory=list)
     thresholds: dict[ShortText, int] = field(default_factory=dict)
+    local: Literal["read", "change"] = "read"
 
 
 class TrustStatus(Document, frozen=True):

@@ -109,7 +109,8 @@ class Operators(Document, frozen=True):
 class RootDocument(Document, frozen=True):
     """One side's keys and roles. ``fleet``, ``operators``, ``vendor_paths`` and ``local`` are the owner's alone.
 
-    ``local``: what whoever is logged in on the machine may do without a signature, over reading, restarting and stopping.
+    ``local``: what root at a machine may do there without operators' signatures: with ``read`` no more than everybody's
+    reading, restarting and stopping (and rebooting); with ``change`` also apply a desired state.
     """
 
     format: Literal["milkyway.root/1"]

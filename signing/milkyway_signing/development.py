@@ -13,6 +13,7 @@ The roots are made from the specs that are written beside them, with the same fu
 import os
 import shutil
 from pathlib import Path
+from typing import Literal
 
 from milkyway_formats.names import FleetId, UnixSeconds
 from milkyway_signing.key_file import (
@@ -25,6 +26,7 @@ from milkyway_signing.key_file import (
 )
 from milkyway_signing.roots import make_root, read_spec, sign_root
 
+Local = Literal["read", "change"]
 PERSONS = {
     "vendor-root": "vera",
     "vendor-layers": "victor",
@@ -57,10 +59,11 @@ layers:
   - paths: ["*"]
     keys: [carol]
 vendor_paths: [vendor/*]
+local: %s
 """
 
 
-def make_development_set(directory: Path, fleet: FleetId, *, now: UnixSeconds) -> bool:
+def make_development_set(directory: Path, fleet: FleetId, *, now: UnixSeconds, local: Local = "read") -> bool:
     """Make the whole set in *directory*, all or nothing; return False if it is there already.
 
     Raises KeyFileRefusedError if the directory is there and is something else.
@@ -74,21 +77,21 @@ def make_development_set(directory: Path, fleet: FleetId, *, now: UnixSeconds) -
         if staging.exists():
             shutil.rmtree(staging)  # of a run that was interrupted: nothing else makes this name
         staging.mkdir(parents=True, mode=0o700)
-        _fill(staging, fleet, now)
+        _fill(staging, fleet, now, local)
         staging.rename(directory)
     except OSError as error:
         raise KeyFileUnavailableError(f"cannot make development keys in {directory}: {error.strerror}") from error
     return True
 
 
-def _fill(directory: Path, fleet: FleetId, now: UnixSeconds) -> None:
+def _fill(directory: Path, fleet: FleetId, now: UnixSeconds, local: Local) -> None:
     passphrase = os.urandom(16).hex()
     write_new(directory / "passphrase", passphrase.encode() + b"\n", mode=0o600)
     signers: dict[str, FileSigner] = {}
     for name, person in PERSONS.items():
         signers[name] = generate(name, person)
         write_key_file(directory / f"{name}.key", signers[name], passphrase, cost=COST)
-    for side, text in (("vendor", VENDOR_SPEC), ("owner", OWNER_SPEC % fleet)):
+    for side, text in (("vendor", VENDOR_SPEC), ("owner", OWNER_SPEC % (fleet, local))):
         spec_file = directory / f"{side}-root.yaml"
         write_new(spec_file, text.encode(), mode=0o644)
         spec, entries = read_spec(spec_file)

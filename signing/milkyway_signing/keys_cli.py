@@ -10,7 +10,7 @@ import msgspec
 
 from milkyway_formats.codec import encode
 from milkyway_formats.names import FleetId, PersonName
-from milkyway_signing.development import make_development_set
+from milkyway_signing.development import Local, make_development_set
 from milkyway_signing.key_file import (
     KeyFileRefusedError,
     KeyFileUnavailableError,
@@ -105,14 +105,21 @@ def root(spec: Path, key_files: tuple[Path, ...], out: Path, previous: Path | No
 @keys.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--fleet", default="demo", show_default=True, help="The fleet that the owner's root names.")
+@click.option(
+    "--local",
+    type=click.Choice(["read", "change"]),
+    default="read",
+    show_default=True,
+    help="What the owner's root lets root at a machine do: with change, apply what no operator signed.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say what was done as JSON.")
-def development(directory: Path, fleet: str, as_json: bool) -> None:
+def development(directory: Path, fleet: str, local: Local, as_json: bool) -> None:
     """Make every key and root that development needs, their passphrase beside them. Not for anything real.
 
     Example: milkyway keys development build/keys
     """
     _check_name(fleet, FleetId, "fleet")
-    is_new = make_development_set(directory, fleet, now=int(time.time()))
+    is_new = make_development_set(directory, fleet, now=int(time.time()), local=local)
     if as_json:
         click.echo(json.dumps({"directory": str(directory), "made": is_new}))
     else:

@@ -152,6 +152,8 @@ def describe(root: RootDocument) -> list[str]:
         classes: tuple[CommandClass, ...] = ("read", "restart", "stop", "change", "deep")
         lines.append(f"  operators: {', '.join(sorted({persons[key] for key in root.operators.keys}))}")
         lines.append("  persons wanted: " + ", ".join(f"{name} {thresholds.of(name)}" for name in classes))
+    if root.local == "change":
+        lines.append("  local: root at a machine may change it without operators")
     if root.vendor_paths:
         lines.append(f"  vendor layers that may run: {' '.join(root.vendor_paths)}")
     return lines

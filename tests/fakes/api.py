@@ -14,6 +14,7 @@ import trio
 
 from milkyway_agent import local_api
 from milkyway_agent.api_answers import Answers
+from milkyway_agent.api_types import Local
 from milkyway_agent.local_api import DEFAULT_LIMITS, FrontProcess, Limits, StartFront
 from tests.fakes.machine import FakeMachine
 
@@ -94,13 +95,14 @@ async def running_api(
     limits: Limits = DEFAULT_LIMITS,
     start_front: StartFront | None = None,
     group: int | None = None,
+    local: Local = "read",
 ) -> AsyncIterator[RunningApi]:
     """Run the API in a directory that every user may enter; afterwards nothing of it is left."""
     directory = Path(tempfile.mkdtemp(prefix="milkyway-api-"))
     directory.chmod(0o755)
     fake, events, fronts = machine or FakeMachine(), Events(), RealFronts()
     path = str(directory / "mwctl.sock")
-    answers = Answers(fake, events, group=group, local="read")
+    answers = Answers(fake, events, group=group, local=lambda: local)
     try:
         with local_api.listen(path) as listener:
             async with trio.open_nursery() as nursery:

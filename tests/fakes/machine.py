@@ -102,6 +102,7 @@ class FakeMachine:
     log: list[LogLine] = field(default_factory=lambda: list(LOG))
     calls: list[tuple[str, str]] = field(default_factory=list)
     envelopes: list[bytes] = field(default_factory=list)
+    changes: list[bool] = field(default_factory=list)
     followers: int = 0
     more: trio.Event = field(default_factory=trio.Event)
     broken: Exception | None = None
@@ -127,9 +128,10 @@ class FakeMachine:
     async def restart(self, service: str) -> ServiceStatus:
         return self._act("restart", service, "started")
 
-    async def apply(self, envelope_fd: int) -> Applied:
+    async def apply(self, envelope_fd: int, *, change: bool) -> Applied:
         data = os.pread(envelope_fd, 1 << 20, 0)
         self.envelopes.append(data)
+        self.changes.append(change)
         if b"forged" in data:
             raise RefusedError("cannot admit the document: signed by an unknown key", hint="`mwctl trust` lists the keys")
         return Applied(kind="desired", id="e" * 32, version=8)

@@ -4,14 +4,18 @@ import hashlib
 from collections.abc import Iterator
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from milkyway_agent.messages import AdmitLocally, Begin, FetchLayer, VerifyLayer
 from milkyway_agent.verification.answers import ForUplink, Outgoing, ToPid1, Verifier
 from milkyway_agent.verification.machine_keys import public_keys
 from milkyway_agent.verification.trust_state import TrustStore
+from milkyway_formats.codec import decode, encode
 from milkyway_formats.command import COMMAND_TYPE, Command, RestartService
 from milkyway_formats.deployment import Deployment
 from milkyway_formats.desired import DESIRED_TYPE, Desired
 from milkyway_formats.enrolment import MACHINE_TYPE, MachineConfiguration, MachineKeys
+from milkyway_formats.envelope import Envelope
 from milkyway_formats.hybrid import HybridPublicKey
 from milkyway_formats.root import ROOT_TYPE
 from milkyway_signing.key_file import FileSigner
@@ -85,7 +89,14 @@ class Site:
 
     def apply(self, envelope: bytes) -> list[Outgoing]:
         """Hand the verifier an envelope as ``mwctl apply`` does."""
-        return self.verifier.admit_locally(AdmitLocally(request=self.request(), now=self.now), lambda: envelope, self.boottime)
+        return self.verifier.admit_locally(self._locally(change=False), lambda: envelope, self.boottime)
+
+    def apply_as_root(self, envelope: bytes) -> list[Outgoing]:
+        """Hand it in as root does where PID 1 knows of ``local: change``."""
+        return self.verifier.admit_locally(self._locally(change=True), lambda: envelope, self.boottime)
+
+    def _locally(self, *, change: bool) -> AdmitLocally:
+        return AdmitLocally(request=self.request(), now=self.now, change=change)
 
     def push(self, envelope: bytes) -> list[Outgoing]:
         """Hand the verifier an envelope as the uplink does."""
@@ -126,6 +137,10 @@ class Site:
         )
         return signed(DESIRED_TYPE, document, *(signers or (ALICE, BOB)))
 
+    def draft(self, version: int = 1, **changes: object) -> bytes:
+        """Return a desired state that nobody has signed."""
+        return unsigned(self.desired(version, **changes))
+
     def command(self, sequence: int = 1, *signers: FileSigner, **changes: object) -> bytes:
         """Return a command to restart a service of this machine, signed by alice unless others are named."""
         command = Command(
@@ -145,6 +160,11 @@ class Site:
             }
         )
         return signed(COMMAND_TYPE, command, *(signers or (ALICE,)))
+
+
+def unsigned(envelope: bytes) -> bytes:
+    """Return *envelope* without its signatures."""
+    return encode(replace(decode(envelope, Envelope), signatures=[]))
 
 
 def deployment(*layers: MadeLayer, generation: int = 1, **changes: object) -> Deployment:

@@ -14,6 +14,7 @@ from milkyway_agent.api_logs import open_log
 from milkyway_agent.api_types import (
     CLASS_OF_VERB,
     ForbiddenError,
+    Local,
     LogQuery,
     MalformedRequestError,
     Peer,
@@ -24,10 +25,11 @@ from milkyway_agent.api_types import (
     services_of,
 )
 from milkyway_agent.log import Log
+from milkyway_agent.machine import owners_policy
 from milkyway_agent.messages import ApiRequest, ApiVerb
 from milkyway_agent.sealed import NotSealedError, check_sealed, seal
 from milkyway_formats.errors import RefusedError
-from milkyway_formats.report import Status
+from milkyway_formats.report import RootStatus, Status
 from tests.fakes.api import Events
 from tests.fakes.machine import STATUS, FakeMachine
 
@@ -111,7 +113,7 @@ def test_services_are_addressed_and_layers_named_once() -> None:
 
 async def test_apply_takes_sealed_memory_and_nothing_that_could_change_or_block() -> None:
     machine = FakeMachine()
-    answers = Answers(machine, Events(), group=None, local="read")
+    answers = Answers(machine, Events(), group=None, local=lambda: "read")
     request = ApiRequest(request=1, connection=1, verb="apply", has_body=True)
     reading, writing = os.pipe()
     changeable = os.memfd_create("changeable", os.MFD_ALLOW_SEALING)
@@ -128,6 +130,42 @@ async def test_apply_takes_sealed_memory_and_nothing_that_could_change_or_block(
     finally:
         for descriptor in (reading, writing, changeable, sealed):
             os.close(descriptor)
+
+
+@pytest.mark.parametrize("local", ["read", "change"])
+async def test_only_root_changes_without_signatures_and_only_under_the_owners_policy(local: Local) -> None:
+    machine = FakeMachine()
+    answers = Answers(machine, Events(), group=GROUP, local=lambda: local)
+    request = ApiRequest(request=1, connection=1, verb="apply", has_body=True)
+    sealed = seal(b"envelope", name="test")
+    try:
+        for peer in (ROOT, MEMBER, STRANGER):
+            assert (await answers.answer(request, peer, [sealed])).status == 200
+    finally:
+        os.close(sealed)
+    assert machine.changes == [local == "change", False, False]
+
+
+async def test_a_policy_that_changes_counts_from_the_next_request_on() -> None:
+    policies: list[Local] = ["read"]
+    machine = FakeMachine()
+    answers = Answers(machine, Events(), group=None, local=lambda: policies[-1])
+    request = ApiRequest(request=1, connection=1, verb="apply", has_body=True)
+    sealed = seal(b"envelope", name="test")
+    try:
+        await answers.answer(request, ROOT, [sealed])
+        policies.append("change")
+        await answers.answer(request, ROOT, [sealed])
+    finally:
+        os.close(sealed)
+    assert machine.changes == [False, True]
+
+
+def test_the_policy_is_the_owners_and_read_where_no_owner_is_known() -> None:
+    vendor = RootStatus(side="vendor", version=1, expires=0, sha256="6" * 64)
+    owner = RootStatus(side="owner", version=1, expires=0, sha256="6" * 64, local="change")
+    assert owners_policy([vendor, owner]) == "change"
+    assert owners_policy([vendor]) == owners_policy([]) == "read"
 
 
 def test_sealed_memory_can_be_read_but_not_written_and_has_a_limit() -> None:
@@ -149,7 +187,7 @@ def test_sealed_memory_can_be_read_but_not_written_and_has_a_limit() -> None:
 
 async def test_a_bug_behind_the_api_is_an_answer_and_a_note_not_an_end() -> None:
     events = Events()
-    answers = Answers(FakeMachine(broken=KeyError("secret")), events, group=None, local="read")
+    answers = Answers(FakeMachine(broken=KeyError("secret")), events, group=None, local=lambda: "read")
     answer = await answers.answer(ApiRequest(request=1, connection=1, verb="status"), ROOT, [])
     assert answer.status == 500
     assert b"secret" not in answer.body

@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -21,6 +22,7 @@ from milkyway_agent.mwctl_screen import (
     status_lines,
     trust_lines,
 )
+from milkyway_formats.errors import RefusedError
 from milkyway_formats.report import Status
 from tests.fakes.machine import STATUS, TRUST
 
@@ -156,7 +158,25 @@ def test_trust() -> None:
         "  sha256      " + "6" * 64,
         "  persons     ada, grace",
         "  thresholds  change 2, read 1",
+        "  local       read: whoever changes this machine needs operators' signatures",
     ]
+
+
+def test_trust_says_when_root_may_change_the_machine() -> None:
+    [root] = TRUST.roots
+    changed = msgspec.structs.replace(TRUST, roots=[msgspec.structs.replace(root, local="change")])
+    lines = trust_lines(plain(changed), PLAIN, date=str)
+    assert lines[-1] == "  local       change: root at this machine may apply what no operator signed"
+
+
+def test_an_envelope_in_a_file_may_end_with_a_newline(tmp_path: Path) -> None:
+    file = tmp_path / "change.json"
+    for content in (b"{}\n", b"{}"):
+        file.write_bytes(content)
+        assert mwctl._read_envelope(str(file)) == b"{}"
+    file.write_bytes(b"\n")
+    with pytest.raises(RefusedError, match="it is empty"):
+        mwctl._read_envelope(str(file))
 
 
 def test_a_log_line_and_the_log_that_breaks_off() -> None:

@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from milkyway_formats.envelope import read_draft
 from milkyway_formats.errors import UnavailableError
 from tests.fakes.control_bench import control_bench, machine
 from tests.fakes.layer_files import make_layer
@@ -89,6 +90,35 @@ async def test_two_operators_sign_one_after_the_other(tmp_path: Path) -> None:
     assert str(twice.exception) == "cannot sign: alice has signed this with the same key"
     assert str(again.exception) == "cannot push desired state 1: web-1 is at 1 already"
     assert TRUST.verify_desired(one.envelopes[0][1])[1].persons == {"alice", "bob"}
+
+
+async def test_a_change_without_signatures_is_prepared_and_never_sent(tmp_path: Path) -> None:
+    (tmp_path / "nginx.layer").write_bytes(make_layer().data)
+    draft = tmp_path / "change.json"
+    async with control_bench(tmp_path) as bench, machine() as one:
+        await one.enrol(bench)
+        deploy = ["deploy", str(tmp_path / "nginx.layer"), "--to", "web-1", "--unsigned"]
+        for contradiction in ([], ["--prepare", str(draft), *bench.key("alice")]):
+            await bench.fleet(*deploy, *contradiction, code=2)
+        prepared = await bench.fleet(*deploy, "--prepare", str(draft))
+        sent = await bench.fleet("push", str(draft), code=1)
+    envelope = read_draft(draft.read_bytes().removesuffix(b"\n"), what="draft")
+    assert (envelope.signatures, prepared.stdout.splitlines()[-1]) == ([], f"{draft}: 0 signatures")
+    assert str(sent.exception) == "cannot read desired state: it is not signed"
+
+
+async def test_a_change_is_numbered_above_what_the_machine_says_it_runs(tmp_path: Path) -> None:
+    """The machine runs version 1, which the server has never seen: applied there. A push must still come in."""
+    (tmp_path / "nginx.layer").write_bytes(make_layer().data)
+    async with control_bench(tmp_path) as bench, machine() as one:
+        await one.enrol(bench)
+        await one.report(1)
+        await bench.events.until("report_stored")
+        both = [*bench.key("alice"), *bench.key("bob")]
+        pushed = await bench.fleet("deploy", str(tmp_path / "nginx.layer"), "--to", "web-1", *both)
+        await one.until(lambda: one.envelopes)
+    assert TRUST.verify_desired(one.envelopes[0][1])[0].version == 2
+    assert "warning: web-1 runs desired state 1, applied there; this builds on 0 and replaces it" in pushed.output
 
 
 async def test_commands_count_in_their_stream(tmp_path: Path) -> None:

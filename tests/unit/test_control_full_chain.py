@@ -14,9 +14,11 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
 
 from milkyway_agent.messages import (
+    AdmitLocally,
     Begin,
     CommandAdmitted,
     DesiredAdmitted,
@@ -26,11 +28,12 @@ from milkyway_agent.messages import (
     RefusalNoted,
     SendReport,
 )
-from milkyway_agent.trust_link import News, TrustLink
+from milkyway_agent.sealed import seal
+from milkyway_agent.trust_link import News, NotAdmittedError, TrustLink
 from milkyway_control import fleet_config
 from milkyway_control.fleet_config import FleetSettings
 from milkyway_formats.errors import RefusedError
-from milkyway_signing.development import make_development_set
+from milkyway_signing.development import Local, make_development_set
 from milkyway_signing.key_file import FileSigner
 from tests.fakes.control_bench import HOST, STATUS, Bench, control_bench
 from tests.fakes.layer_files import make_layer
@@ -104,10 +107,10 @@ class PlayedPid1:
 
 
 @asynccontextmanager
-async def fleet_with_a_machine(directory: Path) -> AsyncGenerator[tuple[Bench, PlayedPid1], None]:
+async def fleet_with_a_machine(directory: Path, *, local: Local = "read") -> AsyncGenerator[tuple[Bench, PlayedPid1], None]:
     """Give a control server, an operator with development keys, and a machine that is set up and running."""
     keys = directory / "keys"
-    make_development_set(keys, FLEET, now=int(time.time()))
+    make_development_set(keys, FLEET, now=int(time.time()), local=local)
     async with control_bench(directory / "bench") as plain:
         config = fleet_config.create(
             directory / "fleet",
@@ -172,6 +175,35 @@ async def test_a_push_goes_all_the_way_and_a_report_comes_back(tmp_path: Path) -
         await bench.events.until("report_stored")
         shown = json.loads((await bench.fleet("status", "web-1", "--json")).stdout)
         assert shown["report"]["status"]["root_hash"] == STATUS.root_hash
+
+
+@pytest.mark.parametrize("local", ["read", "change"])
+async def test_what_the_tool_prepares_unsigned_root_applies_where_the_owner_lets_it(tmp_path: Path, local: Local) -> None:
+    """The layers come from the control server as ever; the document comes by hand, and is never seen by it."""
+    (tmp_path / "bench").mkdir()
+    async with fleet_with_a_machine(tmp_path, local=local) as (bench, pid1):
+        carol = FileSigner.load(bench.keys["carol"], bench.passphrase.read_text().strip())
+        layer = make_layer("example/nginx", carol)
+        (tmp_path / "nginx.layer").write_bytes(layer.data)
+        await pid1.connected()
+        await bench.fleet("enrol", "web-1", "--wait", "20", *bench.key("alice"))
+        await bench.events.until("machine_enrolled")
+        await pid1.link.begun.wait()
+
+        draft = tmp_path / "change.json"
+        await bench.fleet("deploy", str(tmp_path / "nginx.layer"), "--to", "web-1", "--unsigned", "--prepare", str(draft))
+        handed_in = seal(draft.read_bytes().removesuffix(b"\n"), name="test")
+        question = AdmitLocally(request=pid1.link.number(), now=int(time.time()), change=True)
+        try:
+            if local == "change":
+                admitted = await pid1.link.ask(question, DesiredAdmitted, [handed_in])
+                assert [one.stack for one in admitted.desired.deployments] == [[layer.pin]]
+            else:
+                with pytest.raises(NotAdmittedError, match="the owner's policy gives root at the machine no power") as refused:
+                    await pid1.link.ask(question, DesiredAdmitted, [handed_in])
+                assert "let the owner's next root say `local: change`" in refused.value.hint
+        finally:
+            os.close(handed_in)
 
 
 async def test_a_forged_document_passes_the_server_and_not_the_verifier(tmp_path: Path) -> None:

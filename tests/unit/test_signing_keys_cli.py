@@ -176,6 +176,14 @@ def test_a_root_can_be_described_in_words(keys: Path) -> None:
     ]
 
 
+def test_a_set_may_let_root_at_a_machine_change_it(run: Run, tmp_path: Path) -> None:
+    made = run("development", tmp_path / "keys", "--local", "change")
+    assert made.exit_code == 0, made.output
+    owner = trust_of(tmp_path / "keys").owner
+    assert owner.local == "change"
+    assert "  local: root at a machine may change it without operators" in describe(owner)
+
+
 def test_sign_root_checks_what_it_signed(keys: Path) -> None:
     spec, entries = read_spec(keys / "owner-root.yaml")
     root = make_root(spec, entries, now=NOW)

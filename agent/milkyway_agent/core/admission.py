@@ -98,6 +98,12 @@ class PermissionRefusedError(RefusedError):
     check: ClassVar[str] = "permission"
 
 
+class LocalRefusedError(RefusedError):
+    """An order of whoever is root at the machine, without operators' signatures, which the owner's policy does not let be."""
+
+    check: ClassVar[str] = "local"
+
+
 class AcceptedDesired(NamedTuple):
     """What a machine remembers of desired states. ``version`` is the one in force, ``highest`` the highest ever accepted."""
 
@@ -128,6 +134,7 @@ def admit_desired(
 
     A version above every earlier one replaces what is in force. A document signed as a rollback may have any
     version, and must have been issued after everything that was accepted: an old one can't be sent again.
+    A document that the machine signed itself (``verification.local_orders``) needs the owner's policy instead of operators.
     """
     what = f"desired state {desired.version}"
     _check_root_date(owner, now, what)
@@ -149,7 +156,10 @@ def admit_desired(
     for kind, values in (("id", ids), ("name", names)):
         if len(set(values)) < len(values):
             raise ArgumentRefusedError(f"cannot accept {what}: two deployments have the same {kind}")
-    _check_permission(_operators(owner), verified.persons, "change", 1, what)
+    if is_machines_own(verified, machine):
+        check_local(owner, f"accept {what}")
+    else:
+        _check_permission(_operators(owner), verified.persons, "change", 1, what)
     return AcceptedDesired(
         version=desired.version,
         highest=max(accepted.highest, desired.version),
@@ -202,6 +212,20 @@ def admit_layer(path: LayerPath, verified: Verified, *, roots: Iterable[RootDocu
     for root in roots:
         if any(entry.key_id in verified.key_ids for entry in root.keys):
             _check_root_date(root, now, f"layer {path}")
+
+
+def is_machines_own(verified: Verified, machine: MachineId) -> bool:
+    """Return whether the machine signed this itself: its id is its identity key's, and no operator has that key."""
+    return verified.key_ids == frozenset({machine})
+
+
+def check_local(owner: RootDocument, deed: str) -> None:
+    """Raise LocalRefusedError unless the owner lets root at the machine change it; *deed* is "accept desired state 3"."""
+    if owner.local != "change":
+        raise LocalRefusedError(
+            f"cannot {deed}: no operator signed it, and the owner's policy gives root at the machine no power to change it",
+            hint="have it signed (`milkyway fleet sign FILE`), or let the owner's next root say `local: change`",
+        )
 
 
 def _operators(owner: RootDocument) -> Operators:

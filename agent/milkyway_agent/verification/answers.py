@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from milkyway_agent.core.admission import AcceptedDesired, admit_command, admit_desired, admit_layer
+from milkyway_agent.core.admission import AcceptedDesired, admit_command, admit_desired, admit_layer, is_machines_own
 from milkyway_agent.messages import (
     MAX_MESSAGE_BYTES,
     AdmitLocally,
@@ -47,16 +47,17 @@ from milkyway_agent.verification.layer_check import (
     check_size,
     deployments_with,
 )
+from milkyway_agent.verification.local_orders import sign_here, verify_kept
 from milkyway_agent.verification.machine_keys import Random
 from milkyway_agent.verification.outward import connection, signed_report, take_enrolment
 from milkyway_agent.verification.policy_check import make_instance
-from milkyway_agent.verification.standing import InForce, Standing, check_of, noted, take_stand, text_of
+from milkyway_agent.verification.standing import MAX_TEXT, InForce, Standing, check_of, noted, take_stand, text_of
 from milkyway_agent.verification.trusted_time import TrustedTime
 from milkyway_formats.codec import encode
 from milkyway_formats.command import COMMAND_TYPE
 from milkyway_formats.deployment import Deployment
 from milkyway_formats.desired import DESIRED_TYPE
-from milkyway_formats.envelope import EnvelopeRefusedError, OversizeRefusedError, read_envelope
+from milkyway_formats.envelope import EnvelopeRefusedError, OversizeRefusedError, read_draft, read_envelope
 from milkyway_formats.errors import MilkyWayError, RefusedError, UnavailableError
 from milkyway_formats.names import RootHash, Sha256, UnixSeconds
 from milkyway_formats.trust import Trust
@@ -143,7 +144,7 @@ class Verifier:
     def admit_locally(self, message: AdmitLocally, read: Callable[[], bytes], boottime: float) -> list[Outgoing]:
         """Admit what came through ``mwctl apply``, or say why not."""
         self._time.estimated(message.now, boottime)
-        return self._answer(message.request, lambda: self._admit(message.request, read(), boottime))
+        return self._answer(message.request, lambda: self._admit_here(message, read(), boottime))
 
     def check_policy(self, message: CheckPolicy, file: ReadLayer, write: Callable[[bytes], None]) -> list[Outgoing]:
         """Check the overlay of a deployment's topmost layer and *write* its instance as CIL."""
@@ -212,7 +213,8 @@ class Verifier:
         try:
             return deed()
         except RefusedError as error:
-            return [ToPid1(Refused(request=request, check=check_of(error), message=text_of(error)))]
+            hint = error.hint[:MAX_TEXT]
+            return [ToPid1(Refused(request=request, check=check_of(error), message=text_of(error), hint=hint))]
         except UnavailableError as error:
             return [ToPid1(Unavailable(request=request, message=text_of(error)))]
 
@@ -244,7 +246,13 @@ class Verifier:
     def _check_separation(
         self, trust: Trust, document: InForce, deployment: Deployment, layers: dict[Sha256, CheckedLayer]
     ) -> None:
-        """Check the signers of *deployment* against those of its layers, as far as these are here already."""
+        """Check the signers of *deployment* against those of its layers, as far as these are here already.
+
+        Not for what the machine signed itself: separation keeps a layer's signer from deploying it alone, and there
+        the owner's policy has given the deploying to whoever is root at the machine, who signs no layer by that.
+        """
+        if is_machines_own(document.verified, self._stand().machine):
+            return
         known = [layers[pin.sha256].verified for pin in deployment.stack if pin.sha256 in layers]
         trust.check_separation(document.verified, known)
 
@@ -256,20 +264,36 @@ class Verifier:
         now = self._now(standing, boottime)
         payload_type = read_envelope(data, what="order").payload_type
         if payload_type == DESIRED_TYPE:
-            return self._admit_desired(standing, trust, request, data, now)
+            desired, verified = trust.verify_desired(data)
+            if request == 0 and verified.digest == standing.store.state.desired_digest:
+                return []
+            return self._admit_desired(standing, trust, request, data, InForce(desired, verified), now)
         if payload_type == COMMAND_TYPE:
             return self._admit_command(standing, trust, request, data, now)
         raise EnvelopeRefusedError(f"cannot accept order: {payload_type!r} is neither a desired state nor a command")
+
+    def _admit_here(self, message: AdmitLocally, data: bytes, boottime: float) -> list[Outgoing]:
+        """Admit what was handed in at the machine: as from the network if it is signed, else by the owner's policy."""
+        standing = self._stand()
+        trust = standing.trusted()
+        standing.store.check_not_lost()
+        draft = read_draft(data, what="order")
+        if draft.signatures:
+            return self._admit(message.request, data, boottime)
+        secrets = standing.store.secrets
+        signed = sign_here(draft, trust, secrets, change=message.change)
+        document = InForce(*verify_kept(signed, trust, secrets))
+        return self._admit_desired(standing, trust, message.request, signed, document, self._now(standing, boottime))
 
     def _now(self, standing: Standing, boottime: float) -> UnixSeconds:
         self._time.signed(standing.store.state.floor)
         return self._time.now(boottime)
 
-    def _admit_desired(self, standing: Standing, trust: Trust, request: int, data: bytes, now: UnixSeconds) -> list[Outgoing]:
+    def _admit_desired(
+        self, standing: Standing, trust: Trust, request: int, data: bytes, document: InForce, now: UnixSeconds
+    ) -> list[Outgoing]:
         store, state = standing.store, standing.store.state
-        desired, verified = trust.verify_desired(data)
-        if request == 0 and verified.digest == state.desired_digest:
-            return []
+        desired, verified = document
         accepted = admit_desired(
             desired,
             verified,
@@ -286,14 +310,14 @@ class Verifier:
         answer = DesiredAdmitted(request=request, desired=desired, id=accepted.digest)
         if len(encode(answer)) > MAX_MESSAGE_BYTES:
             raise OversizeRefusedError(f"cannot accept desired state {desired.version}: it is too long for this machine")
-        document = InForce(desired, verified)
         for deployment in desired.deployments:
             self._check_separation(trust, document, deployment, self._layers)
         store.save_desired(
             data,
             replace(
                 state,
-                floor=max(state.floor, desired.issued),
+                # The machine's own clock wrote the time of what it signed itself: that is an estimate, and no floor.
+                floor=state.floor if is_machines_own(verified, standing.machine) else max(state.floor, desired.issued),
                 desired_digest=accepted.digest,
                 desired_version=accepted.version,
                 desired_highest=accepted.highest,

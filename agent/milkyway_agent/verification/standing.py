@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from milkyway_agent.messages import RefusalNoted
 from milkyway_agent.system.state_file import Directory
 from milkyway_agent.verification.enrolment_record import check_record
+from milkyway_agent.verification.local_orders import verify_kept
 from milkyway_agent.verification.machine_keys import Random, machine_id
 from milkyway_agent.verification.trust_state import QuarantineError, TrustStore
 from milkyway_formats.desired import Desired
@@ -172,7 +173,7 @@ def _resume(standing: Standing, trust: Trust, _secure: Directory) -> None:
     candidates: list[InForce] = []
     for envelope in store.desired():
         try:
-            desired, verified = trust.verify_desired(envelope)
+            desired, verified = verify_kept(envelope, trust, store.secrets)
             if (desired.fleet, desired.machine) == (trust.fleet, standing.machine):
                 candidates.append(InForce(desired, verified))
         except RefusedError as error:
@@ -208,4 +209,5 @@ def _root_status(root: RootDocument, verified: Verified) -> RootStatus:
         sha256=verified.digest,
         persons=persons,
         thresholds=thresholds,
+        local=root.local,
     )
