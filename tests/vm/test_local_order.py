@@ -25,4 +25,5 @@ def test_trust_shows_what_root_may_do_and_a_member_of_the_group_may_read_and_no_
 
 def _as_user(groups: str) -> str:
     """Return a program that lists the services as an ordinary user in *groups*."""
-    return f"import os; os.setgroups({groups}); os.setgid(4711); os.setuid(4711); os.execv('/usr/bin/mwctl', ['mwctl', 'services'])"
+    become = f"import os; os.setgroups({groups}); os.setgid(4711); os.setuid(4711)"
+    return f"{become}; os.execv('/usr/bin/mwctl', ['mwctl', 'services'])"
