@@ -131,6 +131,32 @@ def test_a_missed_start_is_spread_by_chance_too() -> None:
     assert due(timer, clock_set(past, now_ms=NOON - 7 * DAY), now_ms=NOON - 7 * DAY, boottime_ms=UP + 9) == found
 
 
+def test_a_clock_that_goes_back_as_it_starts_brings_the_time_no_second_time() -> None:
+    timer = Timer(calendar=["daily"])
+    past = armed(timer)
+    found = due(timer, past, now_ms=NOON, boottime_ms=UP)
+    assert found is not None
+    past = fired(past, found, now_ms=NOON, chance=0)  # set back by twelve hours between the elapse and the start
+    after = due(timer, past, now_ms=NOON, boottime_ms=UP)
+    assert after is not None and after.at == found.at + DAY
+
+
+def test_a_clock_that_goes_back_as_a_missed_start_is_made_up_for_brings_it_no_second_time() -> None:
+    timer = Timer(calendar=["daily"], persistent=True)
+    past = armed(timer, stamp_ms=NOON - 2 * DAY)
+    found = due(timer, past, now_ms=NOON, boottime_ms=UP)
+    assert found is not None and found.cause == "missed"
+    past = fired(past, found, now_ms=NOON - DAY, chance=0)
+    after = due(timer, past, now_ms=NOON - DAY, boottime_ms=UP)
+    assert after is not None and (after.cause, after.at) == ("calendar", NOON + 12 * HOUR)
+
+
+def test_a_time_that_comes_as_the_timer_is_armed_is_missed_no_later_than_any_other() -> None:
+    timer = Timer(calendar=["12:00"], persistent=True)
+    found = due(timer, armed(timer, stamp_ms=NOON - HOUR), now_ms=NOON, boottime_ms=UP)
+    assert found is not None and (found.cause, found.at) == ("missed", UP)
+
+
 def test_a_stamp_from_years_ahead_is_not_believed() -> None:
     timer = Timer(calendar=["daily"], persistent=True)
     found = due(timer, armed(timer, stamp_ms=NOON + WRONG_CLOCK_MS + 1), now_ms=NOON, boottime_ms=UP)
