@@ -13,17 +13,18 @@ from milkyway_formats.codec import Document, MalformedError, decode, encode
 from milkyway_formats.errors import UnavailableError
 
 FILE = "timer-stamps"
-MAX_STAMPS = 16_384
+FILE_BYTES = 4 * 1024 * 1024
+LAST_MS = 8_000_000_000_000  # in 2223, beyond every calendar
 Key = Annotated[str, Meta(min_length=1, max_length=128)]
-Stamp = Annotated[int, Meta(ge=0, le=8_000_000_000_000)]  # until 2223: beyond every calendar
+Stamp = Annotated[int, Meta(ge=0, le=LAST_MS)]
 
 
 class _Stamps(Document, frozen=True):
-    stamps: Annotated[dict[Key, Stamp], Meta(max_length=MAX_STAMPS)] = field(default_factory=dict)
+    stamps: dict[Key, Stamp] = field(default_factory=dict)
 
 
 class TimerStamps:
-    """The stamps of one directory. ``damage`` says why what was there could not be read; "" when all is well.
+    """The stamps of one directory. ``note`` says why it begins empty: there are none yet, or they could not be read; else "".
 
     ``set`` and ``keep_only`` wait for the disk: call them from one place at a time, and not where others wait.
     """
@@ -31,15 +32,17 @@ class TimerStamps:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self._stamps: dict[str, int] = {}
-        self.damage = ""
+        self.note = ""
         try:
             data = directory.read(FILE)
-            if data is not None:
-                self._stamps = dict(decode(data, _Stamps, what="timer stamps").stamps)
+            if data is None:
+                self.note = "there are no timer stamps yet"
+            else:
+                self._stamps = dict(decode(data, _Stamps, what="timer stamps", limit=FILE_BYTES).stamps)
         except MalformedError as error:
-            self.damage = str(error)
+            self.note = str(error)
         except OSError as error:
-            self.damage = f"cannot read timer stamps: {error.strerror}"
+            self.note = f"cannot read timer stamps: {error.strerror}"
 
     def get(self, key: str) -> int | None:
         """Return when the timer *key* last started its service; None if that is not known."""
@@ -50,7 +53,8 @@ class TimerStamps:
 
         Raises UnavailableError if it could not be written; it is known until the agent ends, nevertheless.
         """
-        self._stamps[key] = at_ms
+        assert 0 < len(key) <= 128, f"a file with such a key could not be read again: {key!r}"
+        self._stamps[key] = min(max(at_ms, 0), LAST_MS)  # a clock can be set to anything
         self._write()
 
     def keep_only(self, keys: frozenset[str]) -> None:

@@ -30,7 +30,8 @@ def timerfd_create(clock: int, flags: int = TFD_NONBLOCK | TFD_CLOEXEC) -> int:
 def timerfd_settime(timer: int, value_ns: int, flags: int = TFD_TIMER_ABSTIME) -> None:
     """Arm *timer* for the time *value_ns* of its clock (or for that long from now, without TFD_TIMER_ABSTIME), once.
 
-    0 disarms it. A time that has passed expires at once.
+    0 disarms it. A time that has passed expires at once. Raises OSError (ECANCELED) where it is armed to tell that the clock
+    was set, and that has happened since it was last read: it is armed nevertheless.
     """
     call("timerfd_settime", timer, flags, _ITIMERSPEC.pack(0, 0, value_ns // _NS, value_ns % _NS), None)
 
