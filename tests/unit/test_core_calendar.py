@@ -1,7 +1,9 @@
 """Times of the calendar: what systemd means by them, and that the next one is really the next."""
 
 import datetime
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -175,6 +177,14 @@ def test_what_is_wrong_is_said_and_where(text: str, why: str | None) -> None:
 )
 def test_times_are_spelled_in_one_way(text: str, spelled: str) -> None:
     assert describe(parse(text)) == spelled
+
+
+def test_the_examples_of_the_reference_are_true() -> None:
+    text = (Path(__file__).parents[2] / "docs/reference/calendar.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|$", text, re.MULTILINE)
+    assert len(examples) > 10
+    for expression, spelled in examples:
+        assert describe(parse(expression)) == spelled
 
 
 def pieces(lowest: int, highest: int) -> st.SearchStrategy[str]:
