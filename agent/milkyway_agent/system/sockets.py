@@ -1,12 +1,40 @@
-"""Unix sockets: pairs between our processes, listening ones with a mode, and who is at the other end."""
+"""Sockets: pairs between our processes, listening ones, who is at the other end, and what they say with descriptors.
 
+What is to listen where, and what becomes of what was received, is decided by whoever calls.
+"""
+
+import array
 import contextlib
+import errno
+import fcntl
 import os
 import socket
+import stat
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 _UCRED = struct.Struct("3i")
+SIOCUNIXFILE = 0x89E0  # linux/un.h
+NOTIFY_BYTES = 4096  # one message of sd_notify(3), as systemd's manager reads it
+NOTIFY_DESCRIPTORS = 16
+_NOTIFY_ANCILLARY = socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_SPACE(NOTIFY_DESCRIPTORS * 4)
+# What accept(2) says of one connection that came to nothing: "treat them like EAGAIN by retrying".
+_LOST_CONNECTION = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EPROTO,
+        errno.ENOPROTOOPT,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENONET,
+        errno.EOPNOTSUPP,
+        errno.ETIMEDOUT,
+        errno.EPERM,  # a firewall's rule
+    }
+)
 
 
 class Peer(NamedTuple):
@@ -47,6 +75,176 @@ def sender(ancillary: list[tuple[int, int, bytes]]) -> Peer | None:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
             return Peer(*_UCRED.unpack(data[: _UCRED.size]))
     return None
+
+
+class Notified(NamedTuple):
+    """One message of sd_notify(3): who sent it (0: nobody that we can see), its words, and the descriptors that are ours now.
+
+    ``refused`` says why a message counts for nothing; it then has neither words nor descriptors.
+    """
+
+    pid: int
+    words: dict[str, str]
+    descriptors: tuple[int, ...] = ()
+    refused: str = ""
+
+
+def receive_notify(opened: socket.socket) -> Notified | None:
+    """Return the next message of the notify socket *opened* (``datagram``), None when none waits. Never blocks.
+
+    The descriptors that came with it are close-on-exec and the caller's to close. Of words that are said twice, the first
+    counts, as in systemd.
+    """
+    flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+    try:
+        data, ancillary, came, _ = opened.recvmsg(NOTIFY_BYTES, _NOTIFY_ANCILLARY, flags)
+    except BlockingIOError:
+        return None
+    descriptors = _passed(ancillary)
+    who = sender(ancillary)
+    pid = 0 if who is None else who.pid
+    if came & socket.MSG_CTRUNC:
+        refused = f"more than {NOTIFY_DESCRIPTORS} descriptors"
+    elif came & socket.MSG_TRUNC:
+        refused = f"more than {NOTIFY_BYTES} bytes"
+    elif b"\0" in data[:-1]:
+        refused = "a null byte"
+    else:
+        lines = data.rstrip(b"\0").decode("utf-8", "replace").split("\n")
+        words = dict(line.partition("=")[::2] for line in reversed(lines) if "=" in line)
+        return Notified(pid, words, descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return Notified(pid, {}, refused=refused)
+
+
+def _passed(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, ...]:
+    """Return the descriptors that came with a datagram (SCM_RIGHTS)."""
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return tuple(found)
+
+
+@contextlib.contextmanager
+def borrowed(descriptor: int) -> Iterator[socket.socket]:
+    """Give *descriptor* as a socket, and leave it open afterwards. Raises OSError (ENOTSOCK) where it is none."""
+    opened = socket.socket(fileno=descriptor)
+    try:
+        yield opened
+    finally:
+        opened.detach()
+
+
+def listen_internet(family: int, kind: int, address: str, port: int, *, both: bool, backlog: int) -> int:
+    """Return a non-blocking descriptor bound to *address* and *port*, listening if it is a stream.
+
+    *family*: AF_INET or AF_INET6; *both*: an IPv6 socket takes IPv4 too. Raises OSError.
+    """
+    with socket.socket(family, kind | socket.SOCK_NONBLOCK) as opened:
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
+        if kind == socket.SOCK_STREAM:
+            # connections of before that linger in TIME_WAIT keep nobody from listening again
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind((address, port))
+        if kind == socket.SOCK_STREAM:
+            opened.listen(backlog)
+        return opened.detach()
+
+
+def listen_unix(path: str, mode: int, kind: int, backlog: int) -> int:
+    """Return a non-blocking descriptor bound to *path*, listening if it is a stream. Raises OSError with the path.
+
+    At no moment may more connect than *mode* says. The umask is left alone: it is all threads' own.
+    """
+    with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as opened:
+        os.fchmod(opened.fileno(), mode)  # bind(2) gives the file this mode, less the umask (net/unix/af_unix.c)
+        try:
+            opened.bind(path)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from error
+        try:
+            _widen(path, mode)
+            if kind == socket.SOCK_STREAM:
+                opened.listen(backlog)
+        except OSError:
+            os.unlink(path)
+            raise
+        return opened.detach()
+
+
+def _widen(path: str, mode: int) -> None:
+    """Give the socket's file at *path* what the umask took of *mode*.
+
+    By a descriptor: whoever may write to the directory may have put a link to another file in its place.
+    """
+    file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+            raise OSError(errno.EADDRINUSE, "somebody else has put a file there", path)
+        if stat.S_IMODE(found.st_mode) != mode:
+            os.chmod(f"/proc/self/fd/{file}", mode)  # fchmod(2) takes no O_PATH descriptor; this link leads to its file
+    finally:
+        os.close(file)
+
+
+def is_listening(path: str, kind: int) -> bool:
+    """Return whether anybody has the Unix socket of *kind* at *path* open. Raises OSError where that can't be told."""
+    with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except BlockingIOError:
+            return True  # its backlog is full
+        except OSError as error:
+            if error.errno == errno.EPROTOTYPE:
+                return True  # somebody has it open, as another kind
+            raise
+        return True
+
+
+def bound_file(descriptor: int) -> tuple[int, int]:
+    """Return device and inode of the file that the Unix socket *descriptor* was bound to, even if it has moved since.
+
+    Raises OSError: PermissionError without CAP_NET_ADMIN, ENOENT where it is bound to none.
+    """
+    file = fcntl.ioctl(descriptor, SIOCUNIXFILE)
+    try:
+        found = os.fstat(file)
+        return found.st_dev, found.st_ino
+    finally:
+        os.close(file)
+
+
+class Accepted(NamedTuple):
+    """One connection: its descriptor (blocking, close-on-exec), and the other end's address; "" and 0 for a Unix socket."""
+
+    descriptor: int
+    address: str
+    port: int
+
+
+def accept(descriptor: int) -> Accepted | None:
+    """Return the next connection of the listening *descriptor*; None when none waits, or when it has gone already.
+
+    Raises OSError: EMFILE, ENFILE, ENOBUFS or ENOMEM when there is no room for it, and the connection goes on waiting.
+    """
+    with borrowed(descriptor) as listening:
+        try:
+            connection, name = listening.accept()
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno in _LOST_CONNECTION:
+                return None
+            raise
+    if connection.family in (socket.AF_INET, socket.AF_INET6):
+        return Accepted(connection.detach(), name[0], name[1])
+    return Accepted(connection.detach(), "", 0)
 
 
 def _bound(path: str, mode: int, kind: int) -> socket.socket:

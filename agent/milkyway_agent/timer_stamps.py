@@ -1,0 +1,71 @@
+"""When persistent timers last started their services, kept so that what was missed while the machine was off is known.
+
+One small file, replaced whole. What can't be read is taken for empty: then nothing counts as missed, and each
+timer begins anew. Times are real-time milliseconds since 1970; a timer's key is its owner's to choose.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta, field
+
+from milkyway_agent.system.state_file import Directory, replace
+from milkyway_formats.codec import Document, MalformedError, decode, encode
+from milkyway_formats.errors import UnavailableError
+
+FILE = "timer-stamps"
+FILE_BYTES = 4 * 1024 * 1024
+LAST_MS = 8_000_000_000_000  # in 2223, beyond every calendar
+Key = Annotated[str, Meta(min_length=1, max_length=128)]
+Stamp = Annotated[int, Meta(ge=0, le=LAST_MS)]
+
+
+class _Stamps(Document, frozen=True):
+    stamps: dict[Key, Stamp] = field(default_factory=dict)
+
+
+class TimerStamps:
+    """The stamps of one directory. ``note`` says why it begins empty: there are none yet, or they could not be read; else "".
+
+    ``set`` and ``keep_only`` wait for the disk: call them from one place at a time, and not where others wait.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._stamps: dict[str, int] = {}
+        self.note = ""
+        try:
+            data = directory.read(FILE)
+            if data is None:
+                self.note = "there are no timer stamps yet"
+            else:
+                self._stamps = dict(decode(data, _Stamps, what="timer stamps", limit=FILE_BYTES).stamps)
+        except MalformedError as error:
+            self.note = str(error)
+        except OSError as error:
+            self.note = f"cannot read timer stamps: {error.strerror}"
+
+    def get(self, key: str) -> int | None:
+        """Return when the timer *key* last started its service; None if that is not known."""
+        return self._stamps.get(key)
+
+    def set(self, key: str, at_ms: int) -> None:
+        """Keep that the timer *key* started its service at *at_ms*.
+
+        Raises UnavailableError if it could not be written; it is known until the agent ends, nevertheless.
+        """
+        assert 0 < len(key) <= 128, f"a file with such a key could not be read again: {key!r}"
+        self._stamps[key] = min(max(at_ms, 0), LAST_MS)  # a clock can be set to anything
+        self._write()
+
+    def keep_only(self, keys: frozenset[str]) -> None:
+        """Forget every timer but *keys*: those that definitions still have. Raises UnavailableError as ``set`` does."""
+        left = {key: at_ms for key, at_ms in self._stamps.items() if key in keys}
+        if left != self._stamps:
+            self._stamps = left
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            replace(self._directory, FILE, encode(_Stamps(stamps=self._stamps)))
+        except OSError as error:
+            raise UnavailableError(f"cannot keep timer stamps: {error.strerror}") from error
