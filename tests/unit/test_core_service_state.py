@@ -165,6 +165,13 @@ def test_every_row_can_be_reached_and_left() -> None:
         assert any(found.row is not row for (here, event), found in TABLE.items() if here is row and event is not Event.BROKEN)
 
 
+def test_a_fresh_start_forgets_those_before_and_what_follows_from_a_failure_does_not() -> None:
+    for (row, event), found in TABLE.items():
+        is_asked = event in {Event.WANTED, Event.RESTART_ASKED} and Effect.TERMINATE not in found.effects
+        is_fresh = (is_asked and bool(found.effects)) or (row, event) == (Row.RESTARTING, Event.ENDED)
+        assert (Effect.FORGET_STARTS in found.effects) == is_fresh, f"{row} {event}"
+
+
 def test_a_oneshot_that_is_done_stays_done_when_what_it_needed_goes() -> None:
     assert step(Row.COMPLETED, Event.HELD) == (Row.COMPLETED, ())
 
