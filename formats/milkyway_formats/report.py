@@ -21,7 +21,7 @@ from milkyway_formats.names import (
 )
 
 REPORT_TYPE = "application/vnd.milkyway.report.v1+json"
-ServiceState = Literal["stopped", "starting", "started", "stopping", "failed"]
+ServiceState = Literal["stopped", "armed", "starting", "started", "stopping", "failed"]
 DeploymentState = Literal["staging", "verifying", "activating", "active", "failed", "removing"]
 
 

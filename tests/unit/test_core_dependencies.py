@@ -1,10 +1,44 @@
 """In which order services start, and what holds one back."""
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
 import pytest
 
-from milkyway_agent.core.dependencies import CycleError, Needs, dependents, holding_back, pulled_in, waves
+from milkyway_agent.core.dependencies import (
+    Changes,
+    CycleError,
+    Graph,
+    Needs,
+    changed,
+    conflicting,
+    dependents,
+    holding_back,
+    isolated,
+    predecessors,
+    pulled_in,
+    waves,
+)
 from milkyway_agent.core.service_state import Row
 from milkyway_agent.core.shutdown import stop_waves
+from milkyway_formats.errors import RefusedError
+from milkyway_formats.execution import Execution
+from milkyway_formats.listener import Listener, Tcp
+from milkyway_formats.service import (
+    ExecProbe,
+    Health,
+    Limits,
+    PathExists,
+    ReadyByNotify,
+    Reload,
+    Restart,
+    Scratch,
+    Service,
+    Stop,
+)
+from milkyway_formats.timer import Timer
 
 NEEDS = {
     "web": Needs(requires=("database", "config"), wants=("cache",)),
@@ -53,6 +87,7 @@ def rows(**now: Row) -> dict[str, Row]:
 def test_a_requirement_must_be_started() -> None:
     up = rows(database=Row.STARTED, config=Row.COMPLETED, cache=Row.STARTED)
     assert holding_back("web", NEEDS, up) == []
+    assert holding_back("web", NEEDS, up | {"database": Row.ARMED}) == [], "its socket is open"
     assert holding_back("web", NEEDS, up | {"database": Row.FAILED}) == ["requires database, which is failed"]
     assert holding_back("web", NEEDS, up | {"config": Row.IDLE}) == ["requires config, which is idle"]
 
@@ -61,7 +96,7 @@ def test_a_requirement_that_is_not_there_holds_back_and_is_named() -> None:
     assert holding_back("a", {"a": Needs(requires=("b",))}, {"a": Row.WAITING}) == ["requires b, which is not there"]
 
 
-@pytest.mark.parametrize("row", [Row.IDLE, Row.STARTED, Row.COMPLETED, Row.FAILED, Row.STOPPING])
+@pytest.mark.parametrize("row", [Row.IDLE, Row.ARMED, Row.STARTED, Row.COMPLETED, Row.FAILED, Row.STOPPING])
 def test_a_wanted_one_holds_back_only_until_it_is_settled(row: Row) -> None:
     up = rows(database=Row.STARTED, config=Row.STARTED, cache=row)
     assert holding_back("web", NEEDS, up) == []
@@ -72,3 +107,186 @@ def test_a_wanted_one_that_is_on_its_way_is_waited_for(row: Row) -> None:
     up = rows(database=Row.STARTED, config=Row.STARTED, cache=row)
     assert holding_back("web", NEEDS, up) == [f"comes after cache, which is {row.label}"]
     assert holding_back("database", NEEDS, up) == [f"comes after cache, which is {row.label}"], "before is after, turned"
+
+
+def test_a_ring_through_before_is_named_in_full() -> None:
+    ring = {"x": Needs(), "a": Needs(before=("b",)), "b": Needs(before=("c",)), "c": Needs(wants=("x",), before=("a",))}
+    with pytest.raises(CycleError, match=r"wait for one another: a → c → b → a$"):
+        waves(ring)
+
+
+def test_a_ring_is_named_without_those_who_merely_wait_for_it() -> None:
+    ring = {"z": Needs(after=("b",)), "a": Needs(after=("b",)), "b": Needs(after=("a",))}
+    with pytest.raises(CycleError, match=r"wait for one another: b → a → b$"):
+        waves(ring)
+
+
+RIVALS = {"a": Needs(conflicts=("b", "gone")), "b": Needs(), "c": Needs(conflicts=("b",))}
+
+
+def test_a_conflict_holds_whichever_side_says_so() -> None:
+    assert conflicting("a", RIVALS) == ("b",)
+    assert conflicting("b", RIVALS) == ("a", "c")
+    assert conflicting("c", RIVALS) == ("b",)
+
+
+@pytest.mark.parametrize("row", set(Row) - {Row.IDLE, Row.WAITING, Row.FAILED})
+def test_a_conflicting_one_holds_back_until_it_is_idle(row: Row) -> None:
+    rows = {"a": row, "b": Row.WAITING, "c": Row.IDLE}
+    assert holding_back("b", RIVALS, rows) == [f"conflicts with a, which is {row.label}"]
+
+
+@pytest.mark.parametrize("row", [Row.IDLE, Row.WAITING, Row.FAILED])
+def test_two_that_conflict_do_not_wait_for_each_other(row: Row) -> None:
+    assert holding_back("b", RIVALS, {"a": row, "b": Row.WAITING, "c": Row.IDLE}) == []
+
+
+def test_a_service_that_could_never_start_is_refused() -> None:
+    with pytest.raises(RefusedError, match="cannot start a: it conflicts with itself"):
+        Graph({"a": Needs(conflicts=("a",))}).check()
+    with pytest.raises(RefusedError, match="cannot start a: it requires c, with which it conflicts"):
+        Graph({"a": Needs(requires=("b",), conflicts=("c",)), "b": Needs(requires=("c",)), "c": Needs()}).check()
+    with pytest.raises(CycleError):
+        Graph({"a": Needs(after=("a",))}).check()
+    Graph(NEEDS).check()
+    Graph(RIVALS).check()
+
+
+def test_isolating_stops_all_that_it_does_not_need_who_needs_others_first() -> None:
+    assert isolated("database", NEEDS) == ("metrics", "web", "cache", "config"), "order alone keeps nobody"
+    assert isolated("web", NEEDS) == ("metrics",)
+    assert isolated("metrics", NEEDS) == ()
+
+
+def test_a_bundle_consists_of_what_it_requires_and_wants() -> None:
+    graph = Graph({"all": Needs(requires=("a",), wants=("b", "a", "gone"), after=("c",)), **dict.fromkeys("abc", Needs())})
+    assert graph.parts("all") == ("a", "b")
+    assert (graph.required_by("a"), graph.wanted_by("b"), graph.wanted_by("c")) == (("all",), ("all",), ())
+
+
+def test_only_those_whom_a_row_concerns_need_look_again() -> None:
+    graph = Graph({**NEEDS, "rival": Needs(conflicts=("cache",))})
+    assert set(graph.concerned("cache")) == {"web", "database", "rival"}
+    rows = dict.fromkeys([*NEEDS, "rival"], Row.IDLE)
+    for name in rows:
+        for other in rows:
+            reasons = {tuple(graph.holding_back(other, rows | {name: row})) for row in Row}
+            assert (len(reasons) > 1) == (other in graph.concerned(name)), f"{name} → {other}"
+
+
+def test_several_are_pulled_in_each_after_its_needs_and_once() -> None:
+    pulled = Graph(NEEDS).pulled_in("metrics", "database", "web")
+    assert pulled == ("database", "config", "cache", "web", "metrics")
+
+
+def test_a_long_chain_is_no_deeper_than_a_short_one() -> None:
+    chain = {f"s{i}": Needs(requires=(f"s{i + 1}",)) for i in range(5000)} | {"s5000": Needs()}
+    graph = Graph(chain)
+    assert graph.pulled_in("s0") == tuple(reversed(chain))
+    assert len(graph.waves()) == 5001
+    assert len(graph.dependents("s5000")) == 5000
+
+
+class Counted(Mapping[str, Any]):
+    """A mapping that counts how often it is looked into; once ``closed`` it refuses to be walked through."""
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.content = content
+        self.closed = False
+        self.lookups: Counter[str] = Counter()
+
+    def __getitem__(self, name: str) -> Any:
+        self.lookups[name] += 1
+        return self.content[name]
+
+    def __iter__(self) -> Iterator[str]:
+        assert not self.closed, "nobody may look at all services"
+        return iter(self.content)
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+
+def test_starting_500_services_looks_at_each_a_few_times_only() -> None:
+    names = [f"s{i}" for i in range(500)]
+    needs, rows = Counted(dict.fromkeys(names, Needs())), Counted(dict.fromkeys(names, Row.WAITING))
+    graph = Graph(needs)
+    needs.closed = rows.closed = True
+    needs.lookups.clear()
+    for name in graph.pulled_in(*names):
+        assert graph.holding_back(name, rows) == []
+        assert graph.concerned(name) == graph.dependents(name) == graph.predecessors(name) == graph.conflicting(name) == ()
+    assert rows.lookups.total() == 0
+    assert needs.lookups.total() <= 5 * len(names)
+
+
+def test_the_functions_say_what_the_graph_says() -> None:
+    graph = Graph(NEEDS)
+    for name in NEEDS:
+        assert predecessors(NEEDS)[name] == graph.predecessors(name)
+        assert pulled_in(name, NEEDS) == graph.pulled_in(name)
+        assert dependents(name, NEEDS) == graph.dependents(name)
+        assert isolated(name, NEEDS) == graph.isolated(name)
+    assert stop_waves(graph) == stop_waves(NEEDS)
+
+
+WEB = Service(name="web", command=["/bin/web"])
+
+
+def test_a_change_of_definitions_names_who_comes_goes_and_changes() -> None:
+    old = {"gone": WEB, "same": WEB, "other": WEB, "softer": WEB}
+    new = {
+        "same": Service(name="web", command=["/bin/web"]),
+        "new": WEB,
+        "softer": Service(name="web", command=["/bin/web"], after=["x"]),
+        "other": Service(name="web", command=["/bin/web", "-v"], after=["x"]),
+    }
+    assert changed(old, new) == Changes(added=("new",), removed=("gone",), restarted=("other",), adopted=("softer",))
+    assert changed(old, old) == Changes()
+
+
+OTHERWISE: dict[str, Any] = {
+    "name": "shop",
+    "command": ["/bin/shop"],
+    "type": "oneshot",
+    "domain": "shop",
+    "user": 1,
+    "environment": {"A": "b"},
+    "working_directory": "/srv",
+    "readiness": ReadyByNotify(),
+    "ready_timeout_ms": 1,
+    "health": Health(probe=ExecProbe(command=["/bin/ask"])),
+    "watchdog_ms": 1,
+    "restart": Restart(when="never"),
+    "stop": Stop(signal="INT"),
+    "reload": Reload(signal="USR1"),
+    "limits": Limits(pids=1),
+    "execution": Execution(umask=0),
+    "scratch": [Scratch(path="/tmp")],
+    "listeners": [Listener(name="http", address=Tcp(port=80), start="at-once")],
+    "timers": [Timer(after_boot_ms=1)],
+    "conditions": [PathExists(path="/etc")],
+    "requires": ["x"],
+    "wants": ["x"],
+    "after": ["x"],
+    "before": ["x"],
+    "conflicts": ["x"],
+}
+ADOPTED = {
+    *("restart", "health", "stop", "reload", "ready_timeout_ms", "timers", "conditions"),
+    *("requires", "wants", "after", "before", "conflicts"),
+}
+
+
+def test_it_is_decided_for_every_field_whether_its_change_needs_a_restart() -> None:
+    assert set(OTHERWISE) == set(Service.__struct_fields__)
+    timed = msgspec.structs.replace(WEB, timers=[Timer(after_end_ms=1)])
+    for field, value in OTHERWISE.items():
+        changes = changed({"web": timed}, {"web": msgspec.structs.replace(timed, **{field: value})})
+        assert changes == (Changes(adopted=("web",)) if field in ADOPTED else Changes(restarted=("web",))), field
+
+
+def test_a_service_that_gains_its_first_timer_or_loses_its_last_restarts() -> None:
+    timed = msgspec.structs.replace(WEB, timers=[Timer(after_end_ms=1)])
+    assert changed({"web": WEB}, {"web": timed}).restarted == ("web",)
+    assert changed({"web": timed}, {"web": WEB}).restarted == ("web",)

@@ -1,15 +1,22 @@
-"""Who needs whom: in which order services start and stop, and what holds one back.
+"""Who needs whom: in which order services start and stop, what holds one back, what a change of definitions means.
 
-Four relations, by the names of the services: ``requires`` (must be started, or this one does
-not run), ``wants`` (is tried first; its failure holds nobody back), ``after`` and ``before``
-(order alone: they pull nobody in). The first two order as well.
+Five relations, by the names of the services: ``requires`` (must be there, or this one does not
+run), ``wants`` (is tried first; its failure holds nobody back), ``after`` and ``before`` (order
+alone: they pull nobody in), ``conflicts`` (never both at once; whichever side says so). The first two
+order as well. What a bundle requires and wants are its parts.
+
+``Graph`` is made once per change of definitions and answers without looking at all services: what
+follows from one service costs as much as it has neighbours. The functions of the same names are for those
+who ask once.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from milkyway_agent.core.service_state import Row
+from milkyway_agent.core.restart import is_triggered
+from milkyway_agent.core.service_state import Row, has_process, satisfies
 from milkyway_formats.errors import RefusedError
+from milkyway_formats.service import Service
 
 
 class Needs(NamedTuple):
@@ -19,6 +26,7 @@ class Needs(NamedTuple):
     wants: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
 
 
 class CycleError(RefusedError):
@@ -29,78 +37,261 @@ class CycleError(RefusedError):
 _UNSETTLED = frozenset({Row.WAITING, Row.STARTING, Row.RESTARTING, Row.FALTERING})
 
 
+_Edges = dict[str, dict[str, None]]
+
+
+class Graph:
+    """What follows from who needs whom, for one set of definitions that does not change.
+
+    Names that are needed but not there are passed over, but by ``holding_back`` and ``required_by``.
+    """
+
+    def __init__(self, needs: Mapping[str, Needs]) -> None:
+        self._needs = needs
+        earlier: _Edges = {}
+        later: _Edges = {}
+        required_by: _Edges = {}
+        wanted_by: _Edges = {}
+        conflicting: _Edges = {}
+
+        def order(first: str, second: str) -> None:
+            if first in needs and second in needs:
+                earlier.setdefault(second, {})[first] = None
+                later.setdefault(first, {})[second] = None
+
+        for name, need in needs.items():
+            for other in need.requires:
+                required_by.setdefault(other, {})[name] = None
+            for other in need.wants:
+                wanted_by.setdefault(other, {})[name] = None
+            for other in (*need.requires, *need.wants, *need.after):
+                order(other, name)
+            for other in need.before:
+                order(name, other)
+            for other in need.conflicts:
+                if other in needs:
+                    conflicting.setdefault(name, {})[other] = None
+                    conflicting.setdefault(other, {})[name] = None
+        self._earlier, self._later = _kept(earlier), _kept(later)
+        self._required_by, self._wanted_by = _kept(required_by), _kept(wanted_by)
+        self._conflicting = _kept(conflicting)
+        self._waves: list[tuple[str, ...]] | None = None
+
+    def predecessors(self, name: str) -> tuple[str, ...]:
+        """Return those that come before *name*, of the ones that are there."""
+        return self._earlier.get(name, ())
+
+    def concerned(self, name: str) -> tuple[str, ...]:
+        """Return those that a change of *name*'s row may hold back or let go: who waits need look at no other's."""
+        return tuple(dict.fromkeys((*self._later.get(name, ()), *self._conflicting.get(name, ()))))
+
+    def required_by(self, name: str) -> tuple[str, ...]:
+        """Return those that require *name* themselves: they are HELD when it is lost (a completed bundle: DISSOLVED)."""
+        return self._required_by.get(name, ())
+
+    def wanted_by(self, name: str) -> tuple[str, ...]:
+        """Return those that want *name* themselves, so that a bundle among them can be DISSOLVED when it is lost."""
+        return self._wanted_by.get(name, ())
+
+    def conflicting(self, name: str) -> tuple[str, ...]:
+        """Return those that must not run while *name* does, whichever of the two says so: starting it stops them."""
+        return self._conflicting.get(name, ())
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """Return the parts of the bundle *name*, of the ones that are there."""
+        need = self._needs[name]
+        return tuple(dict.fromkeys(other for other in (*need.requires, *need.wants) if other in self._needs))
+
+    def waves(self) -> list[tuple[str, ...]]:
+        """Return the services in the order of starting; those of one wave don't wait for one another.
+
+        Raises CycleError, with the whole ring in its message.
+        """
+        if self._waves is None:
+            self._waves = self._sorted()
+        return self._waves
+
+    def check(self) -> None:
+        """Raise RefusedError where a service could never start: in a ring, or in conflict with what it requires."""
+        self.waves()
+        for name in self._conflicting:
+            if name in self._conflicting[name]:
+                raise RefusedError(f"cannot start {name}: it conflicts with itself")
+            needed = self._closure([name], lambda one: self._needs[one].requires)
+            for other in self._conflicting[name]:
+                if other in needed:
+                    raise RefusedError(f"cannot start {name}: it requires {other}, with which it conflicts")
+
+    def pulled_in(self, *names: str) -> tuple[str, ...]:
+        """Return the services that *names* need up, each after those it requires and wants, and after what these need."""
+        found: dict[str, None] = {}
+        entered: set[str] = set()
+        for name in names:
+            # Not by recursion: a chain may be longer than Python's stack is deep.
+            path: list[tuple[str, Iterator[str]]] = []
+            self._descend(name, entered, path)
+            while path:
+                one, others = path[-1]
+                following = next(others, None)
+                if following is not None:
+                    self._descend(following, entered, path)
+                else:
+                    found[one] = None
+                    path.pop()
+        return tuple(found)
+
+    def dependents(self, name: str) -> tuple[str, ...]:
+        """Return the services that can't run without *name*, directly or through others."""
+        found = self._closure([name], lambda one: self._required_by.get(one, ()))
+        found.pop(name, None)
+        return tuple(found)
+
+    def isolated(self, name: str) -> tuple[str, ...]:
+        """Return all services that *name* neither is nor needs, in the order of stopping."""
+        kept = set(self.pulled_in(name))
+        return tuple(other for wave in reversed(self.waves()) for other in reversed(wave) if other not in kept)
+
+    def holding_back(self, name: str, rows: Mapping[str, Row]) -> list[str]:
+        """Return why *name* may not start now, as sentences; none: it may."""
+        reasons = []
+        requires = self._needs[name].requires
+        for other in requires:
+            row = rows.get(other)
+            if row is None:
+                reasons.append(f"requires {other}, which is not there")
+            elif not satisfies(row):
+                reasons.append(f"requires {other}, which is {row.label}")
+        for other in self._earlier.get(name, ()):
+            if other not in requires and rows.get(other) in _UNSETTLED:
+                reasons.append(f"comes after {other}, which is {rows[other].label}")
+        for other in self._conflicting.get(name, ()):
+            row = rows.get(other)
+            # One that waits does not hold back: two that wait for each other to be idle would wait for ever.
+            if row is not None and (has_process(row) or satisfies(row)):
+                reasons.append(f"conflicts with {other}, which is {row.label}")
+        return reasons
+
+    def _descend(self, name: str, entered: set[str], path: list[tuple[str, Iterator[str]]]) -> None:
+        if name in self._needs and name not in entered:
+            entered.add(name)
+            need = self._needs[name]
+            path.append((name, iter((*need.requires, *need.wants))))
+
+    def _closure(self, names: Iterable[str], following: Callable[[str], Iterable[str]]) -> dict[str, None]:
+        """Return *names* and all that is reached from them, nearest first."""
+        found: dict[str, None] = dict.fromkeys(names)
+        queue = list(found)
+        for one in queue:  # which grows meanwhile
+            for other in following(one):
+                if other in self._needs and other not in found:
+                    found[other] = None
+                    queue.append(other)
+        return found
+
+    def _sorted(self) -> list[tuple[str, ...]]:
+        """Return the waves: each holds those whose predecessors all stand in earlier ones, as they were defined."""
+        place = {name: number for number, name in enumerate(self._needs)}
+        missing = {name: len(self._earlier.get(name, ())) for name in self._needs}
+        wave = [name for name, count in missing.items() if not count]
+        found: list[tuple[str, ...]] = []
+        while wave:
+            found.append(tuple(wave))
+            following = []
+            for name in wave:
+                del missing[name]
+                for other in self._later.get(name, ()):
+                    missing[other] -= 1
+                    if not missing[other]:
+                        following.append(other)
+            wave = sorted(following, key=place.__getitem__)
+        if missing:
+            ring = _ring({name: self._earlier[name] for name in missing})
+            raise CycleError(f"cannot order services: they wait for one another: {' → '.join(ring)}")
+        return found
+
+
 def predecessors(needs: Mapping[str, Needs]) -> dict[str, tuple[str, ...]]:
     """Return for each service those that come before it, of the ones that are there."""
-    earlier: dict[str, list[str]] = {name: [] for name in needs}
-    for name, need in needs.items():
-        for other in (*need.requires, *need.wants, *need.after):
-            if other in needs:
-                earlier[name].append(other)
-        for other in need.before:
-            if other in needs:
-                earlier[other].append(name)
-    return {name: tuple(dict.fromkeys(others)) for name, others in earlier.items()}
+    graph = Graph(needs)
+    return {name: graph.predecessors(name) for name in needs}
 
 
 def waves(needs: Mapping[str, Needs]) -> list[tuple[str, ...]]:
-    """Return the services in the order of starting; those of one wave don't wait for one another.
-
-    Raises CycleError, with the whole ring in its message.
-    """
-    left = predecessors(needs)
-    found: list[tuple[str, ...]] = []
-    while left:
-        wave = tuple(name for name, earlier in left.items() if not any(other in left for other in earlier))
-        if not wave:
-            ring = _ring(left)
-            raise CycleError(f"cannot order services: they wait for one another: {' → '.join(ring)}")
-        found.append(wave)
-        for name in wave:
-            del left[name]
-    return found
+    """Return the services in the order of starting. Raises CycleError. See ``Graph.waves``."""
+    return Graph(needs).waves()
 
 
 def pulled_in(name: str, needs: Mapping[str, Needs]) -> tuple[str, ...]:
-    """Return the services that *name* needs up, itself last: those it requires and wants, and what these need."""
-    found: dict[str, None] = {}
-
-    def visit(one: str, path: tuple[str, ...]) -> None:
-        if one in found or one in path or one not in needs:
-            return
-        for other in (*needs[one].requires, *needs[one].wants):
-            visit(other, (*path, one))
-        found[one] = None
-
-    visit(name, ())
-    return tuple(found)
+    """Return the services that *name* needs up, itself last. See ``Graph.pulled_in``."""
+    return Graph(needs).pulled_in(name)
 
 
 def dependents(name: str, needs: Mapping[str, Needs]) -> tuple[str, ...]:
     """Return the services that can't run without *name*, directly or through others."""
-    found: dict[str, None] = {}
-    queue = [name]
-    while queue:
-        lost = queue.pop()
-        for other, need in needs.items():
-            if lost in need.requires and other not in found and other != name:
-                found[other] = None
-                queue.append(other)
-    return tuple(found)
+    return Graph(needs).dependents(name)
+
+
+def conflicting(name: str, needs: Mapping[str, Needs]) -> tuple[str, ...]:
+    """Return those that must not run while *name* does, whichever of the two says so."""
+    return Graph(needs).conflicting(name)
+
+
+def isolated(name: str, needs: Mapping[str, Needs]) -> tuple[str, ...]:
+    """Return all services that *name* neither is nor needs, in the order of stopping. Raises CycleError."""
+    return Graph(needs).isolated(name)
 
 
 def holding_back(name: str, needs: Mapping[str, Needs], rows: Mapping[str, Row]) -> list[str]:
     """Return why *name* may not start now, as sentences; none: it may."""
-    reasons = []
-    for other in needs[name].requires:
-        row = rows.get(other)
-        if row is None:
-            reasons.append(f"requires {other}, which is not there")
-        elif row not in {Row.STARTED, Row.COMPLETED}:
-            reasons.append(f"requires {other}, which is {row.label}")
-    for other in predecessors(needs)[name]:
-        if other not in needs[name].requires and rows.get(other) in _UNSETTLED:
-            reasons.append(f"comes after {other}, which is {rows[other].label}")
-    return reasons
+    return Graph(needs).holding_back(name, rows)
+
+
+class Changes(NamedTuple):
+    """How one set of definitions differs from another: names, each in the order of the set that has it.
+
+    ``restarted``: what their processes were made with is another now. ``adopted``: what changed is only asked by the
+    supervisor, which takes the new definition and goes on (and begins the health checks and timers anew).
+    """
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
+    adopted: tuple[str, ...] = ()
+
+
+# What no process is made with. Not among them although it could seem so: watchdog_ms and readiness (the process was
+# told in its environment, sd_watchdog_enabled(3), and would be judged by what it was never told), limits (written to
+# the cgroup when it is made), listeners (their descriptors were handed over).
+_NOT_OF_THE_PROCESS = frozenset(
+    {
+        *("restart", "health", "stop", "reload", "ready_timeout_ms", "timers", "conditions"),
+        *("requires", "wants", "after", "before", "conflicts"),
+    }
+)
+
+
+def changed(old: Mapping[str, Service], new: Mapping[str, Service]) -> Changes:
+    """Return what is to be done so that *new* is supervised where *old* was. A service that is the same is in none."""
+    restarted: list[str] = []
+    adopted: list[str] = []
+    for name, service in new.items():
+        was = old.get(name)
+        if was is None or was == service:
+            continue
+        fields = {field for field in Service.__struct_fields__ if getattr(was, field) != getattr(service, field)}
+        # One that waits for no trigger any more would stay armed for ever, and the other way round.
+        is_other = is_triggered(was) != is_triggered(service)
+        (adopted if fields <= _NOT_OF_THE_PROCESS and not is_other else restarted).append(name)
+    return Changes(
+        added=tuple(name for name in new if name not in old),
+        removed=tuple(name for name in old if name not in new),
+        restarted=tuple(restarted),
+        adopted=tuple(adopted),
+    )
+
+
+def _kept(edges: _Edges) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(others) for name, others in edges.items()}
 
 
 def _ring(left: Mapping[str, Iterable[str]]) -> list[str]:

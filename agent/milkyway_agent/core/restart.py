@@ -1,13 +1,28 @@
 """Whether and when a service that ended by itself runs again: arithmetic over when it was started.
 
-Times are milliseconds of any clock that never goes back. A run that lasted a whole start
-interval ends a row of failures; within one interval, no more than ``start_limit`` starts.
+Times are milliseconds of any clock that never goes back; *chance* is a number from 0 to 1 that the
+caller draws. A run that lasted a whole start interval ends a row of failures; within one interval, no
+more than ``start_limit`` starts.
+
+A service with a trigger (a listener that starts it on demand, or a timer) rests until its next one
+where another would be done. The start limit holds for it in its own way: one that has but timers is
+paced by these and tries again at its next time, whatever became of the last; one with a listener
+would be started again at once by the client that it left waiting, so it gives up when it failed that
+often, and waits for the interval to pass when it did not fail.
 """
 
 from typing import NamedTuple
 
 from milkyway_agent.core.service_state import Event
 from milkyway_formats.service import Restart, Service
+
+# signal(7): these numbers are those of x86 and ARM; real-time signals begin at 34, as glibc and musl have it.
+_SIGNALS = (
+    *("HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM"),
+    *("STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO"),
+    *("PWR", "SYS"),
+)
+_SIGRTMIN, _SIGRTMAX = 34, 64
 
 
 class Starts(NamedTuple):
@@ -26,41 +41,90 @@ class Verdict(NamedTuple):
     starts: Starts
 
 
+def is_on_demand(service: Service) -> bool:
+    """Tell whether a client on one of its listeners starts *service*."""
+    return any(listener.start == "on-demand" for listener in service.listeners)
+
+
+def is_triggered(service: Service) -> bool:
+    """Tell whether *service* waits for a client or for its time, rather than being started at once."""
+    return bool(service.timers) or is_on_demand(service)
+
+
+def permission(service: Service, starts: Starts, conditions_hold: bool) -> Event:
+    """Return the answer to AWAIT_PERMISSION once nothing holds *service* back: PERMITTED, ARM or SKIPPED.
+
+    One that is to be tried again after a failure is not left to its next trigger.
+    """
+    if not conditions_hold:
+        return Event.SKIPPED
+    return Event.ARM if is_triggered(service) and not starts.failures else Event.PERMITTED
+
+
 def started(starts: Starts, now: int, policy: Restart) -> Starts:
     """Return *starts* with one more at *now*, and those forgotten that no limit can count any more."""
-    return Starts((*(at for at in starts.at if at > now - policy.start_interval_ms), now), starts.failures)
+    return Starts((*_counted(starts, now, policy), now), starts.failures)
 
 
-def delay_ms(policy: Restart, failures: int) -> int:
-    """Return how long to wait after so many failures in a row: doubling from ``delay_ms`` to ``delay_limit_ms``."""
+def delay_ms(policy: Restart, failures: int, chance: float) -> int:
+    """Return how long to wait after so many failures in a row: doubling from ``delay_ms`` to ``delay_limit_ms``.
+
+    ``jitter`` percent of it are multiplied by *chance*: it is never longer than without.
+    """
     doublings = min(max(failures - 1, 0), 32)
-    return min(policy.delay_ms << doublings, policy.delay_limit_ms)
+    whole = min(policy.delay_ms << doublings, policy.delay_limit_ms)
+    left_to_chance = whole * policy.jitter // 100
+    return whole - left_to_chance + int(left_to_chance * chance)
 
 
-def judge(service: Service, code: int | None, starts: Starts, now: int) -> Verdict:
+def judge(service: Service, code: int | None, starts: Starts, now: int, chance: float, triggered: bool) -> Verdict:
     """Say what becomes of *service*, which ended by itself at *now*.
 
-    *code*: its exit status, minus the signal that killed it, or None where it did not even start or was late.
+    *code*: its exit status, or minus the signal that killed it; None where it did not even start, or was being
+    stopped because it was late, unhealthy or hung: that it then ends well is no success. *triggered*: whether it
+    goes back to waiting for its trigger (``is_triggered``).
     """
     policy = service.restart
     reason = describe_end(code)
+    counted = _counted(starts, now, policy)
+    is_full = len(counted) >= policy.start_limit
+    span = f"{len(counted)} starts within {policy.start_interval_ms / 1000:g} s"
+    if code == 0 and triggered:
+        if is_full and is_on_demand(service):
+            pause = counted[-policy.start_limit] + policy.start_interval_ms - now
+            return Verdict(Event.RETRIED, pause, f"{reason}; pauses after {span}", Starts(starts.at))
+        return Verdict(Event.RESTED, 0, reason, Starts(starts.at))
     if code == 0 and service.type == "oneshot":
         return Verdict(Event.COMPLETED, 0, reason, Starts())
-    if policy.when == "on-failure" and code == 0:
+    if code == 0 and policy.when != "always":
         return Verdict(Event.FINISHED, 0, reason, Starts())
+    if policy.when == "never" and not triggered:
+        return Verdict(Event.GAVE_UP, 0, reason, Starts())
+    if is_full and triggered and not is_on_demand(service):
+        return Verdict(Event.RESTED, 0, f"{reason}; given up until its next time after {span}", Starts(starts.at))
+    if is_full:
+        return Verdict(Event.GAVE_UP, 0, f"{reason}; given up after {span}", starts)
     if policy.when == "never":
-        return Verdict(Event.FINISHED if code == 0 else Event.GAVE_UP, 0, reason, Starts())
+        return Verdict(Event.RESTED, 0, reason, Starts(starts.at))
     lasted = bool(starts.at) and now - starts.at[-1] >= policy.start_interval_ms
     failures = 1 if lasted else starts.failures + 1
-    counted = [at for at in starts.at if at > now - policy.start_interval_ms]
-    if len(counted) >= policy.start_limit:
-        seconds = policy.start_interval_ms / 1000
-        return Verdict(Event.GAVE_UP, 0, f"{reason}; given up after {len(counted)} starts within {seconds:g} s", starts)
-    return Verdict(Event.RETRIED, delay_ms(policy, failures), reason, Starts(starts.at, failures))
+    return Verdict(Event.RETRIED, delay_ms(policy, failures, chance), reason, Starts(starts.at, failures))
 
 
 def describe_end(code: int | None) -> str:
     """Return how a process ended, as people read it."""
     if code is None:
         return "did not start"
-    return f"ended with status {code}" if code >= 0 else f"was killed by signal {-code}"
+    return f"ended with status {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
+
+
+def _counted(starts: Starts, now: int, policy: Restart) -> tuple[int, ...]:
+    return tuple(at for at in starts.at if at > now - policy.start_interval_ms)
+
+
+def _signal_name(number: int) -> str:
+    if 1 <= number <= len(_SIGNALS):
+        return f"SIG{_SIGNALS[number - 1]}"
+    if number == _SIGRTMIN:
+        return "SIGRTMIN"
+    return f"SIGRTMIN+{number - _SIGRTMIN}" if _SIGRTMIN < number <= _SIGRTMAX else f"signal {number}"

@@ -5,23 +5,35 @@ next row with the effects to carry out, in order. It performs none of them, read
 and never blocks; ``supervisor`` does all three. An event that has no meaning in a row
 raises and changes nothing.
 
-A row says two things, kept apart by name: ``current`` (what the world shows: stopped,
-starting, started, stopping, failed) and ``wanted`` (what somebody asked for). Eight pairs
-exist; the three that look alike differ in what the next event means::
+A row says two things, kept apart by name: ``current`` (what the world shows: stopped, armed,
+starting, started, stopping, failed) and ``wanted`` (what somebody asked for). Where two rows
+show the same, they differ in what the next event means::
 
     IDLE        stopped   unwanted
     WAITING     stopped   wanted     for what it needs, or for its backoff to pass
+    ARMED       armed     wanted     for a client on its listener, or for its time: others may count on it
     STARTING    starting  wanted
     STARTED     started   wanted
-    COMPLETED   started   wanted     a oneshot that did its work: there is no process
+    COMPLETED   started   wanted     a oneshot that did its work, or a bundle whose parts are up: there is no process
     STOPPING    stopping  unwanted
     RESTARTING  stopping  wanted     asked to: what comes after is a fresh start
     FALTERING   stopping  wanted     it failed and is being stopped: its end is judged
     FAILED      failed    wanted     given up
 
 A process that ends without having been asked is judged by ``restart.judge``, which makes one
-of COMPLETED, RETRIED, FINISHED, GAVE_UP of it; one that was asked to end makes ENDED.
+of COMPLETED, RETRIED, FINISHED, RESTED, GAVE_UP of it; one that was asked to end makes ENDED.
 ``judges_end`` says which of the two a row takes.
+
+AWAIT_PERMISSION asks for one of PERMITTED, ARM, SKIPPED (``restart.permission`` says which), given
+once ``dependencies.holding_back`` finds nothing; they have no other cause. A bundle is started
+by a START that answers COMPLETED at once. START, ARM, AWAIT_PERMISSION and the timers may bring about
+the next event at once, so each stands last among its effects (TERMINATE's timer is the one exception:
+an end found at once makes it needless).
+
+BROKEN may come when the effects of a step were carried out in part, in a row that the service never
+quite reached: it undoes all that any row does. So every undoing effect (CANCEL_TIMER, DISARM,
+STOP_HEALTH_CHECKS, KILL, CLEAN_UP) must be content when there is nothing to undo, and each of BROKEN's
+is tried even where the one before it failed.
 """
 
 from enum import Enum
@@ -35,6 +47,7 @@ class Row(Enum):
 
     IDLE = ("idle", "stopped", False)
     WAITING = ("waiting", "stopped", True)
+    ARMED = ("armed", "armed", True)
     STARTING = ("starting", "starting", True)
     STARTED = ("started", "started", True)
     COMPLETED = ("completed", "started", True)
@@ -55,16 +68,24 @@ class Event(Enum):
     WANTED = "wanted"  # somebody wants it to run
     UNWANTED = "unwanted"  # somebody wants it to stop
     RESTART_ASKED = "restart asked"
+    RELOAD_ASKED = "reload asked"
     PERMITTED = "permitted"  # all that it needs is there
+    ARM = "arm"  # the same, and it is to wait for its trigger
+    SKIPPED = "skipped"  # the same, but one of its conditions does not hold
+    TRIGGERED = "triggered"  # a client came, or its time
     HELD = "held"  # something that it requires went away
+    DISSOLVED = "dissolved"  # a bundle's: one of its parts went away
     BACKOFF_OVER = "backoff over"
     READY = "ready"
     LATE = "late"  # not ready in time
+    UNHEALTHY = "unhealthy"  # its probe failed too often
+    HUNG = "hung"  # its watchdog heard nothing in time
     OVERDUE = "overdue"  # not stopped in time
     ENDED = "ended"  # as it was asked to
     COMPLETED = "completed"  # by itself, and this is its success
     RETRIED = "retried"  # by itself, and it is to run again after its backoff
-    FINISHED = "finished"  # by itself, and it is to rest
+    FINISHED = "finished"  # by itself, and it is to rest: nobody wants it any more
+    RESTED = "rested"  # by itself, and it is to wait for its next trigger
     GAVE_UP = "gave up"  # by itself, and it is not to be tried again
     BROKEN = "broken"  # the supervisor itself could not go on with it
 
@@ -74,9 +95,14 @@ class Effect(Enum):
 
     AWAIT_PERMISSION = "await permission"
     START_BACKOFF_TIMER = "start backoff timer"
+    ARM = "arm"  # watch its listeners, and set its timers to their next times
+    DISARM = "disarm"
     START = "start"
     START_READY_TIMER = "start ready timer"
-    CANCEL_TIMER = "cancel timer"
+    CANCEL_TIMER = "cancel timer"  # the one of START_READY_TIMER, START_STOP_TIMER, START_BACKOFF_TIMER that runs
+    START_HEALTH_CHECKS = "start health checks"  # its probe and its watchdog timer, whichever it has
+    STOP_HEALTH_CHECKS = "stop health checks"
+    RELOAD = "reload"  # its reload command, or signal
     TERMINATE = "terminate"  # the service's own stop signal, to its main process
     START_STOP_TIMER = "start stop timer"
     KILL = "kill"  # SIGKILL, to all of its processes
@@ -95,11 +121,13 @@ class IllegalEventError(Exception):
     """The event has no meaning in the row: a bug of whoever sent it. Nothing was changed."""
 
 
-_WAIT = (Effect.CANCEL_TIMER, Effect.AWAIT_PERMISSION)
 _WAIT_AFRESH = (Effect.CANCEL_TIMER, Effect.FORGET_STARTS, Effect.AWAIT_PERMISSION)
+_BEGIN = (Effect.START_READY_TIMER, Effect.START)
 _STOP = (Effect.CANCEL_TIMER, Effect.TERMINATE, Effect.START_STOP_TIMER)
+_STOP_STARTED = (Effect.STOP_HEALTH_CHECKS, *_STOP)
 _END = (Effect.CANCEL_TIMER, Effect.CLEAN_UP)
-_RETRY = Step(Row.WAITING, (*_END, Effect.START_BACKOFF_TIMER))
+_END_STARTED = (Effect.STOP_HEALTH_CHECKS, *_END)
+_BREAK = (Effect.CANCEL_TIMER, Effect.STOP_HEALTH_CHECKS, Effect.DISARM, Effect.KILL, Effect.CLEAN_UP)
 
 TABLE: dict[tuple[Row, Event], Step] = {
     (Row.IDLE, Event.WANTED): Step(Row.WAITING, _WAIT_AFRESH),
@@ -111,31 +139,45 @@ TABLE: dict[tuple[Row, Event], Step] = {
     (Row.WAITING, Event.RESTART_ASKED): Step(Row.WAITING, _WAIT_AFRESH),
     (Row.WAITING, Event.HELD): Step(Row.WAITING),
     (Row.WAITING, Event.BACKOFF_OVER): Step(Row.WAITING, (Effect.AWAIT_PERMISSION,)),
-    (Row.WAITING, Event.PERMITTED): Step(Row.STARTING, (Effect.START_READY_TIMER, Effect.START)),
+    (Row.WAITING, Event.PERMITTED): Step(Row.STARTING, _BEGIN),
+    (Row.WAITING, Event.ARM): Step(Row.ARMED, (Effect.ARM,)),
+    (Row.WAITING, Event.SKIPPED): Step(Row.IDLE, (Effect.CANCEL_TIMER,)),
+    (Row.ARMED, Event.WANTED): Step(Row.ARMED),
+    (Row.ARMED, Event.UNWANTED): Step(Row.IDLE, (Effect.DISARM,)),
+    # Whoever asks for a restart does not want to wait for a client.
+    (Row.ARMED, Event.RESTART_ASKED): Step(Row.STARTING, (Effect.DISARM, Effect.FORGET_STARTS, *_BEGIN)),
+    (Row.ARMED, Event.HELD): Step(Row.WAITING, (Effect.DISARM, Effect.AWAIT_PERMISSION)),
+    (Row.ARMED, Event.TRIGGERED): Step(Row.STARTING, (Effect.DISARM, *_BEGIN)),
     (Row.STARTING, Event.WANTED): Step(Row.STARTING),
     (Row.STARTING, Event.UNWANTED): Step(Row.STOPPING, _STOP),
     (Row.STARTING, Event.RESTART_ASKED): Step(Row.RESTARTING, _STOP),
     (Row.STARTING, Event.HELD): Step(Row.RESTARTING, _STOP),
-    (Row.STARTING, Event.READY): Step(Row.STARTED, (Effect.CANCEL_TIMER,)),
+    (Row.STARTING, Event.READY): Step(Row.STARTED, (Effect.CANCEL_TIMER, Effect.START_HEALTH_CHECKS)),
     (Row.STARTING, Event.LATE): Step(Row.FALTERING, _STOP),
     (Row.STARTING, Event.COMPLETED): Step(Row.COMPLETED, _END),
-    (Row.STARTING, Event.RETRIED): _RETRY,
+    (Row.STARTING, Event.RETRIED): Step(Row.WAITING, (*_END, Effect.START_BACKOFF_TIMER)),
     (Row.STARTING, Event.FINISHED): Step(Row.IDLE, _END),
+    (Row.STARTING, Event.RESTED): Step(Row.ARMED, (*_END, Effect.ARM)),
     (Row.STARTING, Event.GAVE_UP): Step(Row.FAILED, _END),
     (Row.STARTED, Event.WANTED): Step(Row.STARTED),
-    (Row.STARTED, Event.UNWANTED): Step(Row.STOPPING, _STOP),
-    (Row.STARTED, Event.RESTART_ASKED): Step(Row.RESTARTING, _STOP),
-    (Row.STARTED, Event.HELD): Step(Row.RESTARTING, _STOP),
+    (Row.STARTED, Event.UNWANTED): Step(Row.STOPPING, _STOP_STARTED),
+    (Row.STARTED, Event.RESTART_ASKED): Step(Row.RESTARTING, _STOP_STARTED),
+    (Row.STARTED, Event.RELOAD_ASKED): Step(Row.STARTED, (Effect.RELOAD,)),
+    (Row.STARTED, Event.HELD): Step(Row.RESTARTING, _STOP_STARTED),
     (Row.STARTED, Event.READY): Step(Row.STARTED),
-    (Row.STARTED, Event.COMPLETED): Step(Row.COMPLETED, _END),
-    (Row.STARTED, Event.RETRIED): _RETRY,
-    (Row.STARTED, Event.FINISHED): Step(Row.IDLE, _END),
-    (Row.STARTED, Event.GAVE_UP): Step(Row.FAILED, _END),
+    (Row.STARTED, Event.UNHEALTHY): Step(Row.FALTERING, _STOP_STARTED),
+    (Row.STARTED, Event.HUNG): Step(Row.FALTERING, _STOP_STARTED),
+    (Row.STARTED, Event.COMPLETED): Step(Row.COMPLETED, _END_STARTED),
+    (Row.STARTED, Event.RETRIED): Step(Row.WAITING, (*_END_STARTED, Effect.START_BACKOFF_TIMER)),
+    (Row.STARTED, Event.FINISHED): Step(Row.IDLE, _END_STARTED),
+    (Row.STARTED, Event.RESTED): Step(Row.ARMED, (*_END_STARTED, Effect.ARM)),
+    (Row.STARTED, Event.GAVE_UP): Step(Row.FAILED, _END_STARTED),
     (Row.COMPLETED, Event.WANTED): Step(Row.COMPLETED),
     (Row.COMPLETED, Event.UNWANTED): Step(Row.IDLE),
     (Row.COMPLETED, Event.RESTART_ASKED): Step(Row.WAITING, _WAIT_AFRESH),
-    # What a oneshot did stays done when what it needed goes away.
+    # What a oneshot did stays done when what it needed goes away; a bundle is no more than its parts.
     (Row.COMPLETED, Event.HELD): Step(Row.COMPLETED),
+    (Row.COMPLETED, Event.DISSOLVED): Step(Row.WAITING, (Effect.AWAIT_PERMISSION,)),
     (Row.STOPPING, Event.WANTED): Step(Row.RESTARTING),
     (Row.STOPPING, Event.UNWANTED): Step(Row.STOPPING),
     (Row.STOPPING, Event.RESTART_ASKED): Step(Row.RESTARTING),
@@ -156,14 +198,19 @@ TABLE: dict[tuple[Row, Event], Step] = {
     (Row.FALTERING, Event.HELD): Step(Row.RESTARTING),
     (Row.FALTERING, Event.READY): Step(Row.FALTERING),
     (Row.FALTERING, Event.OVERDUE): Step(Row.FALTERING, (Effect.KILL,)),
-    (Row.FALTERING, Event.RETRIED): _RETRY,
+    # It was done at the moment its time ran out.
+    (Row.FALTERING, Event.COMPLETED): Step(Row.COMPLETED, _END),
+    (Row.FALTERING, Event.RETRIED): Step(Row.WAITING, (*_END, Effect.START_BACKOFF_TIMER)),
     (Row.FALTERING, Event.FINISHED): Step(Row.IDLE, _END),
+    (Row.FALTERING, Event.RESTED): Step(Row.ARMED, (*_END, Effect.ARM)),
     (Row.FALTERING, Event.GAVE_UP): Step(Row.FAILED, _END),
     (Row.FAILED, Event.WANTED): Step(Row.WAITING, _WAIT_AFRESH),
     (Row.FAILED, Event.UNWANTED): Step(Row.IDLE),
     (Row.FAILED, Event.RESTART_ASKED): Step(Row.WAITING, _WAIT_AFRESH),
     (Row.FAILED, Event.HELD): Step(Row.FAILED),
-} | {(row, Event.BROKEN): Step(Row.FAILED, (Effect.CANCEL_TIMER, Effect.KILL, Effect.CLEAN_UP)) for row in Row}
+} | {(row, Event.BROKEN): Step(Row.FAILED, _BREAK) for row in Row}
+
+_THERE = frozenset({Row.ARMED, Row.STARTED, Row.COMPLETED})
 
 
 def step(row: Row, event: Event) -> Step:
@@ -182,3 +229,17 @@ def judges_end(row: Row) -> bool:
 def has_process(row: Row) -> bool:
     """Tell whether a service in *row* has, or may have, a process."""
     return row in {Row.STARTING, Row.STARTED, Row.STOPPING, Row.RESTARTING, Row.FALTERING}
+
+
+def satisfies(row: Row) -> bool:
+    """Tell whether a service in *row* is there for those that require it: up, done, or its socket open."""
+    return row in _THERE
+
+
+def is_lost(was: Row, now: Row) -> bool:
+    """Tell whether a service that went from *was* to *now* is lost to those that require it: they are to be HELD.
+
+    From ARMED to STARTING nothing is lost: the socket stays open. So those that count on it may run already while
+    it starts, and lose it when that start comes to nothing.
+    """
+    return (was in _THERE or was is Row.STARTING) and now not in _THERE and now is not Row.STARTING

@@ -7,7 +7,7 @@ was too slow is left behind. The last one ends the machine whatever came before.
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from milkyway_agent.core.dependencies import Needs, waves
+from milkyway_agent.core.dependencies import Graph, Needs
 
 
 class Phase(NamedTuple):
@@ -32,6 +32,7 @@ SHUTDOWN: tuple[Phase, ...] = (
 )
 
 
-def stop_waves(needs: Mapping[str, Needs]) -> list[tuple[str, ...]]:
+def stop_waves(needs: Mapping[str, Needs] | Graph) -> list[tuple[str, ...]]:
     """Return the services in the order of stopping: the reverse of their start; one wave stops together."""
-    return [tuple(reversed(wave)) for wave in reversed(waves(needs))]
+    graph = needs if isinstance(needs, Graph) else Graph(needs)
+    return [tuple(reversed(wave)) for wave in reversed(graph.waves())]

@@ -1,0 +1,119 @@
+"""Whatever happens to services and in whatever order, the laws of the table hold."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from milkyway_agent.core.service_state import TABLE, Event, Row, Step
+from milkyway_formats.listener import Listener, Tcp
+from milkyway_formats.service import ReadyByNotify, Restart, Service, Stop
+from tests.fakes.service_world import World, live
+
+
+@given(st.binary(min_size=160, max_size=160))
+@settings(max_examples=300, deadline=None)
+def test_any_sequence_of_events_keeps_every_law_and_comes_to_rest(data: bytes) -> None:
+    """It never kills without asking, loses no process, starts nothing that nobody wants, and reaches a fixed point."""
+    live(data)
+
+
+def world(*services: Service) -> World:
+    return World({service.name: service for service in services}, lambda: 0.5)
+
+
+def daemon(name: str = "web", **fields: object) -> Service:
+    return Service(name=name, command=["/bin/web"], stop=Stop(timeout_ms=300), **fields)  # type: ignore[arg-type] # any field
+
+
+def rows(one: World, name: str = "web") -> list[str]:
+    """Return the rows that a service went through."""
+    found = [was.label for _, whose, was, _, now in one.history if whose == name and was is not now]
+    return [*found, one.inhabitants[name].row.label]
+
+
+def test_what_ignores_the_stop_signal_is_killed_when_its_time_is_over_and_not_before() -> None:
+    one = world(daemon())
+    one.inhabitants["web"].obeys = None
+    one.start("web")
+    one.stop("web")
+    one.pass_time(299)
+    assert len(one.alive) == 1
+    one.pass_time(1)
+    assert rows(one) == ["idle", "waiting", "starting", "started", "stopping", "idle"]
+
+
+def test_a_client_starts_it_and_the_next_one_again() -> None:
+    one = world(daemon(listeners=[Listener(name="http", address=Tcp(port=80))]))
+    one.start("web")
+    assert not one.alive
+    for _ in range(2):
+        one.come("web")
+        one.end("web", 0)
+    assert rows(one) == ["idle", "waiting", *["armed", "starting", "started"] * 2, "armed"]
+
+
+def test_what_counts_on_a_socket_runs_while_the_service_behind_it_starts_and_goes_when_it_fails() -> None:
+    database = daemon(
+        "database",
+        listeners=[Listener(name="sql", address=Tcp(port=5432))],
+        readiness=ReadyByNotify(),
+        ready_timeout_ms=200,
+        restart=Restart(when="on-failure", start_limit=1),
+    )
+    one = world(database, daemon(requires=["database"]))
+    one.start("web")
+    assert one.inhabitants["web"].row is Row.STARTED
+    one.come("database")
+    assert (one.inhabitants["database"].row, one.inhabitants["web"].row) == (Row.STARTING, Row.STARTED)
+    one.end("database", 1)
+    one.pass_time(1)
+    assert (one.inhabitants["database"].row, one.inhabitants["web"].row) == (Row.FAILED, Row.WAITING)
+
+
+def test_of_two_that_conflict_the_one_that_was_asked_for_last_runs() -> None:
+    one = world(daemon("a", conflicts=["b"]), daemon("b"))
+    one.start("a")
+    one.start("b")
+    one.fall_quiet()
+    assert (one.inhabitants["a"].row, one.inhabitants["b"].row) == (Row.IDLE, Row.STARTED)
+
+
+def test_a_bundle_is_up_when_its_parts_are_and_dissolves_with_one_of_them() -> None:
+    one = world(daemon("part"), daemon("extra"), Service(name="all", type="bundle", requires=["part"], wants=["extra"]))
+    one.start("all")
+    assert rows(one, "all")[-1] == "completed"
+    one.stop("extra")
+    one.pass_time(1)
+    assert rows(one, "all")[-3:] == ["waiting", "starting", "completed"], "it only wanted that one"
+    one.stop("part")
+    assert rows(one, "all")[-1] == "waiting"
+    one.start("part")
+    one.fall_quiet()
+    assert rows(one, "all")[-1] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("pair", "wrong", "said"),
+    [
+        ((Row.STARTED, Event.UNWANTED), Step(Row.IDLE), "web has a process in"),
+        ((Row.WAITING, Event.UNWANTED), Step(Row.WAITING), "web is wanted: False in"),
+        ((Row.STARTED, Event.GAVE_UP), Step(Row.FAILED), "web has a process in"),
+    ],
+)
+def test_the_world_refuses_a_wrong_table(pair: tuple[Row, Event], wrong: Step, said: str) -> None:
+    right = TABLE[pair]
+    TABLE[pair] = wrong
+    try:
+        with pytest.raises(AssertionError, match=said):
+            if pair[0] is Row.WAITING:
+                one = world(daemon(requires=["other"]), daemon("other", readiness=ReadyByNotify()))
+                one.start("web")
+            else:
+                one = world(daemon(restart=Restart(when="never")))
+                one.start("web")
+            if pair[1] is Event.UNWANTED:
+                one.stop("web")
+            else:
+                one.end("web", 1)
+    finally:
+        TABLE[pair] = right
