@@ -66,7 +66,7 @@ static struct {
 static _Noreturn void __attribute__((format(printf, 1, 2))) fail(const char *what, ...)
 {
 	va_list arguments;
-	answer.error = errno ? errno : EINVAL;
+	answer.error = errno = errno ? errno : EINVAL;
 	va_start(arguments, what);
 	vsnprintf(answer.why, sizeof answer.why, what, arguments);
 	va_end(arguments);
@@ -180,7 +180,7 @@ static void add_listen_pid(char *, int)
 static void read_filter(char *from, int)
 {
 	static struct sock_filter program[BPF_MAXINSNS + 1]; /* one too many: the kernel then refuses what was cut off */
-	int fd = from[strspn(from, "0123456789")] ? open(from, O_RDONLY | O_CLOEXEC) : (int)number(from, 0, MOVED);
+	int fd = (int)need(*from == '/' ? open(from, O_RDONLY | O_CLOEXEC) : number(from, 0, MOVED), "open", from);
 	long length = need(pread(fd, program, sizeof program, 0), "read the seccomp filter", from) / (long)sizeof *program;
 	close(fd);
 	start.filter = (struct sock_fprog){ (unsigned short)length, program };

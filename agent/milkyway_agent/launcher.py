@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 LAUNCH = "/usr/lib/milkyway/launch"
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin", "LANG": "C.UTF-8"}
 # linux/capability.h, in the order of their numbers
-CAPABILITIES = (
-    "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable net_bind_service "
-    "net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace sys_pacct sys_admin "
-    "sys_boot sys_nice sys_resource sys_time sys_tty_config mknod lease audit_write audit_control setfcap mac_override "
-    "mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore"
-).split()  # noqa: SIM905 (forty quoted words would be no easier to read)
+CAPABILITIES = """
+chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable net_bind_service net_broadcast
+net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace sys_pacct sys_admin sys_boot sys_nice
+sys_resource sys_time sys_tty_config mknod lease audit_write audit_control setfcap mac_override mac_admin syslog
+wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore
+""".split()  # noqa: SIM905 (forty quoted words would be no easier to read)
 NAMESPACES = {
     "mount": "--mount-private",
     "network": "--netns-empty",
@@ -180,7 +180,7 @@ class Launcher:
                 _reap(pid)
             return NotStarted(number, error, f"cannot {data[12:].decode(errors='replace')}")
         try:
-            # It is our child, and not reaped before it was answered: the pid can't have become another's.
+            # A child of ours that was not reaped, as it was not answered yet: the pid can't have become another's.
             return Started(number, pid, os.pidfd_open(pid))
         except OSError as refused:  # no descriptor is left: what can't be held must not run
             os.kill(pid, 9)
