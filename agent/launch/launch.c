@@ -1,33 +1,29 @@
-/* launch: the last steps between PID 1 and a service of CoreOS.
+/* launch: the last steps between PID 1 and a service.
  *
  *     launch [OPTION…] -- PROGRAM [ARGUMENT…]
+ *     launch --serve FD
  *
- * posix_spawn, which is all that PID 1 uses, sets neither cgroup, nor user, capabilities, limits or
- * SELinux domain. This program does, in an order of its own whatever the order of its options, and
- * executes PROGRAM (an absolute path) in its place: same process, same descriptors. A failure is one
- * line on standard error and exit code 111; nothing is ever started with less than was asked for.
+ * posix_spawn, which is all that Python offers, sets neither cgroup, nor user, capabilities, limits or SELinux domain.
+ * This program takes those of its table of steps that the options name, in the table's order, and executes PROGRAM (an
+ * absolute path) in its place: same process, same descriptors. A failure is one line on standard error and exit code
+ * 111; nothing is ever started with less than was asked for.
  *
- *     --cgroup DIRECTORY    join the cgroup DIRECTORY
- *     --context CONTEXT     run in this SELinux context
- *     --user UID:GID        be this user and group, with no further groups
- *     --keep-caps LIST      keep these capabilities (cap_net_admin,cap_net_raw), also as an ordinary user;
- *                           all others are dropped for good, and without the option all are
- *     --no-new-privs        gain no rights by executing a file, now or later
- *     --rlimit-nofile N     open at most N descriptors
- *     --directory PATH      start there instead of /
- *     --mount-private       have a mount namespace of its own
- *     --netns-empty         have a network namespace of its own, empty
- *     --stdin-null          read nothing
- *     --terminal PATH       have this terminal as controlling terminal, input and output
- *     --env NAME=VALUE      add to the environment, which is otherwise passed on as it is
+ * With --serve, each message of the SOCK_SEQPACKET socket FD is one such start, until the socket closes: its number, how
+ * many descriptors come with it, their numbers in the child (uint32_t each); then the words as above, each ended by NUL.
+ * PROGRAM is a child of our parent, in a session of its own, in its cgroup from birth, with our environment, signal
+ * dispositions and, unless given others, descriptors 0 to 2; it has no other descriptor. The answer: number, pid, errno
+ * (0: it is PROGRAM now), what failed. Only our parent reaps it, also if it failed. What hangs holds up the next start.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
-#include <grp.h>
 #include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/sched.h>
+#include <linux/seccomp.h>
 #include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -37,246 +33,368 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define FAILED 111
+#define LENGTH(array) (sizeof(array) / sizeof *(array))
+enum { FAILED = 111, MOST_WORDS = 2048, MOST_BYTES = 1 << 18, MOST_DESCRIPTORS = 253, MOST_GROUPS = 256 };
+enum { SOCKET = 3, MOVED = 256 }; /* above the server's socket all belong to the request at hand; a child has none above MOVED */
 
-struct wanted {
-	const char *cgroup, *context, *directory, *terminal;
-	uid_t user;
-	gid_t group;
+static const char *const limits[RLIM_NLIMITS] = {
+	[RLIMIT_AS] = "as", [RLIMIT_CORE] = "core", [RLIMIT_CPU] = "cpu", [RLIMIT_DATA] = "data", [RLIMIT_FSIZE] = "fsize",
+	[RLIMIT_MEMLOCK] = "memlock", [RLIMIT_MSGQUEUE] = "msgqueue", [RLIMIT_NICE] = "nice", [RLIMIT_NOFILE] = "nofile",
+	[RLIMIT_NPROC] = "nproc", [RLIMIT_RTPRIO] = "rtprio", [RLIMIT_STACK] = "stack",
+};
+
+/* A child runs in the server's memory, which waits, until it executes: what the child wrote here the server reads. */
+static enum { ALONE, SERVING, CHILD } role;
+static jmp_buf give_answer;
+static struct { uint32_t number; int32_t pid, error; char why[1024]; } answer;
+static struct {
+	char **command, *environment[MOST_WORDS + 1], *cgroup;
+	struct { const struct step *step; char *argument; } given[MOST_WORDS];
+	size_t given_count, descriptor_count;
+	int descriptors[MOST_DESCRIPTORS], pid_namespace;
+	uint32_t targets[MOST_DESCRIPTORS];
 	uint64_t capabilities;
-	rlim_t descriptors;
-	int namespaces;
-	bool other_user, limited, no_new_privileges, stdin_null;
-};
-
-static const char *const capability_names[] = {
-	"chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap",
-	"linux_immutable", "net_bind_service", "net_broadcast", "net_admin", "net_raw", "ipc_lock", "ipc_owner",
-	"sys_module", "sys_rawio", "sys_chroot", "sys_ptrace", "sys_pacct", "sys_admin", "sys_boot", "sys_nice",
-	"sys_resource", "sys_time", "sys_tty_config", "mknod", "lease", "audit_write", "audit_control", "setfcap",
-	"mac_override", "mac_admin", "syslog", "wake_alarm", "block_suspend", "audit_read", "perfmon", "bpf",
-	"checkpoint_restore",
-};
-#define CAPABILITIES (sizeof capability_names / sizeof *capability_names)
+	struct sock_fprog filter;
+	bool born_in_cgroup, no_new_privileges;
+} start;
 
 static _Noreturn void __attribute__((format(printf, 1, 2))) fail(const char *what, ...)
 {
 	va_list arguments;
-
+	answer.error = errno = errno ? errno : EINVAL;
 	va_start(arguments, what);
-	fprintf(stderr, "launch: cannot ");
-	vfprintf(stderr, what, arguments);
-	fprintf(stderr, "\n");
+	vsnprintf(answer.why, sizeof answer.why, what, arguments);
 	va_end(arguments);
+	if (role == SERVING)
+		longjmp(give_answer, 1);
+	if (role == ALONE)
+		fprintf(stderr, "launch: cannot %s\n", answer.why);
 	_exit(FAILED);
 }
 
-/* --- the options ------------------------------------------------------------------------------------------------------ */
-
-static unsigned long number(const char *text, const char *option)
+static long need(long result, const char *what, const char *which)
 {
-	if (!*text || strlen(text) > 9 || strspn(text, "0123456789") != strlen(text))
-		fail("read %s: not a number: %s", option, text);
-	return strtoul(text, NULL, 10);
+	if (result < 0)
+		fail("%s %s: %m", what, which);
+	return result;
 }
 
-static uint64_t read_capabilities(char *list)
+static long long number(const char *text, long long least, long long most) /* octal with a leading 0 */
 {
-	uint64_t kept = 0;
-	char *name;
-
-	while ((name = strsep(&list, ","))) {
-		size_t which = 0;
-
-		while (which < CAPABILITIES &&
-		       (strncmp(name, "cap_", 4) || strcmp(name + 4, capability_names[which])))
-			which++;
-		if (which == CAPABILITIES)
-			fail("keep capability %s: there is none of that name", name);
-		kept |= UINT64_C(1) << which;
-	}
-	return kept;
+	char *end;
+	long long value = strtoll(text, &end, 0);
+	if (end == text || *end || value < least || value > most)
+		fail("read %s: not a number from %lld to %lld", text, least, most);
+	return value;
 }
 
-static void read_user(struct wanted *want, char *text)
+static char *cut(char *text, int at) /* "NAME=VALUE" in two; return VALUE */
 {
-	char *group = strchr(text, ':');
-
-	if (!group)
-		fail("read --user: not UID:GID: %s", text);
-	*group++ = '\0';
-	want->user = (uid_t)number(text, "--user");
-	want->group = (gid_t)number(group, "--user");
-	want->other_user = true;
+	char *value = strchr(text, at);
+	if (!value || value == text)
+		fail("read %s: there is no name before a %c", text, at);
+	*value = '\0';
+	return value + 1;
 }
 
-static struct wanted read_options(int count, char **arguments)
+static void write_to(const char *path, const char *text)
 {
-	static const struct option options[] = {
-		{ "cgroup", required_argument, NULL, 'g' },
-		{ "context", required_argument, NULL, 'x' },
-		{ "user", required_argument, NULL, 'u' },
-		{ "keep-caps", required_argument, NULL, 'k' },
-		{ "no-new-privs", no_argument, NULL, 'p' },
-		{ "rlimit-nofile", required_argument, NULL, 'f' },
-		{ "directory", required_argument, NULL, 'd' },
-		{ "mount-private", no_argument, NULL, 'm' },
-		{ "netns-empty", no_argument, NULL, 'n' },
-		{ "stdin-null", no_argument, NULL, 'i' },
-		{ "terminal", required_argument, NULL, 't' },
-		{ "env", required_argument, NULL, 'e' },
-		{ 0 },
-	};
-	struct wanted want = { .directory = "/" };
-	int option;
-
-	opterr = 0;
-	/* "+": what follows the first word that is no option belongs to the program. */
-	while ((option = getopt_long(count, arguments, "+", options, NULL)) != -1) {
-		switch (option) {
-		case 'g': want.cgroup = optarg; break;
-		case 'x': want.context = optarg; break;
-		case 'u': read_user(&want, optarg); break;
-		case 'k': want.capabilities |= read_capabilities(optarg); break;
-		case 'p': want.no_new_privileges = true; break;
-		case 'f': want.descriptors = number(optarg, "--rlimit-nofile"); want.limited = true; break;
-		case 'd': want.directory = optarg; break;
-		case 'm': want.namespaces |= CLONE_NEWNS; break;
-		case 'n': want.namespaces |= CLONE_NEWNET; break;
-		case 'i': want.stdin_null = true; break;
-		case 't': want.terminal = optarg; break;
-		case 'e':
-			if (!strchr(optarg, '=') || putenv(optarg))
-				fail("read --env: not NAME=VALUE: %s", optarg);
-			break;
-		default: fail("read option %s", arguments[optind - 1]);
-		}
-	}
-	if (optind == count || strcmp(arguments[optind - 1], "--") || arguments[optind][0] != '/')
-		fail("find the program: its absolute path follows --");
-	return want;
-}
-
-/* --- the steps, in the order in which they are taken ------------------------------------------------------------------- */
-
-static void write_to(const char *path, const char *text, const char *what)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-	if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text))
-		fail("%s: %s", what, strerror(errno));
+	int fd = (int)need(open(path, O_WRONLY | O_CLOEXEC), "open", path);
+	need(write(fd, text, strlen(text)) == (ssize_t)strlen(text) ? 0 : -1, "write to", path);
 	close(fd);
 }
 
-static void join_cgroup(const char *directory)
+static const char *in_cgroup(const char *name)
 {
-	char path[4096];
-
-	if (snprintf(path, sizeof path, "%s/cgroup.procs", directory) >= (int)sizeof path)
-		fail("join the cgroup: its path is too long");
-	write_to(path, "0", "join the cgroup");
+	static char path[4096];
+	if (!start.cgroup || strchr(name, '/') || snprintf(path, sizeof path, "%s/%s", start.cgroup, name) >= (int)sizeof path)
+		fail("find %s of the cgroup: no such place", name);
+	return path;
 }
 
-static void use_terminal(const char *path)
-{
-	int fd;
+/* --- the steps --------------------------------------------------------------------------------------------------------- */
 
-	setsid(); /* PID 1 may have made the session already; only its leader gets a controlling terminal */
-	fd = open(path, O_RDWR);
-	if (fd < 0)
-		fail("open terminal %s: %s", path, strerror(errno));
-	for (int number = 0; number <= 2; number++)
-		if (dup2(fd, number) < 0)
-			fail("use terminal %s: %s", path, strerror(errno));
-	if (fd > 2)
-		close(fd);
+static void choose_cgroup(char *path, int) { start.cgroup = path; }
+static void make_cgroup(char *, int) { need(mkdir(in_cgroup(""), 0755) < 0 && errno != EEXIST ? -1 : 0, "make", start.cgroup); }
+static void choose_pid_namespace(char *, int flag) { start.pid_namespace = (int)need(role == SERVING ? flag : -1, "make", "pids"); }
+static void set_umask(char *octal, int) { umask((mode_t)number(octal, 0, 0777)); }
+static void set_nice(char *text, int) { need(setpriority(PRIO_PROCESS, 0, (int)number(text, -20, 19)), "set nice", text); }
+static void set_oom_score(char *text, int) { write_to("/proc/self/oom_score_adj", text); }
+static void enter(char *path, int) { need(chdir(path), "enter", path); }
+static void ask_for_context(char *text, int) { write_to("/proc/thread-self/attr/exec", text); }
+static void keep_capabilities(char *mask, int) { start.capabilities = (uint64_t)number(mask, 0, INT64_MAX); }
+
+static void set_in_cgroup(char *assignment, int only_if_there)
+{
+	const char *value = cut(assignment, '='), *path = in_cgroup(assignment);
+	if (!only_if_there || access(path, F_OK) == 0)
+		write_to(path, value);
 }
 
-static void read_nothing(void)
+static void pin(char *list, int)
 {
-	int fd = open("/dev/null", O_RDONLY);
-
-	if (fd < 0 || dup2(fd, 0) < 0)
-		fail("open /dev/null: %s", strerror(errno));
-	if (fd > 0)
-		close(fd);
+	cpu_set_t processors = { 0 };
+	for (char *name; (name = strsep(&list, ","));)
+		CPU_SET((size_t)number(name, 0, CPU_SETSIZE - 1), &processors);
+	need(sched_setaffinity(0, sizeof processors, &processors), "choose", "processors");
 }
 
-static void separate(int namespaces)
+static void use_terminal(char *path, int)
 {
-	if (unshare(namespaces) < 0)
-		fail("make namespaces: %s", strerror(errno));
-	if (namespaces & CLONE_NEWNS && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
-		fail("make mounts private: %s", strerror(errno));
+	setsid(), close(0); /* only a session's leader gets a controlling terminal; it may be one already */
+	if (need(open(path, O_RDWR), "open terminal", path) != 0 || dup2(0, 1) < 0 || dup2(0, 2) < 0)
+		fail("use terminal %s: %m", path);
 }
 
-/* The bounding set, while we still may shrink it. */
-static void bound_capabilities(uint64_t kept)
+static void separate(char *, int namespace)
+{
+	need(unshare(namespace), "make", "a namespace");
+	if (namespace == CLONE_NEWNS)
+		need(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), "make private", "all mounts");
+	if (namespace == CLONE_NEWNS && start.pid_namespace)
+		need(mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL), "mount", "/proc");
+}
+
+static void add_variable(char *assignment, int)
+{
+	size_t which = 0, length = (size_t)(cut(assignment, '=') - assignment);
+	assignment[length - 1] = '=';
+	while (start.environment[which] && strncmp(start.environment[which], assignment, length))
+		which++;
+	if (which == MOST_WORDS)
+		fail("add %s: the environment is too large", assignment);
+	start.environment[which] = assignment;
+}
+
+static void add_listen_pid(char *, int)
+{
+	static char text[32];
+	add_variable((snprintf(text, sizeof text, "LISTEN_PID=%ld", syscall(SYS_getpid)), text), 0);
+}
+
+static void read_filter(char *from, int)
+{
+	static struct sock_filter program[BPF_MAXINSNS + 1]; /* one too many: the kernel then refuses what was cut off */
+	int fd = (int)need(*from == '/' ? open(from, O_RDONLY | O_CLOEXEC) : number(from, 0, MOVED), "open", from);
+	long length = need(pread(fd, program, sizeof program, 0), "read the seccomp filter", from) / (long)sizeof *program;
+	close(fd);
+	start.filter = (struct sock_fprog){ (unsigned short)length, program };
+}
+
+static void apply_filter(char *, int is_last) /* without no_new_privs, CAP_SYS_ADMIN is needed: not last then */
+{
+	if (start.filter.filter && start.no_new_privileges == is_last)
+		need(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &start.filter), "filter", "system calls");
+}
+
+static void limit(char *name, int)
+{
+	rlim_t most = (rlim_t)number(cut(name, '='), 0, INT64_MAX);
+	int which = 0;
+	while (which < RLIM_NLIMITS && (!limits[which] || strcmp(name, limits[which])))
+		which++;
+	need(prlimit(0, which, &(struct rlimit){ most, most }, NULL), "limit", name);
+}
+
+static void forgo_privileges(char *, int) /* SELinux then changes the domain only by nnp_nosuid_transition */
+{
+	need(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "give up", "new privileges");
+	start.no_new_privileges = true;
+}
+
+/* The bounding set, while we may shrink it. Who may not is content with no_new_privs, by which nothing comes of it. */
+static void bound_capabilities(char *, int)
 {
 	for (unsigned long which = 0; prctl(PR_CAPBSET_READ, which, 0, 0, 0) >= 0; which++)
-		if (!(which < 64 && kept >> which & 1) && prctl(PR_CAPBSET_DROP, which, 0, 0, 0) < 0)
-			fail("drop capability %lu: %s", which, strerror(errno));
+		if (!(which < 64 && start.capabilities >> which & 1) && prctl(PR_CAPBSET_DROP, which, 0, 0, 0) < 0 &&
+		    !(errno == EPERM && start.no_new_privileges))
+			fail("drop capability %lu: %m", which);
 }
 
-static void become(const struct wanted *want)
+/* By plain system calls: the C library's functions would have every thread of the process follow. */
+static void become(char *user, int)
 {
-	if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0 || setgroups(0, NULL) < 0 ||
-	    setresgid(want->group, want->group, want->group) < 0 || setresuid(want->user, want->user, want->user) < 0)
-		fail("become user %u:%u: %s", want->user, want->group, strerror(errno));
+	char *list = cut(user, ':'), *name;
+	gid_t uid = (uid_t)number(user, 0, UINT32_MAX - 1), gid[MOST_GROUPS], count = 0;
+	for (; count < MOST_GROUPS && (name = strsep(&list, ",")); count++)
+		gid[count] = (gid_t)number(name, 0, UINT32_MAX - 1);
+	if (list || prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0 || syscall(SYS_setgroups, (long)count - 1, gid + 1) < 0 ||
+	    syscall(SYS_setresgid, *gid, *gid, *gid) < 0 || syscall(SYS_setresuid, uid, uid, uid) < 0)
+		fail("become user %u:%u: %m", uid, *gid);
 }
 
 /* All sets but the bounding one become what is kept; the ambient set carries it over the execution. */
-static void set_capabilities(uint64_t kept)
+static void set_capabilities(char *, int)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct sets[2];
-
-	for (int half = 0; half < 2; half++) {
-		uint32_t bits = (uint32_t)(kept >> 32 * half);
-
-		sets[half] = (struct __user_cap_data_struct){ .effective = bits, .permitted = bits, .inheritable = bits };
-	}
-	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
-		fail("clear ambient capabilities: %s", strerror(errno));
-	if (syscall(SYS_capset, &header, sets) < 0)
-		fail("set capabilities: %s", strerror(errno));
-	for (unsigned long which = 0; which < CAPABILITIES; which++)
-		if (kept >> which & 1 && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, which, 0, 0) < 0)
-			fail("keep capability cap_%s: %s", capability_names[which], strerror(errno));
+	uint32_t low = (uint32_t)start.capabilities, high = (uint32_t)(start.capabilities >> 32);
+	struct __user_cap_data_struct sets[2] = { { low, low, low }, { high, high, high } };
+	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 || syscall(SYS_capset, &header, sets) < 0)
+		fail("set capabilities: %m");
+	for (unsigned long which = 0; which < 64; which++)
+		if (start.capabilities >> which & 1 && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, which, 0, 0) < 0)
+			fail("keep capability %lu: %m", which);
 }
 
-int main(int count, char **arguments)
+/* In the order in which they are taken. Nameless ones always are; those marked "before" before there is a child. */
+static const struct step { const char *name; bool has_argument, before; void (*take)(char *, int); int how; } steps[] = {
+	{ "--cgroup", 1, 1, choose_cgroup, 0 },        /* DIRECTORY: join this cgroup */
+	{ "--cgroup-make", 0, 1, make_cgroup, 0 },     /* make it, if it is not there */
+	{ "--cgroup-set", 1, 1, set_in_cgroup, 0 },    /* FILE=VALUE: write VALUE to its FILE */
+	{ "--cgroup-try", 1, 1, set_in_cgroup, 1 },    /* FILE=VALUE: the same, if it has such a file (a controller) */
+	{ "--pid-private", 0, 1, choose_pid_namespace, CLONE_NEWPID }, /* be init of a pid namespace (with --serve) */
+	{ "--umask", 1, 0, set_umask, 0 },             /* 0OCTAL */
+	{ "--nice", 1, 0, set_nice, 0 },
+	{ "--oom-score-adj", 1, 0, set_oom_score, 0 },
+	{ "--cpus", 1, 0, pin, 0 },                    /* N,…: run on these processors alone */
+	{ "--terminal", 1, 0, use_terminal, 0 },       /* PATH: have it as controlling terminal, input and output */
+	{ "--mount-private", 0, 0, separate, CLONE_NEWNS },
+	{ "--netns-empty", 0, 0, separate, CLONE_NEWNET },
+	{ "--ipc-private", 0, 0, separate, CLONE_NEWIPC },
+	{ "--uts-private", 0, 0, separate, CLONE_NEWUTS },
+	{ "--directory", 1, 0, enter, 0 },             /* PATH: start there instead of / */
+	{ "--env", 1, 0, add_variable, 0 },            /* NAME=VALUE: add to the environment, else passed on as it is */
+	{ "--listen-pid", 0, 0, add_listen_pid, 0 },   /* add LISTEN_PID, its own pid (sd_listen_fds(3)) */
+	{ "--seccomp", 1, 0, read_filter, 0 },         /* FILE, or a descriptor's number: a BPF program for system calls */
+	{ "--rlimit", 1, 0, limit, 0 },                /* NAME=N: limit a resource (nofile…), soft and hard alike */
+	{ "--no-new-privs", 0, 0, forgo_privileges, 0 }, /* gain no rights by executing a file, now or later */
+	{ "--keep-caps", 1, 0, keep_capabilities, 0 }, /* MASK: as an ordinary user too; others are dropped for good */
+	{ NULL, 0, 0, apply_filter, false },
+	{ NULL, 0, 0, bound_capabilities, 0 },
+	{ "--user", 1, 0, become, 0 },                 /* UID:GID[,GID…]: be this user, with these groups and no others */
+	{ NULL, 0, 0, set_capabilities, 0 },
+	{ "--context", 1, 0, ask_for_context, 0 },     /* CONTEXT: run in this SELinux context */
+	{ NULL, 0, 0, apply_filter, true },
+};
+
+static void take_steps(bool before)
 {
-	struct wanted want = read_options(count, arguments);
-
-	if (want.cgroup)
-		join_cgroup(want.cgroup);
-	if (want.limited) {
-		const struct rlimit limit = { want.descriptors, want.descriptors };
-
-		if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
-			fail("limit descriptors: %s", strerror(errno));
+	for (const struct step *step = steps; step < steps + LENGTH(steps); step++) {
+		if (!step->name && !before)
+			step->take(NULL, step->how);
+		for (size_t which = 0; which < start.given_count && step->before == before; which++)
+			if (start.given[which].step == step)
+				step->take(start.given[which].argument, step->how);
 	}
-	if (want.terminal)
-		use_terminal(want.terminal);
-	if (want.stdin_null)
-		read_nothing();
-	if (want.namespaces)
-		separate(want.namespaces);
-	if (chdir(want.directory) < 0)
-		fail("enter %s: %s", want.directory, strerror(errno));
-	bound_capabilities(want.capabilities);
-	if (want.other_user)
-		become(&want);
-	set_capabilities(want.capabilities);
-	/* Under no_new_privs SELinux changes the domain only where the policy has nnp_nosuid_transition. */
-	if (want.no_new_privileges && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		fail("give up new privileges: %s", strerror(errno));
-	if (want.context)
-		write_to("/proc/thread-self/attr/exec", want.context, "ask for the SELinux context");
-	execv(arguments[optind], arguments + optind);
-	fail("execute %s: %s", arguments[optind], strerror(errno));
+}
+
+static void read_words(char **words)
+{
+	for (; *words && strcmp(*words, "--"); words++) {
+		const struct step *step = steps;
+		while (step < steps + LENGTH(steps) && (!step->name || strcmp(step->name, *words)))
+			step++;
+		if (step == steps + LENGTH(steps) || (step->has_argument && !words[1]) || start.given_count == MOST_WORDS)
+			fail("read option %s", *words);
+		start.given[start.given_count].step = step;
+		start.given[start.given_count++].argument = step->has_argument ? *++words : NULL;
+	}
+	if (!*words || !words[1] || words[1][0] != '/')
+		fail("find the program: its absolute path follows --");
+	start.command = words + 1;
+	for (char **each = environ, **into = start.environment; *each && into < start.environment + MOST_WORDS;)
+		*into++ = *each++;
+}
+
+static _Noreturn void execute(void)
+{
+	if (start.cgroup && !start.born_in_cgroup)
+		write_to(in_cgroup("cgroup.procs"), "0");
+	need(chdir("/"), "enter", "/");
+	take_steps(false);
+	execve(start.command[0], start.command, start.environment);
+	fail("execute %s: %m", start.command[0]);
+}
+
+static int become_child(void *)
+{
+	role = CHILD;
+	setsid();
+	need(syscall(SYS_close_range, SOCKET, ~0U, 1U << 2 /* CLOSE_RANGE_CLOEXEC */), "close", "what is not its own");
+	for (int *each = start.descriptors; each < start.descriptors + start.descriptor_count; each++)
+		*each = (int)need(fcntl(*each, F_DUPFD_CLOEXEC, MOVED), "move", "a descriptor"); /* out of one another's way */
+	for (size_t which = 0; which < start.descriptor_count; which++)
+		need(start.targets[which] < MOVED ? dup2(start.descriptors[which], (int)start.targets[which]) : -1, "place", "a descriptor");
+	execute();
+}
+
+/* The child has a stack of its own and the server waits (CLONE_VFORK): neither sees the other's calls half done. */
+static long clone_child(void)
+{
+	static char stack[1 << 16] __attribute__((aligned(16)));
+	const int flags = CLONE_VM | CLONE_VFORK | CLONE_PARENT | start.pid_namespace;
+#ifdef __x86_64__
+	int group = start.cgroup ? open(start.cgroup, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+	struct clone_args how = { .flags = (unsigned)flags | CLONE_INTO_CGROUP, .stack = (uintptr_t)stack,
+		.stack_size = sizeof stack, .cgroup = (unsigned)group };
+	register int (*begin)(void *) __asm__("r8") = become_child;
+	long result = SYS_clone3;
+	start.born_in_cgroup = group >= 0;
+	if (start.born_in_cgroup)
+		__asm__ volatile("syscall; test %%rax, %%rax; jnz 1f; call *%%r8; 1:"
+			: "+a"(result) : "D"(&how), "S"(sizeof how), "r"(begin) : "rcx", "r11", "cc", "memory");
+	errno = (int)-result;
+	if (start.born_in_cgroup && (result > 0 || errno == EAGAIN || errno == ENOMEM))
+		return result;
+	start.born_in_cgroup = false; /* no clone3 in this kernel or container, or the cgroup refuses: it joins by itself */
+#endif
+	return clone(become_child, stack + sizeof stack, flags, NULL);
+}
+
+static void carry_out(const struct msghdr *request, char *text, const char *end)
+{
+	static char *words[MOST_WORDS + 1];
+	const struct cmsghdr *rights = CMSG_FIRSTHDR(request);
+	const uint32_t *head = request->msg_iov->iov_base;
+	size_t count = 0;
+	start.descriptor_count = rights ? (rights->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
+	text += (2 + start.descriptor_count) * sizeof *head;
+	if (text >= end || end[-1] || head[1] != start.descriptor_count || request->msg_flags & (MSG_TRUNC | MSG_CTRUNC))
+		fail("read the request: it is not whole");
+	memcpy(start.descriptors, rights ? CMSG_DATA(rights) : (void *)start.descriptors, start.descriptor_count * sizeof(int));
+	memcpy(start.targets, head + 2, start.descriptor_count * sizeof *head);
+	for (; text < end && count < MOST_WORDS; text += strlen(text) + 1)
+		words[count++] = text;
+	words[count] = NULL;
+	read_words(words);
+	take_steps(true);
+	answer.pid = (int32_t)need(clone_child(), "clone", "a child");
+}
+
+static _Noreturn void serve(int fd)
+{
+	static char message[MOST_BYTES] __attribute__((aligned(8))), control[CMSG_SPACE(MOST_DESCRIPTORS * sizeof(int))];
+	struct iovec part = { message, sizeof message };
+	static ssize_t length; /* static: setjmp */
+	for (int each = 1; each < _NSIG; each++)
+		signal(each, SIG_DFL);
+	sigprocmask(SIG_SETMASK, &(sigset_t){ 0 }, NULL);
+	need(dup2(fd, SOCKET) < 0 ? -1 : fcntl(SOCKET, F_SETFD, FD_CLOEXEC), "serve", "that descriptor");
+	for (;;) {
+		struct msghdr request = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control };
+		syscall(SYS_close_range, SOCKET + 1, ~0U, 0);
+		if ((length = recvmsg(SOCKET, &request, MSG_CMSG_CLOEXEC)) <= 0)
+			_exit(0);
+		memset(&start, 0, sizeof start);
+		memset(&answer, 0, sizeof answer);
+		memcpy(&answer.number, message, sizeof answer.number);
+		role = SERVING, errno = 0;
+		if (!setjmp(give_answer))
+			carry_out(&request, message, message + length);
+		send(SOCKET, &answer, sizeof answer - sizeof answer.why + strlen(answer.why), MSG_NOSIGNAL);
+	}
+}
+
+int main(int count, char **words)
+{
+	if (count == 3 && !strcmp(words[1], "--serve"))
+		serve((int)number(words[2], 0, INT32_MAX));
+	read_words(words + 1);
+	take_steps(true);
+	execute();
 }

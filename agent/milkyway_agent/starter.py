@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import trio
 
+from milkyway_agent.launcher import words_of
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.system import cgroups, processes, selinux
 from milkyway_formats.errors import UnavailableError
@@ -61,6 +62,8 @@ class Program(NamedTuple):
     directory: str = "/"
     terminal: str = ""
     open_files: int = 0
+    oom_score: int | None = None
+    seccomp: str = ""
     no_new_privileges: bool = True
     own_mounts: bool = False
     empty_network: bool = False
@@ -70,28 +73,23 @@ class Program(NamedTuple):
 
 def launch_command(program: Program, cgroup: str, notify: str | None, launch: str = LAUNCH) -> list[str]:
     """Return the words that have the static launcher make *program* what it should be, and execute it."""
-    words = [launch, "--cgroup", cgroup]
-    if program.context:
-        words += ["--context", program.context]
-    if program.user:
-        words += ["--user", f"{program.user}:{program.user}"]
-    if program.capabilities:
-        words += ["--keep-caps", ",".join(f"cap_{name}" for name in program.capabilities)]
-    if program.no_new_privileges:
-        words.append("--no-new-privs")
-    if program.open_files:
-        words += ["--rlimit-nofile", str(program.open_files)]
-    if program.directory != "/":
-        words += ["--directory", program.directory]
-    if program.own_mounts:
-        words.append("--mount-private")
-    if program.empty_network:
-        words.append("--netns-empty")
-    if program.terminal:
-        words += ["--terminal", program.terminal]
-    for name, value in {**program.environment, **({"NOTIFY_SOCKET": notify} if notify else {})}.items():
-        words += ["--env", f"{name}={value}"]
-    return [*words, "--", *program.command]
+    namespaces = [*(["mount"] if program.own_mounts else []), *(["network"] if program.empty_network else [])]
+    words = words_of(
+        program.command,
+        cgroup=cgroup,
+        context=program.context,
+        user=program.user or None,
+        capabilities=program.capabilities,
+        no_new_privileges=program.no_new_privileges,
+        seccomp=program.seccomp,
+        namespaces=namespaces,
+        oom_score=program.oom_score,
+        limits={"nofile": program.open_files} if program.open_files else {},
+        directory=program.directory,
+        terminal=program.terminal,
+        environment={**program.environment, **({"NOTIFY_SOCKET": notify} if notify else {})},
+    )
+    return [launch, *words]
 
 
 class Launched:

@@ -25,7 +25,7 @@ def test_everything_that_is_asked_for_is_passed_on() -> None:
     )
     assert launch_command(program, "/cg", "/run/n.sock", "/launch") == [
         "/launch", "--cgroup", "/cg", "--context", "u:r:dhcp_t:s0", "--user", "905:905",
-        "--keep-caps", "cap_net_admin,cap_net_raw", "--rlimit-nofile", "64", "--directory", "/run", "--mount-private",
+        "--keep-caps", "0x3000", "--rlimit", "nofile=64", "--directory", "/run", "--mount-private",
         "--netns-empty", "--terminal", "/dev/ttyS0", "--env", "A=b c", "--env", "NOTIFY_SOCKET=/run/n.sock",
         "--", "/bin/dhcp",
     ]  # fmt: skip

@@ -1,0 +1,338 @@
+"""The launcher: starts services through one static C program that waits for requests (agent/launch/launch.c, ``--serve``).
+
+A start is one message there and one answer back; the new process is a child of ours, as if we had made it ourselves.
+Nothing here waits: requests that the socket has no room for are queued, answers are read when there are any.
+
+Left to others: what to start and when; claiming the children. Whoever reaps strangers must hold back while ``pending``
+is not 0: a child that nobody has heard of yet may have ended already. When the launcher dies, what it was asked for is
+answered NotStarted, but the one start at hand may have happened: kill its control group before starting it again.
+
+This module is imported before trio, while the first services wait: it imports nothing that Python has not loaded yet
+but two extension modules. Hence no ``typing``, ``socket``, ``signal`` or ``enum`` here, and plain classes as values.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import select
+import sys
+
+TYPE_CHECKING = False  # typing's own constant costs its import; checkers take any of that name for true
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+LAUNCH = "/usr/lib/milkyway/launch"
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin", "LANG": "C.UTF-8"}
+# linux/capability.h, in the order of their numbers
+CAPABILITIES = """
+chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable net_bind_service net_broadcast
+net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace sys_pacct sys_admin sys_boot sys_nice
+sys_resource sys_time sys_tty_config mknod lease audit_write audit_control setfcap mac_override mac_admin syslog
+wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore
+""".split()  # noqa: SIM905 (forty quoted words would be no easier to read)
+NAMESPACES = {
+    "mount": "--mount-private",
+    "network": "--netns-empty",
+    "ipc": "--ipc-private",
+    "uts": "--uts-private",
+    "pid": "--pid-private",
+}
+
+_EINVAL, _EPIPE, _ETOOMANYREFS = 22, 32, 109  # the module errno is one import more
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+_ROOM = 8 << 20  # bytes of requests under way: a thousand services, started before anybody reads an answer
+_SIGNALS = tuple(number for number in range(1, 65) if number not in (9, 19, 32, 33))
+
+
+class Started:
+    """Request *number* is a process now: it executes its program. *pidfd* is its reader's to close."""
+
+    __slots__ = ("number", "pid", "pidfd")
+
+    def __init__(self, number: int, pid: int, pidfd: int) -> None:
+        self.number = number
+        self.pid = pid
+        self.pidfd = pidfd
+
+
+class NotStarted:
+    """Request *number* came to nothing: the *errno* and, as one line, *why*. Its process, if it had one, was reaped."""
+
+    __slots__ = ("errno", "number", "why")
+
+    def __init__(self, number: int, errno: int, why: str) -> None:
+        self.number = number
+        self.errno = errno
+        self.why = why
+
+
+class Launcher:
+    """One launcher at work. *program*: its path; *environment*: what every service's starts from."""
+
+    def __init__(self, program: str = LAUNCH, environment: Mapping[str, str] = ENVIRONMENT) -> None:
+        """Start it. Raises OSError when that can't be done."""
+        self._program = program
+        self._environment = dict(environment)
+        self._socket: _socket.socket | None = None
+        self._pidfd = -1
+        self.pid = 0
+        self._sent: set[int] = set()
+        self._queue: list[tuple[int, bytes, list[int]]] = []
+        self._watched = select.epoll()  # stays the same when the launcher is another
+        self._open()
+
+    @property
+    def pending(self) -> int:
+        """How many requests are not answered yet."""
+        return len(self._sent) + len(self._queue)
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when ``results`` has something to say: the same for good."""
+        return self._watched.fileno()
+
+    def submit(self, number: int, words: Sequence[str], descriptors: Mapping[int, int]) -> None:
+        """Ask for one start: *words* as ``words_of`` makes them, *descriptors* from the child's number (below 256) to ours.
+
+        The caller may close its descriptors afterwards. *number* comes back with the answer; no two pending are the same.
+        Raises OSError when it can't be asked for: it is too long, a descriptor is not open, or no launcher can be started.
+        """
+        message = request(number, words, list(descriptors))
+        if self._socket is None:
+            self._open()
+        if not self._queue and self._send(number, message, list(descriptors.values())):
+            return
+        copies: list[int] = []
+        try:
+            for descriptor in descriptors.values():
+                copies.append(os.dup(descriptor))  # one by one: what was copied before a failure must be closed
+        except OSError:
+            _close(copies)
+            raise
+        self._queue.append((number, message, copies))
+
+    def results(self) -> list[Started | NotStarted]:
+        """Return the answers that have come since, in the order of the requests."""
+        answers: list[Started | NotStarted] = []
+        while self._socket is not None:
+            try:
+                data = self._socket.recv(2048)
+            except BlockingIOError:
+                break
+            except ConnectionResetError:
+                continue  # it died with requests unread; what it answered before is still to be read
+            if not data:
+                self._end()
+                answers += [NotStarted(number, _EPIPE, "cannot start it: the launcher ended") for number in sorted(self._sent)]
+                self._sent.clear()
+                break
+            answers.append(self._answer(data))
+        answers += self._flush()
+        return answers
+
+    def close(self) -> None:
+        """End the launcher and forget what was asked of it; what it started goes on. Twice is the same as once."""
+        self._end()
+        for _, _, copies in self._queue:
+            _close(copies)
+        self._queue.clear()
+        self._sent.clear()
+        self._watched.close()
+
+    def _flush(self) -> list[Started | NotStarted]:
+        """Send what is queued, as far as there is room."""
+        answers: list[Started | NotStarted] = []
+        while self._queue:
+            number, message, copies = self._queue[0]
+            try:
+                if self._socket is None:
+                    self._open()
+                if not self._send(number, message, copies):
+                    break  # an answer will come, as something is under way, and then there is room
+            except OSError as error:
+                answers.append(NotStarted(number, error.errno or _EINVAL, f"cannot start it: {error.strerror}"))
+            _close(copies)
+            del self._queue[0]
+        return answers
+
+    def _send(self, number: int, message: bytes, descriptors: list[int]) -> bool:
+        """Send one request; tell whether there was room, or a launcher, for it."""
+        assert self._socket is not None
+        rights = b"".join(descriptor.to_bytes(4, sys.byteorder, signed=True) for descriptor in descriptors)
+        ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if rights else []
+        try:
+            self._socket.sendmsg([message], ancillary, _socket.MSG_NOSIGNAL)
+        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+            return False  # full, or dead: results() will see to it, as the socket is readable then
+        except OSError as error:
+            # An ordinary user may have only so many descriptors under way: unix(7), SCM_RIGHTS.
+            if error.errno == _ETOOMANYREFS and self._sent:
+                return False
+            raise
+        self._sent.add(number)
+        return True
+
+    def _answer(self, data: bytes) -> Started | NotStarted:
+        number, pid, error = (int.from_bytes(data[at : at + 4], sys.byteorder, signed=at > 0) for at in (0, 4, 8))
+        self._sent.discard(number)
+        if error:
+            if pid:
+                _reap(pid)
+            return NotStarted(number, error, f"cannot {data[12:].decode(errors='replace')}")
+        try:
+            # A child of ours that was not reaped, as it was not answered yet: the pid can't have become another's.
+            return Started(number, pid, os.pidfd_open(pid))
+        except OSError as refused:  # no descriptor is left: what can't be held must not run
+            os.kill(pid, 9)
+            _reap(pid)
+            return NotStarted(number, refused.errno or _EINVAL, f"cannot hold it: {refused.strerror}")
+
+    def _open(self) -> None:
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        try:
+            for end in (ours, theirs):
+                _make_room(end)
+            ours.setblocking(False)
+            self.pid = os.posix_spawn(
+                self._program,
+                [self._program, "--serve", "3"],
+                self._environment,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+                    *((os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in range(3)),
+                ],
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_SIGNALS,
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._pidfd = os.pidfd_open(self.pid)
+        self._socket = ours
+        self._watched.register(ours.fileno(), select.EPOLLIN)
+
+    def _end(self) -> None:
+        if self._socket is None:
+            return
+        self._watched.unregister(self._socket.fileno())
+        self._socket.close()
+        self._socket = None
+        from signal import pidfd_send_signal  # late: it imports enum
+
+        try:
+            pidfd_send_signal(self._pidfd, 9)  # it would end by itself, but not while a start hangs
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        except (ChildProcessError, ProcessLookupError):
+            pass  # whoever reaps strangers was quicker
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self.pid = 0
+
+
+def request(number: int, words: Sequence[str], targets: Sequence[int]) -> bytes:
+    """Return the message that asks for one start, *targets* being the child's numbers of the descriptors that go with it."""
+    if any(target not in range(256) for target in targets) or any("\0" in word for word in words):
+        raise OSError(_EINVAL, "a word holds NUL, or a descriptor's number is above 255")
+    head = b"".join(value.to_bytes(4, sys.byteorder) for value in (number, len(targets), *targets))
+    return head + "\0".join(words).encode(errors="surrogateescape") + b"\0"
+
+
+def capability_mask(names: Iterable[str]) -> int:
+    """Return the capabilities *names* (without ``cap_``) as a bit mask. Raises ValueError for what the kernel has not."""
+    mask = 0
+    for name in names:
+        if name not in CAPABILITIES:
+            raise ValueError(f"cannot keep capability {name}: there is none of that name")
+        mask |= 1 << CAPABILITIES.index(name)
+    return mask
+
+
+def words_of(
+    command: Sequence[str],
+    *,
+    cgroup: str = "",
+    make_cgroup: bool = False,
+    cgroup_files: Mapping[str, str] = {},
+    cgroup_files_if_there: Mapping[str, str] = {},
+    context: str = "",
+    user: int | None = None,
+    groups: Sequence[int] = (),
+    capabilities: Iterable[str] = (),
+    no_new_privileges: bool = True,
+    seccomp: str = "",
+    namespaces: Iterable[str] = (),
+    umask: int | None = None,
+    nice: int = 0,
+    oom_score: int | None = None,
+    processors: Iterable[int] = (),
+    limits: Mapping[str, int] = {},
+    directory: str = "/",
+    terminal: str = "",
+    environment: Mapping[str, str] = {},
+    listen_pid: bool = False,
+) -> list[str]:
+    """Return the words that have the launcher make *command* (its program by absolute path) what it should be.
+
+    *cgroup_files*: file to value, written before it starts; of those *if_there* none need exist. *user* with *groups*, the
+    main one first (default: of the user's number), None: stays who we are. *seccomp*: the path of a filter.
+    *namespaces*: names of ``milkyway_formats.execution.Namespace``; "pid" works for a ``Launcher`` only.
+    Raises ValueError for a capability that there isn't.
+    """
+    words = ["--cgroup", cgroup] if cgroup else []
+    if make_cgroup:
+        words.append("--cgroup-make")
+    for option, files in (("--cgroup-set", cgroup_files), ("--cgroup-try", cgroup_files_if_there)):
+        for file, value in files.items():
+            words += [option, f"{file}={value}"]
+    if context:
+        words += ["--context", context]
+    if user is not None:
+        words += ["--user", f"{user}:{','.join(map(str, groups or (user,)))}"]
+    if mask := capability_mask(capabilities):
+        words += ["--keep-caps", hex(mask)]
+    if no_new_privileges:
+        words.append("--no-new-privs")
+    if seccomp:
+        words += ["--seccomp", seccomp]
+    for name, most in limits.items():
+        words += ["--rlimit", f"{name}={most}"]
+    if umask is not None:
+        words += ["--umask", f"0{umask:o}"]
+    if nice:
+        words += ["--nice", str(nice)]
+    if oom_score is not None:
+        words += ["--oom-score-adj", str(oom_score)]
+    if chosen := ",".join(map(str, processors)):
+        words += ["--cpus", chosen]
+    if directory != "/":
+        words += ["--directory", directory]
+    words += [NAMESPACES[name] for name in namespaces]
+    if terminal:
+        words += ["--terminal", terminal]
+    for name, text in environment.items():
+        words += ["--env", f"{name}={text}"]
+    if listen_pid:
+        words.append("--listen-pid")
+    return [*words, "--", *command]
+
+
+def _make_room(end: _socket.socket) -> None:
+    try:
+        end.setsockopt(_socket.SOL_SOCKET, _SO_SNDBUFFORCE, _ROOM)
+    except PermissionError:  # an ordinary user: as much as net.core.wmem_max allows
+        end.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, _ROOM)
+
+
+def _reap(pid: int) -> None:
+    try:  # noqa: SIM105 (contextlib would be one import more)
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass  # whoever reaps strangers was quicker
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
