@@ -1,61 +1,113 @@
 """The agent's log, read for ``mwctl logs``: chosen, merged by time, and followed.
 
-What a follower misses because it reads too slowly it misses (``log.Log.follow``): no service and
-no other reader ever waits for it.
+What a follower misses because it reads too slowly it misses, and is told how much
+(``log.Follower``): no service and no other reader ever waits for it. What is past is read from the
+disk in a thread, a few records at a time, as fast as the reader takes them.
 """
 
-import heapq
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from itertools import islice
+
+import trio
 
 from milkyway_agent.api_types import LogLine, LogQuery
-from milkyway_agent.log import OUTPUT, Log, Record, describe
+from milkyway_agent.log import Log
+from milkyway_agent.log_reading import Choice
+from milkyway_agent.log_record import OUTPUT, Record, describe
 from milkyway_formats.errors import RefusedError
 
 AGENT = "agent"  # how the agent's own records, whose service is empty, are addressed
+RECORDS_AT_A_TIME = 100
+# More at once would only share one interpreter between them, of which PID 1's loop needs its part.
+READERS = 2
 
 
 def open_log(log: Log, query: LogQuery, services: Iterable[str]) -> AsyncGenerator[LogLine, None]:
     """Return the lines of *log* that *query* names, of the known *services* (``dhcp``, ``web/nginx``) and the agent.
 
-    Raises RefusedError at once when the query names a service or deployment of which there is none.
+    A service that no longer exists is known for as long as records of it are kept. Raises RefusedError at once
+    when the query names a service or deployment of which there is none.
     """
-    known = ["", *services]
-    wanted = [service for service in known if _is_wanted(service, query)]
-    if query.service and not wanted:
+    known = {"", *services, *log.services()}
+    for name in query.names:
+        if not any(_is_named(service, name) for service in known):
+            raise RefusedError(
+                f"cannot read logs of {name}: there is no such service or deployment",
+                hint="`mwctl services` and `mwctl deployments` list them; `agent` is one too",
+            )
+    if query.service and not any(query.service == (service or AGENT) for service in known):
         raise RefusedError(
             f"cannot read logs of {query.service}: there is no such service",
             hint="`mwctl services` lists them; `agent` is one too",
         )
-    if query.deployment and not wanted:
+    if query.deployment and not any(service.startswith(f"{query.deployment}/") for service in known):
         raise RefusedError(
             f"cannot read logs of {query.deployment}: there is no such deployment", hint="`mwctl deployments` lists them"
         )
-    return _lines(log, query, wanted)
+    return _lines(log, query)
 
 
-async def _lines(log: Log, query: LogQuery, wanted: list[str]) -> AsyncGenerator[LogLine, None]:
-    with log.follow() as fresh:
-        # Nothing waits between these two, so no record is in both and none in neither.
-        past = [log.records(service, query.since * 1000, query.lines) for service in wanted] if query.lines else []
-        merged = list(heapq.merge(*past, key=lambda record: record.at))
-        for record in merged[max(0, len(merged) - query.lines) :]:
-            yield line_of(record)
+async def _lines(log: Log, query: LogQuery) -> AsyncGenerator[LogLine, None]:
+    choice = Choice(query.since * 1000, query.until * 1000, query.priority)
+
+    def wants(record: Record) -> bool:
+        return query.follow and record.priority <= query.priority and is_wanted(record.service, query)
+
+    with log.follow(wants) as fresh:
+        # ``past`` ends where ``fresh`` begins: no record is in both and none in neither.
+        if query.lines:
+            past = (await log.past(lambda service: is_wanted(service, query))).newest(query.lines, choice)
+            while records := await trio.to_thread.run_sync(_some, past, limiter=_limiter(), abandon_on_cancel=True):
+                for record in records:
+                    yield line_of(record)
         if query.follow:
             async for record in fresh:
-                if _is_wanted(record.service, query):
-                    yield line_of(record)
+                yield line_of(record)
 
 
 def line_of(record: Record) -> LogLine:
     """Return *record* as a line: what a service wrote as it is, what happened as a sentence."""
     service = record.service or AGENT
     if record.event == OUTPUT:
-        return LogLine(time_ms=record.at, service=service, text=str(record.facts.get("line", "")))
-    text = describe(Record(record.at, record.event, "", record.facts))
-    return LogLine(time_ms=record.at, service=service, text=text, stream="event")
+        text = str(record.facts.get("line", ""))
+        return LogLine(time_ms=record.at, service=service, text=text, priority=record.priority)
+    return LogLine(
+        time_ms=record.at,
+        service=service,
+        text=describe(Record(record.at, record.event, "", record.facts)),
+        stream="event",
+        priority=record.priority,
+        event=record.event,
+        facts=record.facts,
+    )
 
 
-def _is_wanted(service: str, query: LogQuery) -> bool:
+def is_wanted(service: str, query: LogQuery) -> bool:
+    """Return whether *query* names *service* (empty: the agent itself)."""
+    if query.names and not any(_is_named(service, name) for name in query.names):
+        return False
     if query.service and query.service != (service or AGENT):
         return False
     return not query.deployment or service.startswith(f"{query.deployment}/")
+
+
+def _is_named(service: str, name: str) -> bool:
+    """Return whether *name* is *service*'s, or its deployment's."""
+    return name == (service or AGENT) or service.startswith(f"{name}/")
+
+
+def _some(past: Iterator[Record]) -> list[Record]:
+    return list(islice(past, RECORDS_AT_A_TIME))
+
+
+def _limiter() -> trio.CapacityLimiter:
+    """Return the limiter of this run of the loop."""
+    try:
+        return _limiter_of_run.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(READERS)
+        _limiter_of_run.set(limiter)
+        return limiter
+
+
+_limiter_of_run: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("log readers")

@@ -11,7 +11,7 @@ from milkyway_agent.messages import ApiVerb
 from milkyway_formats.errors import RefusedError
 
 MAX_ARGUMENT = 256
-LOG_PARAMETERS = frozenset({"service", "deployment", "follow", "lines", "since"})
+LOG_PARAMETERS = frozenset({"names", "service", "deployment", "follow", "lines", "since", "until", "priority"})
 READ: dict[str, ApiVerb] = {
     "/v1/status": "status",
     "/v1/services": "services",

@@ -1,43 +1,36 @@
 """PID 1's own small log: one event name, past tense, and facts as fields.
 
-A record goes to every sink: the console (one short line for people), a bounded ring in memory,
-and, once the data disk is there, files of JSON lines, one row of files for each service, rotated
-and capped. A sink that fails loses the record and nothing else: logging never raises.
-
-A power cut can tear the last line of a file: readers skip what is not a whole record, and the
-next writer begins on a line of its own. Nothing here is flushed to the disk at once.
+A record goes to every sink: the console (one short line for people), a bounded ring in memory, and,
+once the data disk is there, files (``log_files``, through ``log_carrier``, so that nobody waits for
+the disk). A sink that fails loses the record and nothing else: logging never raises.
 """
 
-import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol
 
-import msgspec
 import trio
 
-Fact = str | int | float | bool | None
+from milkyway_agent.log_carrier import Carrier
+from milkyway_agent.log_files import FileSink as FileSink
+from milkyway_agent.log_reading import Past
+from milkyway_agent.log_record import OUTPUT as OUTPUT
+from milkyway_agent.log_record import Fact as Fact
+from milkyway_agent.log_record import Record as Record
+from milkyway_agent.log_record import describe as describe
+from milkyway_agent.log_record import priority_of
+
 RING_RECORDS = 500
 FOLLOWED_RECORDS = 256
-OUTPUT = "output"  # the event of one line that a service wrote; its fact is ``line``
-
-
-class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that happened, at a time in milliseconds since 1970; ``service`` is empty for the agent itself."""
-
-    at: int
-    event: str
-    service: str = ""
-    facts: dict[str, Fact] = {}
+MISSED = "records_missed"  # to a follower alone: how many it was too slow for
 
 
 class Sink(Protocol):
     """A place for records."""
 
-    def write(self, record: Record) -> None:
-        """Take one record. May raise OSError: the record is then lost to this sink."""
+    def write(self, records: Sequence[Record]) -> None:
+        """Take *records*, all of one service. May raise OSError: they are then lost to this sink."""
 
 
 class Ring:
@@ -46,9 +39,9 @@ class Ring:
     def __init__(self, limit: int = RING_RECORDS) -> None:
         self.records: deque[Record] = deque(maxlen=limit)
 
-    def write(self, record: Record) -> None:
-        """Keep *record*, forgetting the oldest when full."""
-        self.records.append(record)
+    def write(self, records: Sequence[Record]) -> None:
+        """Keep *records*, forgetting the oldest when full."""
+        self.records.extend(records)
 
     def events(self, service: str | None = None) -> list[str]:
         """Return the names of the events, oldest first; *service*: of one alone."""
@@ -62,71 +55,75 @@ class LineSink:
         self._write_line = write_line
         self._with_output = with_output
 
-    def write(self, record: Record) -> None:
-        """Write *record* as one line."""
-        if record.event != OUTPUT or self._with_output:
-            self._write_line(describe(record))
+    def write(self, records: Sequence[Record]) -> None:
+        """Write each record as one line."""
+        for record in records:
+            if record.event != OUTPUT or self._with_output:
+                self._write_line(describe(record))
 
 
-class FileSink:
-    """JSON lines in *directory*: ``NAME.jsonl``, when that is full renamed to ``NAME.jsonl.1``, and so on."""
+class Follower:
+    """The records that *wants* chooses, from now on. Bounded: what a slow reader misses it is told the number of."""
 
-    def __init__(self, directory: str, *, file_bytes: int = 1 << 20, files: int = 4) -> None:
-        self._directory = Path(directory)
-        self._file_bytes = file_bytes
-        self._files = files
-        self._open: dict[str, tuple[int, int]] = {}  # descriptor and size by file name
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def __init__(self, wants: Callable[[Record], bool]) -> None:
+        self._wants = wants
+        self._waiting: deque[Record] = deque()
+        self._missed = 0
+        self._missed_at = 0
+        self._news = trio.Event()
+        self._closed = False
 
-    def write(self, record: Record) -> None:
-        """Append *record* to its service's file, which is rotated first where it would grow too large."""
-        name = file_name(record.service)
-        line = msgspec.json.encode(record) + b"\n"
-        descriptor, size = self._open.get(name) or self._reopen(name)
-        if size and size + len(line) > self._file_bytes:
-            self._rotate(name)
-            descriptor, size = self._reopen(name)
-        written = os.write(descriptor, line)
-        self._open[name] = (descriptor, size + written)
-        if written < len(line):  # the disk is full: end the torn line when there is space again
-            self._close(name)
-
-    def records(self, service: str = "", since: int = 0) -> Iterator[Record]:
-        """Yield what is kept of *service* (empty: the agent's own) from time *since* on, oldest first."""
-        name = file_name(service)
-        for number in range(self._files - 1, -1, -1):
-            try:
-                lines = (self._directory / _rotated(name, number)).read_bytes().split(b"\n")
-            except FileNotFoundError:
+    def take(self, records: Sequence[Record]) -> None:
+        """Queue those of *records* that are wanted; waits for nobody."""
+        for record in records:
+            if not self._wants(record):
                 continue
-            for line in lines:
-                record = _read(line)
-                if record is not None and record.at >= since:
-                    yield record
+            if len(self._waiting) >= FOLLOWED_RECORDS:
+                self._missed, self._missed_at = self._missed + 1, record.at
+                continue
+            self._tell_missed()
+            self._waiting.append(record)
+        self._news.set()
+
+    def receive_nowait(self) -> Record:
+        """Return the next record. Raises trio.WouldBlock when there is none, ClosedResourceError after the end."""
+        if self._closed:
+            raise trio.ClosedResourceError
+        if not self._waiting:
+            self._tell_missed()
+        if not self._waiting:
+            raise trio.WouldBlock
+        return self._waiting.popleft()
+
+    async def receive(self) -> Record:
+        """Return the next record, as soon as there is one."""
+        await trio.lowlevel.checkpoint()
+        while True:
+            try:
+                return self.receive_nowait()
+            except trio.WouldBlock:
+                if self._news.is_set():
+                    self._news = trio.Event()
+                await self._news.wait()
+
+    def __aiter__(self) -> "Follower":
+        return self
+
+    async def __anext__(self) -> Record:
+        return await self.receive()
 
     def close(self) -> None:
-        """Close all files, so that the disk can be unmounted."""
-        for name in list(self._open):
-            self._close(name)
+        """Take no more, and let nobody wait for more."""
+        self._closed = True
+        self._waiting.clear()
+        self._news.set()
 
-    def _reopen(self, name: str) -> tuple[int, int]:
-        path = self._directory / name
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            size += os.write(descriptor, b"\n")
-        self._open[name] = (descriptor, size)
-        return descriptor, size
-
-    def _rotate(self, name: str) -> None:
-        self._close(name)
-        for number in range(self._files - 2, -1, -1):
-            path = self._directory / _rotated(name, number)
-            if path.exists():
-                path.rename(self._directory / _rotated(name, number + 1))
-
-    def _close(self, name: str) -> None:
-        os.close(self._open.pop(name)[0])
+    def _tell_missed(self) -> None:
+        """Put in the gap's place what was missed, if anything was; at most one record beyond the bound."""
+        if self._missed:
+            facts: dict[str, Fact] = {"records": self._missed}
+            self._waiting.append(Record(self._missed_at, MISSED, "", facts, priority_of(MISSED)))
+            self._missed = 0
 
 
 class Log:
@@ -136,95 +133,92 @@ class Log:
         self.ring = Ring()
         self._clock = clock
         self._sinks: list[Sink] = [self.ring, *sinks]
-        self._files: FileSink | None = None
-        self._followers: list[trio.MemorySendChannel[Record]] = []
+        self._carrier: Carrier | None = None
+        self._opened = trio.Event()
+        self._followers: list[Follower] = []
 
     def note(self, event: str, /, *, service: str = "", **facts: object) -> None:
         """Note that *event* happened. Never raises; a fact that is no plain value is kept as its text."""
         plain = {name: fact if isinstance(fact, Fact) else str(fact) for name, fact in facts.items()}
-        record = Record(self._clock(), event, service, plain)
-        for sink in self._sinks:
-            _give(sink, record)
-        for follower in self._followers:
-            try:
-                follower.send_nowait(record)
-            except (trio.WouldBlock, trio.BrokenResourceError):
-                continue  # it reads too slowly, or no more: it misses this one, and nobody waits for it
+        self._give([Record(self._clock(), event, service, plain, priority_of(event))])
+
+    def note_lines(self, service: str, lines: Sequence[tuple[int, str]]) -> None:
+        """Note *lines* that *service* wrote, each a priority and a text. Never raises."""
+        if lines:
+            now = self._clock()
+            self._give([Record(now, OUTPUT, service, {"line": text}, priority) for priority, text in lines])
 
     def add_sink(self, sink: Sink) -> None:
         """Give records to *sink* too, from now on; what is still in memory goes there first."""
         for record in self.ring.records:
-            _give(sink, record)
+            _give(sink, [record])
         self._sinks.append(sink)
 
     def open_files(self, files: FileSink) -> None:
         """Keep records in *files* from now on; what is still in memory goes there first."""
-        for record in self.ring.records:
-            _give(files, record)
-        self._files = files
-        self._sinks.append(files)
+        self._carrier = Carrier(files, lambda why: self.note("log_flush_failed", why=why))
+        self.add_sink(self._carrier)
+        self._opened.set()
 
     def close_files(self) -> None:
-        """Undo ``open_files``: the disk is about to go."""
-        if self._files is not None:
-            self._sinks.remove(self._files)
-            self._files.close()
-            self._files = None
+        """Undo ``open_files``: the disk is about to go. What ``keep_files`` has not written yet is written first."""
+        if self._carrier is not None:
+            self._sinks.remove(self._carrier)
+            self._carrier.close()
+            self._carrier = None
+            self._opened = trio.Event()
 
-    def records(self, service: str = "", since: int = 0, limit: int = 1000) -> list[Record]:
-        """Return the newest *limit* records of *service* (empty: the agent's own) from time *since* on, oldest first."""
-        newest: deque[Record] = deque(maxlen=limit)
-        if self._files is not None:
-            newest.extend(self._files.records(service, since))
-        else:
-            newest.extend(record for record in self.ring.records if record.service == service and record.at >= since)
-        return list(newest)
+    async def keep_files(self) -> None:
+        """Write to the files and flush them, in a thread: nobody waits for the disk while this runs. Never returns.
+
+        Until it runs, ``note`` writes by itself. At rest it waits for a record and for no time.
+        """
+        while True:
+            await self._opened.wait()
+            if self._carrier is not None:
+                await self._carrier.run()
+            await trio.lowlevel.checkpoint()
+
+    def set_services(self, services: Iterable[str]) -> None:
+        """Say which services exist: where room is needed, the files of any other go first."""
+        if self._carrier is not None:
+            self._carrier.set_services(services)
+
+    async def past(self, wants: Callable[[str], bool]) -> Past:
+        """Return what was noted up to this call of the services that *wants* chooses, to be read at leisure.
+
+        What is noted while this waits is not in it: a follower that was made just before has the rest.
+        """
+        if self._carrier is None:
+            return Past([record for record in self.ring.records if wants(record.service)], [])
+        return Past([], await self._carrier.mark(wants))
+
+    def services(self) -> list[str]:
+        """Return the services of which something is kept (the agent itself: ""), also such as no longer exist."""
+        if self._carrier is not None:
+            return self._carrier.services()
+        return sorted({record.service for record in self.ring.records})
 
     @contextmanager
-    def follow(self) -> Iterator[trio.MemoryReceiveChannel[Record]]:
-        """Give a channel of all records from now on; a reader that is too slow misses some."""
-        send, receive = trio.open_memory_channel[Record](FOLLOWED_RECORDS)
-        self._followers.append(send)
+    def follow(self, wants: Callable[[Record], bool] = lambda _: True) -> Iterator[Follower]:
+        """Give the records from now on that *wants* chooses; a reader that is too slow misses some, and is told."""
+        follower = Follower(wants)
+        self._followers.append(follower)
         try:
-            yield receive
+            yield follower
         finally:
-            self._followers.remove(send)
-            send.close()
-            receive.close()
+            self._followers.remove(follower)
+            follower.close()
+
+    def _give(self, records: Sequence[Record]) -> None:
+        for sink in self._sinks:
+            _give(sink, records)
+        for follower in self._followers:
+            follower.take(records)
 
 
-def describe(record: Record) -> str:
-    """Return *record* as one line for people: service, event, facts."""
-    if record.event == OUTPUT:
-        return f"{record.service}: {record.facts.get('line', '')}"
-    facts = " ".join(f"{key}={_shown(value)}" for key, value in record.facts.items())
-    who = f"{record.service}: " if record.service else ""
-    return f"{who}{record.event.replace('_', ' ')}{': ' if facts else ''}{facts}"
-
-
-def file_name(service: str) -> str:
-    """Return the file of *service*'s records. Names of services hold no dot, and the agent's own file is like none."""
-    return f"{service.replace('/', '.')}.jsonl" if service else "_agent.jsonl"
-
-
-def _rotated(name: str, number: int) -> str:
-    return f"{name}.{number}" if number else name
-
-
-def _shown(value: Fact) -> str:
-    text = str(value)
-    return repr(text) if isinstance(value, str) and (" " in text or not text) else text
-
-
-def _read(line: bytes) -> Record | None:
+def _give(sink: Sink, records: Sequence[Record]) -> None:
     try:
-        return msgspec.json.decode(line, type=Record)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
-        return None
-
-
-def _give(sink: Sink, record: Record) -> None:
-    try:
-        sink.write(record)
+        sink.write(records)
     except OSError:
-        return  # a full disk or a lost console: there is no better place to say so
+        return  # a lost console: there is no better place to say so (files count what they lose themselves)

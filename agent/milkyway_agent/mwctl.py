@@ -116,12 +116,15 @@ def make_parser() -> argparse.ArgumentParser:
     verb("layers", "List the open layers with their verity devices.", "mwctl layers")
     verb("deployments", "List the deployments.", "mwctl deployments")
     verb("trust", "Show whose signatures this machine takes.", "mwctl trust")
-    logs = verb("logs", "Show log lines, oldest first.", "mwctl logs web/nginx -f -n 20")
-    logs.add_argument("service", nargs="?", metavar="SERVICE", help="web/nginx or dhcp; all services when left out")
+    logs = verb("logs", "Show log lines, oldest first.", "mwctl logs web dhcp -f -n 20 --priority warning")
+    logs.add_argument(
+        "names", nargs="*", metavar="NAME", help="services (web/nginx, dhcp, agent) or deployments (web); default all"
+    )
     logs.add_argument("-f", "--follow", action="store_true", help="go on with every new line until Ctrl-C")
     logs.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="how many past lines (default 100)")
-    logs.add_argument("--deployment", metavar="D", help="only the services of this deployment")
     logs.add_argument("--since", metavar="T", help="only newer lines: 90s, 10m, 2h, 1d ago, or Unix seconds")
+    logs.add_argument("--until", metavar="T", help="only older lines, T as above")
+    logs.add_argument("--priority", metavar="P", help="only as grave or worse: 0 to 7, or emerg … err, warning … debug")
     for name, text in (
         ("start", "Start a service that was stopped."),
         ("stop", "Stop a service until it is started or the machine boots."),
@@ -166,9 +169,10 @@ def _show_logs(options: argparse.Namespace) -> None:
     import json
 
     query = [f"lines={options.lines}"]
-    query += [f"service={_quote(options.service)}"] if options.service else []
-    query += [f"deployment={_quote(options.deployment)}"] if options.deployment else []
-    query += [f"since={_since(options.since)}"] if options.since else []
+    query += [f"names={_quote(','.join(options.names))}"] if options.names else []
+    query += [f"since={_seconds('--since', options.since)}"] if options.since else []
+    query += [f"until={_seconds('--until', options.until)}"] if options.until else []
+    query += [f"priority={_quote(options.priority)}"] if options.priority else []
     query += ["follow=1"] if options.follow else []
     reply = _ask(options, "GET", "/v1/logs?" + "&".join(query), endless=options.follow)
     painter = _painter()
@@ -214,14 +218,14 @@ def _read_envelope(name: str) -> bytes:
     return data
 
 
-def _since(text: str) -> int:
+def _seconds(option: str, text: str) -> int:
     if text.isascii() and text.isdigit():
         return int(text)
     if text[-1:] in UNITS and text[:-1].isascii() and text[:-1].isdigit():
         import time
 
         return max(0, int(time.time()) - int(text[:-1]) * UNITS[text[-1]])
-    raise RefusedError(f"cannot read --since {text!r}: not like 90s, 10m, 2h, 1d or Unix seconds")
+    raise RefusedError(f"cannot read {option} {text!r}: not like 90s, 10m, 2h, 1d or Unix seconds")
 
 
 def _quote(text: str, safe: str = "") -> str:

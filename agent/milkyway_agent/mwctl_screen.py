@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 Json = dict[str, Any]
 SHORT_HASH = 12
-COLOURS = {"good": "32", "busy": "33", "bad": "1;31", "faint": "2", "bold": "1"}
+COLOURS = {"good": "32", "busy": "33", "bad": "1;31", "faint": "2", "bold": "1", "event": "36"}
 STYLE_OF_STATE = {
     "started": "good",
     "active": "good",
     "failed": "bad",
     "stopped": "faint",
 }  # every other state is on its way somewhere: busy
+STYLE_OF_PRIORITY = ("bad", "bad", "bad", "bad", "busy", "bold", "", "faint")  # emerg to debug
 REFUSALS_SHOWN = 5
 LOCAL = {
     "read": "read: whoever changes this machine needs operators' signatures",
@@ -206,8 +207,8 @@ def log_line(line: Json, painter: Painter, *, moment: Any) -> str:
     """Return one log line; *moment* turns Unix milliseconds into local time."""
     if "error" in line:
         return painter.paint(f"(the log ends here: {clean(line['error']['message'])})", "bad")
-    text = clean(line["text"])
-    styled = painter.paint(text, "busy") if line["stream"] == "event" else text
+    style = STYLE_OF_PRIORITY[line["priority"]] or ("event" if line["stream"] == "event" else "")
+    styled = painter.paint(clean(line["text"]), style)
     return f"{painter.paint(moment(line['time_ms']), 'faint')} {painter.paint(clean(line['service']), 'bold')} {styled}"
 
 

@@ -1,68 +1,168 @@
 """What a service writes: lines from its pipe into the log, never more than its share.
 
-A service that writes faster than it may loses lines, which are counted, and is then slowed down by
-its full pipe: a flood costs the service, not PID 1.
+A service that writes faster than it may loses the lines beyond its share, which are counted, and is
+then not read for a while: its pipe fills and slows it down. So a flood costs the service, for one
+``PAUSE_SECONDS`` at a time, and nobody else: each call reads one chunk and returns.
+
+A line may begin with ``<0>`` to ``<7>``, its priority (sd-daemon(3)). A line that happens to be JSON
+stays a line: to take it apart would mean parsing in PID 1 what anybody may write, and would let a
+service name its own facts and events; whoever reads the log can do so with better knowledge.
+
+The descriptor stays its owner's: whoever is told ENDED closes it.
 """
 
+import math
 import os
+from typing import Final, NamedTuple
 
 import trio
 
-from milkyway_agent.log import OUTPUT, Log
+from milkyway_agent.log import Log
+from milkyway_agent.log_record import INFO
 
 LINE_BYTES = 4096
-LINES_PER_SECOND = 1000
-_CHUNK_BYTES = 65536
+CHUNK_BYTES = 16384  # what one call may take from the loop: at most this many bytes and ``Share.burst`` lines
+PAUSE_SECONDS = 1.0
+AT_ONCE: Final = -math.inf
+ENDED: Final = math.inf
+
+
+class Share(NamedTuple):
+    """What a service may write: *burst* lines at once, *rate* a second in the long run. A line counts once more per KiB."""
+
+    rate: int = 1000
+    burst: int = 1000
+
+
+class Line(NamedTuple):
+    """One line and its priority."""
+
+    priority: int
+    text: str
+
+
+FULL_SHARE: Final = Share()
 
 
 class Lines:
-    """Cuts a stream of bytes into lines of at most LINE_BYTES."""
+    """Cuts a stream of bytes into lines of at most LINE_BYTES; *rest* is a line that was begun before."""
 
-    def __init__(self) -> None:
-        self._rest = b""
+    __slots__ = ("_continued", "_default", "rest")
 
-    def feed(self, data: bytes) -> list[str]:
-        """Return the lines that *data* completes; what is too long for one is cut."""
-        *whole, rest = (self._rest + data).split(b"\n")
-        while len(rest) >= LINE_BYTES:
-            whole.append(rest[:LINE_BYTES])
-            rest = rest[LINE_BYTES:]
-        self._rest = rest
-        return [_text(piece) for line in whole for piece in _pieces(line)]
+    def __init__(self, default: int = INFO, rest: bytes = b"") -> None:
+        self.rest = rest
+        self._default = default
+        self._continued = -1  # the priority of the line of which ``rest`` is a further piece; -1: of none
 
-    def end(self) -> list[str]:
+    def feed(self, data: bytes) -> list[Line]:
+        """Return the lines that *data* completes; what is too long for one is cut, each piece with the line's priority."""
+        *whole, rest = (self.rest + data).split(b"\n")
+        found: list[Line] = []
+        for line in whole:
+            found.append(self._piece(self._cut(line, found)))
+            self._continued = -1
+        self.rest = self._cut(rest, found)
+        return found
+
+    def end(self) -> list[Line]:
         """Return the line that was begun and never ended, if there is one."""
-        rest, self._rest = self._rest, b""
-        return [_text(rest)] if rest else []
+        rest, self.rest = self.rest, b""
+        return [self._piece(rest)] if rest else []
+
+    def _cut(self, line: bytes, found: list[Line]) -> bytes:
+        """Add pieces of *line* to *found* until what is left is short enough, and return that."""
+        while len(line) > LINE_BYTES:
+            piece = self._piece(line[:LINE_BYTES])
+            found.append(piece)
+            self._continued, line = piece.priority, line[LINE_BYTES:]
+        return line
+
+    def _piece(self, data: bytes) -> Line:
+        if self._continued >= 0:
+            return Line(self._continued, _text(data))
+        if data[:1] == b"<" and data[2:3] == b">" and data[1:2] in _DIGITS:
+            return Line(data[1] - _DIGITS[0], _text(data[3:]))
+        return Line(self._default, _text(data))
+
+
+class Stream:
+    """The output pipe of one service, for a loop that watches many: no task, no buffer at rest.
+
+    *descriptor* doesn't block. *priority*: of lines that name none. *rest*: what ``rest`` was in the
+    agent that this one has replaced.
+    """
+
+    __slots__ = ("_allowance", "_lines", "_log", "_share", "_since", "descriptor", "service")
+
+    def __init__(
+        self,
+        descriptor: int,
+        service: str,
+        log: Log,
+        *,
+        share: Share = FULL_SHARE,
+        priority: int = INFO,
+        rest: bytes = b"",
+    ) -> None:
+        self.descriptor = descriptor
+        self.service = service
+        self._log = log
+        self._share = share
+        self._lines = Lines(priority, rest)
+        self._allowance = float(share.burst)
+        self._since = -math.inf  # up to when the allowance was given out
+
+    @property
+    def rest(self) -> bytes:
+        """The line that was begun and not ended yet: a new agent goes on from there."""
+        return self._lines.rest
+
+    def ready(self, now: float) -> float:
+        """Read at most one chunk at *now* (monotonic seconds) and note its lines. Call it when the pipe is readable.
+
+        Returns from when on to watch the pipe again: AT_ONCE; a later time, because the service has had its
+        share; or ENDED: its writers are gone, never again.
+        """
+        try:
+            data = os.read(self.descriptor, CHUNK_BYTES)
+        except BlockingIOError:
+            return AT_ONCE
+        except OSError as error:
+            self._log.note("output_failed", service=self.service, error=error.strerror)
+            return ENDED
+        dropped = self._note(self._lines.feed(data) if data else self._lines.end(), now)
+        if dropped:
+            self._log.note("output_dropped", service=self.service, lines=dropped)
+        if not data:
+            return ENDED
+        return now + PAUSE_SECONDS if dropped else AT_ONCE
+
+    def _note(self, lines: list[Line], now: float) -> int:
+        """Note as many of *lines* as are still allowed and return how many are not."""
+        self._allowance = min(self._share.burst, self._allowance + max(0.0, now - self._since) * self._share.rate)
+        self._since = now
+        for index, line in enumerate(lines):
+            self._allowance -= 1 + len(line.text) // 1024
+            if self._allowance < 0:
+                self._allowance = 0.0
+                self._log.note_lines(self.service, lines[:index])
+                return len(lines) - index
+        self._log.note_lines(self.service, lines)
+        return 0
 
 
 async def carry_lines(reading: int, service: str, log: Log) -> None:
     """Note each line that comes through the pipe *reading* (not blocking), until its writers are gone."""
-    lines = Lines()
-    window, counted, dropped = trio.current_time(), 0, 0
+    stream = Stream(reading, service, log)
     while True:
         await trio.lowlevel.wait_readable(reading)
-        data = os.read(reading, _CHUNK_BYTES)
-        now = trio.current_time()
-        if now - window >= 1:
-            window, counted = now, 0
-        for line in lines.feed(data) if data else lines.end():
-            counted += 1
-            if counted <= LINES_PER_SECOND:
-                log.note(OUTPUT, service=service, line=line)
-            else:
-                dropped += 1
-        if not data or counted > LINES_PER_SECOND:
-            if dropped:
-                log.note("output_dropped", service=service, lines=dropped)
-                dropped = 0
-            if not data:
-                return
-            await trio.sleep_until(window + 1)
+        again = stream.ready(trio.current_time())
+        if again == ENDED:
+            return
+        await trio.sleep_until(again)
 
 
-def _pieces(line: bytes) -> list[bytes]:
-    return [line[start : start + LINE_BYTES] for start in range(0, len(line), LINE_BYTES)] or [b""]
+_DIGITS: Final = b"01234567"
 
 
 def _text(line: bytes) -> str:

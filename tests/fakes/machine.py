@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 import trio
 
+from milkyway_agent.api_logs import is_wanted
 from milkyway_agent.api_types import Applied, LogLine, LogQuery
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.report import (
@@ -90,7 +91,7 @@ TRUST = TrustStatus(
 LOG = [
     LogLine(time_ms=1_790_000_060_500, service="web/nginx", text="ready"),
     LogLine(time_ms=1_790_000_061_250, service="dhcp", text="lease renewed"),
-    LogLine(time_ms=1_790_000_062_000, service="web/nginx", text="\x1b[2Jupstream gone", stream="event"),
+    LogLine(time_ms=1_790_000_062_000, service="web/nginx", text="\x1b[2Jupstream gone", stream="event", priority=4),
 ]
 
 
@@ -115,8 +116,9 @@ class FakeMachine:
         return TRUST
 
     async def logs(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
-        if query.service and query.service not in self._services():
-            raise RefusedError(f"cannot read logs of {query.service}: there is no such service")
+        for name in [*query.names, query.service]:
+            if name and not any(each == name or each.startswith(f"{name}/") for each in self._services()):
+                raise RefusedError(f"cannot read logs of {name}: there is no such service")
         return self._lines(query)
 
     async def start(self, service: str) -> ServiceStatus:
@@ -169,9 +171,9 @@ class FakeMachine:
 
     def _wanted(self, line: LogLine, query: LogQuery) -> bool:
         return (
-            query.service in ("", line.service)
-            and line.service.startswith(query.deployment)
-            and line.time_ms >= query.since * 1000
+            is_wanted(line.service, query)
+            and query.since * 1000 <= line.time_ms < query.until * 1000
+            and line.priority <= query.priority
         )
 
     def _services(self) -> dict[str, ServiceStatus]:

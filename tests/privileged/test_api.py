@@ -116,13 +116,32 @@ async def test_logs_come_in_order_and_cannot_steer_the_terminal() -> None:
         assert code == 0
         assert out.endswith("web/nginx \\x1b[2Jupstream gone\n")
         assert len(out.splitlines()) == 1
-        code, out, _ = await api.mwctl("--json", "logs", "--deployment", "web")
+        code, out, _ = await api.mwctl("--json", "logs", "web")
         assert [json.loads(line)["text"] for line in out.splitlines()] == ["ready", "\x1b[2Jupstream gone"]
         code, _, err = await api.mwctl("logs", "web/apache")
         assert (code, err) == (3, "cannot read logs of web/apache: there is no such service\n")
         code, _, err = await api.mwctl("logs", "-n", "10001")
         assert code == 3
-        assert err.startswith("cannot read logs: Expected `int` <= 10000")
+        assert err == "cannot read logs: lines must be a number from 0 to 10000\n"
+
+
+async def test_logs_are_chosen_by_several_names_time_and_priority() -> None:
+    async with running_api() as api:
+        _, out, _ = await api.mwctl("logs", "dhcp", "web", "--json")
+        assert [json.loads(line)["service"] for line in out.splitlines()] == ["web/nginx", "dhcp", "web/nginx"]
+        _, out, _ = await api.mwctl("logs", "--priority", "warning", "--json")
+        assert [json.loads(line)["priority"] for line in out.splitlines()] == [4]
+        _, out, _ = await api.mwctl("logs", "--since", "1790000061", "--until", "1790000062", "--json")
+        assert [json.loads(line)["text"] for line in out.splitlines()] == ["lease renewed"]
+        for wrong, why in (
+            (
+                ("--priority", "worst"),
+                "priority must be 0 to 7 or one of emerg, alert, crit, err, warning, notice, info, debug",
+            ),
+            (("--since", "5", "--until", "5"), "until must be later than since"),
+            (("-f", "--until", "5"), "follow goes on for ever, until does not"),
+        ):
+            assert await api.mwctl("logs", *wrong) == (3, "", f"cannot read logs: {why}\n")
 
 
 async def test_a_followed_log_shows_new_lines_at_once_and_ends_quietly_with_its_reader() -> None:

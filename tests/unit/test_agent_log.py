@@ -1,11 +1,14 @@
-"""PID 1's log: nothing that goes wrong with a sink goes wrong with the agent, and files survive a power cut."""
+"""PID 1's log: nothing that goes wrong with a sink goes wrong with the agent, and nobody waits for a reader or a disk."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
-from milkyway_agent.log import Fact, FileSink, LineSink, Log, Record, Ring, describe, file_name
+from milkyway_agent.log import FOLLOWED_RECORDS, Fact, FileSink, LineSink, Log, Record, Ring, describe
+from milkyway_agent.log_record import decode, encode, priority_of
 
 
 def a_log(*sinks: object) -> Log:
@@ -19,28 +22,44 @@ def test_a_record_is_an_event_with_facts() -> None:
     assert list(log.ring.records) == [Record(1000, "service_state_changed", "web/nginx", facts)]
 
 
-class FullDisk:
-    def write(self, record: Record) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    ("event", "priority"),
+    [("service_task_failed", 3), ("layer_refused", 4), ("report_not_sent", 4), ("boot_finished", 6), ("failed", 3), ("x", 6)],
+)
+def test_how_grave_an_event_is_its_name_says(event: str, priority: int) -> None:
+    log = a_log()
+    log.note(event)
+    assert log.ring.records[0].priority == priority_of(event) == priority
+
+
+def test_an_ordinary_priority_takes_no_room_and_one_out_of_bounds_is_no_record() -> None:
+    assert encode(Record(1, "booted")) == b'{"at":1,"event":"booted"}\n'
+    assert decode(b'{"at":1,"event":"booted"}') == Record(1, "booted", priority=6)
+    assert decode(encode(Record(1, "output", "web", {"line": "a\nb"}, 3))) == Record(1, "output", "web", {"line": "a\nb"}, 3)
+    assert decode(b'{"at":1,"event":"booted","priority":8}') is None
+
+
+class BrokenConsole:
+    def write(self, records: Sequence[Record]) -> None:
+        raise OSError(5, "Input/output error")
 
 
 def test_a_sink_that_fails_disturbs_neither_the_caller_nor_other_sinks() -> None:
     ring = Ring()
-    a_log(FullDisk(), ring).note("booted")
+    a_log(BrokenConsole(), ring).note("booted")
     assert ring.events() == ["booted"]
 
 
 def test_memory_is_bounded() -> None:
     ring = Ring(limit=3)
-    for number in range(10):
-        ring.write(Record(number, f"event_{number}"))
+    ring.write([Record(number, f"event_{number}") for number in range(10)])
     assert ring.events() == ["event_7", "event_8", "event_9"]
 
 
 def test_the_console_shows_events_and_not_what_services_write() -> None:
     shown: list[str] = []
     log = a_log(LineSink(shown.append))
-    log.note("output", service="web/nginx", line="GET /")
+    log.note_lines("web/nginx", [(6, "GET /")])
     log.note("layer_refused", layer="example/nginx", reason="root hash differs")
     assert shown == ["layer refused: layer=example/nginx reason='root hash differs'"]
 
@@ -56,58 +75,72 @@ def test_what_was_noted_before_the_disk_came_is_on_it_too(tmp_path: Path) -> Non
     log.open_files(FileSink(str(tmp_path)))
     log.note("layer_opened", sha256="ab")
     log.close_files()
+    log.note("shut_down")
     assert [record.event for record in FileSink(str(tmp_path)).records()] == ["booted", "layer_opened"]
 
 
-def test_each_service_has_its_own_file(tmp_path: Path) -> None:
-    log = a_log()
-    log.open_files(FileSink(str(tmp_path)))
-    log.note("output", service="web/nginx", line="hello")
-    log.note("booted")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["_agent.jsonl", "web.nginx.jsonl"]
-    assert [record.facts["line"] for record in log.records("web/nginx")] == ["hello"]
-
-
-def test_files_are_rotated_and_capped(tmp_path: Path) -> None:
-    files = FileSink(str(tmp_path), file_bytes=1000, files=3)
-    for number in range(200):
-        files.write(Record(number, "output", "web", {"line": f"line {number}"}))
-    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
-    assert set(sizes) == {"web.jsonl", "web.jsonl.1", "web.jsonl.2"}
-    assert max(sizes.values()) <= 1000
-    kept = [record.at for record in files.records("web")]
-    assert kept == list(range(kept[0], 200)), "the newest, in order, without a gap"
-    assert [record.at for record in files.records("web", since=198)] == [198, 199]
-
-
-@pytest.mark.parametrize("torn", [b'{"at":2,"eve', b"\0\0\0\0", b'{"at":2}\n', b"\xff\xfe"])
-def test_a_line_torn_by_a_power_cut_costs_only_itself(tmp_path: Path, torn: bytes) -> None:
-    files = FileSink(str(tmp_path))
-    files.write(Record(1, "before"))
-    files.close()
-    with (tmp_path / file_name("")).open("ab") as file:
-        file.write(torn)
-    files = FileSink(str(tmp_path))
-    files.write(Record(3, "after"))
-    assert [record.event for record in files.records()] == ["before", "after"]
-
-
-def test_only_the_newest_are_returned(tmp_path: Path) -> None:
+async def test_the_past_is_read_from_memory_until_there_are_files(tmp_path: Path) -> None:
     log = a_log()
     for number in range(10):
         log.note(f"event_{number}")
-    assert [record.event for record in log.records(limit=2)] == ["event_8", "event_9"]
+    log.note("other", service="web")
+
+    async def newest_two() -> list[str]:
+        return [record.event for record in (await log.past(lambda service: not service)).newest(2)]
+
+    assert await newest_two() == ["event_8", "event_9"]
+    assert log.services() == ["", "web"]
     log.open_files(FileSink(str(tmp_path)))
-    assert [record.event for record in log.records(limit=2)] == ["event_8", "event_9"]
+    assert await newest_two() == ["event_8", "event_9"]
+    assert log.services() == ["", "web"]
 
 
-async def test_a_follower_sees_what_comes_and_a_slow_one_holds_nobody_up() -> None:
+async def test_a_follower_sees_what_it_wants_from_now_on() -> None:
     log = a_log()
     log.note("before")
-    with log.follow() as records:
-        for number in range(1000):
-            log.note(f"event_{number}")
-        assert (await records.receive()).event == "event_0"
-    log.note("after")
+    with log.follow(lambda record: record.service == "web") as records:
+        log.note("other")
+        log.note("ready", service="web")
+        assert (await records.receive()).event == "ready"
+        with pytest.raises(trio.WouldBlock):
+            records.receive_nowait()
+    log.note("after", service="web")
     with pytest.raises(trio.ClosedResourceError):
         records.receive_nowait()
+
+
+async def test_a_slow_follower_holds_nobody_up_and_is_told_in_the_gaps_place_what_it_missed() -> None:
+    log = a_log()
+    with log.follow() as records:
+        for number in range(FOLLOWED_RECORDS + 17):
+            log.note(f"event_{number}")
+        seen = [(await records.receive()).event for _ in range(10)]
+        log.note("after_the_gap")
+        seen += [(await records.receive()).event for _ in range(FOLLOWED_RECORDS - 10)]
+        assert seen == [f"event_{number}" for number in range(FOLLOWED_RECORDS)]
+        missed = await records.receive()
+        assert (missed.event, missed.facts, missed.priority) == ("records_missed", {"records": 17}, 4)
+        assert (await records.receive()).event == "after_the_gap"
+        for number in range(FOLLOWED_RECORDS + 1):
+            log.note(f"event_{number}")
+        seen = [(await records.receive()).event for _ in range(FOLLOWED_RECORDS + 1)]
+        assert seen[-1] == "records_missed", "also when nothing comes after the gap"
+
+
+async def test_a_follower_that_waits_is_woken() -> None:
+    log = a_log()
+    seen: list[str] = []
+
+    async def read() -> None:
+        async for record in records:
+            seen.append(record.event)
+            if record.event == "last":
+                return
+
+    with log.follow() as records:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            for event in ("one", "two", "last"):
+                await trio.testing.wait_all_tasks_blocked()
+                log.note(event)
+    assert seen == ["one", "two", "last"]

@@ -180,9 +180,19 @@ def test_an_envelope_in_a_file_may_end_with_a_newline(tmp_path: Path) -> None:
 
 
 def test_a_log_line_and_the_log_that_breaks_off() -> None:
-    line = {"time_ms": 5, "service": "dhcp", "text": "a\tb\r\x9b2J\u202e", "stream": "output"}
+    line = {"time_ms": 5, "service": "dhcp", "text": "a\tb\r\x9b2J\u202e", "stream": "output", "priority": 6}
     assert log_line(line, PLAIN, moment=str) == "5 dhcp a\tb\\r\\x9b2J\\u202e"
     assert log_line({"error": {"message": "gone"}}, PLAIN, moment=str) == "(the log ends here: gone)"
+
+
+def test_a_log_line_has_the_colour_of_its_priority_where_there_are_colours() -> None:
+    styles = []
+    for priority in range(8):
+        line = {"time_ms": 5, "service": "dhcp", "text": "said", "stream": "output", "priority": priority}
+        styles.append(log_line(line, COLOUR, moment=str).rpartition("dhcp\x1b[0m ")[2])
+        assert log_line(line, PLAIN, moment=str) == "5 dhcp said"
+    bad, warning, notice, debug = "\x1b[1;31msaid\x1b[0m", "\x1b[33msaid\x1b[0m", "\x1b[1msaid\x1b[0m", "\x1b[2msaid\x1b[0m"
+    assert styles == [bad, bad, bad, bad, warning, notice, "said", debug]
 
 
 @pytest.mark.parametrize(
@@ -235,6 +245,7 @@ def test_json_may_stand_before_and_after_the_command(arguments: list[str]) -> No
         (["apply", "/dev/null"], 3, "cannot apply /dev/null: it is empty\nhint: "),
         (["apply", "/dev/zero"], 3, "cannot apply /dev/zero: longer than 262144 bytes\n"),
         (["logs", "--since", "yesterday"], 3, "cannot read --since 'yesterday': not like 90s"),
+        (["logs", "web", "--until", "1w"], 3, "cannot read --until '1w': not like 90s"),
         (["status"], 4, "cannot reach the agent at /nonexistent/socket: No such file or directory\nhint: "),
     ],
 )

@@ -1,6 +1,9 @@
 """What a service writes becomes lines, never more than its share."""
 
+import gc
 import os
+import tracemalloc
+from collections.abc import Iterator
 
 import pytest
 import trio
@@ -9,10 +12,23 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from milkyway_agent.log import Log
-from milkyway_agent.output import LINE_BYTES, LINES_PER_SECOND, Lines, carry_lines
+from milkyway_agent.output import (
+    AT_ONCE,
+    CHUNK_BYTES,
+    ENDED,
+    LINE_BYTES,
+    PAUSE_SECONDS,
+    Line,
+    Lines,
+    Share,
+    Stream,
+    carry_lines,
+)
+
+PIECES = st.one_of(st.binary(max_size=300), st.sampled_from([b"<3>", b"\n", b"x" * LINE_BYTES, b"<", b"y" * (2 * LINE_BYTES)]))
 
 
-@given(st.lists(st.binary(max_size=300), max_size=20))
+@given(st.lists(PIECES, max_size=20))
 def test_lines_are_the_same_however_the_bytes_arrive(pieces: list[bytes]) -> None:
     whole, parts = Lines(), Lines()
     data = b"".join(pieces)
@@ -23,27 +39,132 @@ def test_lines_are_the_same_however_the_bytes_arrive(pieces: list[bytes]) -> Non
 
 def test_a_line_without_end_is_cut_and_takes_no_memory() -> None:
     lines = Lines()
-    found = [line for _ in range(100) for line in lines.feed(b"x" * 1000)]
+    found = [line.text for _ in range(100) for line in lines.feed(b"x" * 1000)]
     assert {len(line) for line in found} == {LINE_BYTES}
-    assert len("".join(found)) + len("".join(lines.end())) == 100_000
+    assert len("".join(found)) + len(lines.end()[0].text) == 100_000
 
 
 def test_what_is_no_text_is_shown_as_such() -> None:
-    assert Lines().feed(b"caf\xe9\r\n") == ["caf\ufffd"]
+    assert Lines().feed(b"caf\xe9\r\n") == [Line(6, "caf\ufffd")]
 
 
-async def test_a_flood_is_counted_and_the_next_second_is_free_again(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize(
+    ("written", "priority", "text"),
+    [
+        (b"<3>disk gone", 3, "disk gone"),
+        (b"<0>", 0, ""),
+        (b"<7> detail", 7, " detail"),
+        (b"<8>no such priority", 6, "<8>no such priority"),
+        (b"<33>", 6, "<33>"),
+        (b" <3>not at the start", 6, " <3>not at the start"),
+        (b"<3", 6, "<3"),
+        (b'{"level":"error"}', 6, '{"level":"error"}'),
+    ],
+)
+def test_a_line_may_name_its_priority_and_nothing_else_is_read_out_of_it(written: bytes, priority: int, text: str) -> None:
+    assert Lines().feed(written + b"\n") == [Line(priority, text)]
+
+
+def test_each_piece_of_a_long_line_has_its_priority_and_the_next_line_its_own() -> None:
+    found = Lines(5).feed(b"<2>" + b"x" * 2 * LINE_BYTES + b"\n<4>next\nlast\n")
+    assert [line.priority for line in found] == [2, 2, 2, 4, 5]
+
+
+class Pipe:
+    """A pipe with a stream at its end, and what came out of it."""
+
+    def __init__(self, share: Share, rest: bytes = b"") -> None:
+        self.log = Log(lambda: 0)
+        reading, self.writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.stream = Stream(reading, "web", self.log, share=share, rest=rest)
+
+    def lines(self) -> list[object]:
+        return [record.facts["line"] for record in self.log.ring.records if record.event == "output"]
+
+    def dropped(self) -> list[object]:
+        return [record.facts["lines"] for record in self.log.ring.records if record.event == "output_dropped"]
+
+    def close(self) -> None:
+        if self.writing >= 0:
+            os.close(self.writing)
+        self.writing = -1
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    one = Pipe(Share(rate=10, burst=20), rest=b"be")
+    yield one
+    one.close()
+    os.close(one.stream.descriptor)
+
+
+def test_a_stream_says_when_to_watch_it_again(pipe: Pipe) -> None:
+    assert pipe.stream.ready(100) == AT_ONCE, "nothing was there"
+    os.write(pipe.writing, b"gun\nand half")
+    assert pipe.stream.ready(100) == AT_ONCE
+    assert pipe.lines() == ["begun"], "with what the agent before this one had read of it"
+    assert pipe.stream.rest == b"and half"
+    pipe.close()
+    assert pipe.stream.ready(100) == ENDED
+    assert pipe.lines() == ["begun", "and half"]
+
+
+def test_more_than_the_share_is_counted_once_and_the_pipe_then_left_alone_for_a_while(pipe: Pipe) -> None:
+    os.write(pipe.writing, b"gan\n" + b"a\n" * 36)
+    assert pipe.stream.ready(100) == 100 + PAUSE_SECONDS
+    assert (len(pipe.lines()), pipe.dropped()) == (20, [17])
+    os.write(pipe.writing, b"b\n" * 12)
+    assert pipe.stream.ready(101) == 101 + PAUSE_SECONDS
+    assert (len(pipe.lines()), pipe.dropped()) == (30, [17, 2]), "one second is worth ten lines"
+    os.write(pipe.writing, b"c\n" * 20)
+    assert pipe.stream.ready(1000) == AT_ONCE, "and a long rest no more than the burst"
+
+
+def test_long_lines_use_the_share_up_sooner(pipe: Pipe) -> None:
+    os.write(pipe.writing, b"\n" + (b"x" * 4000 + b"\n") * 4)
+    assert pipe.stream.ready(100) == AT_ONCE
+    os.write(pipe.writing, (b"x" * 4000 + b"\n") * 4)
+    assert pipe.stream.ready(100) == 100 + PAUSE_SECONDS
+    assert pipe.dropped() == [4]
+
+
+def test_one_call_reads_one_chunk_however_much_there_is(pipe: Pipe) -> None:
+    os.write(pipe.writing, b"x" * 40000)
+    assert pipe.stream.ready(0) == AT_ONCE
+    assert sum(len(str(line)) for line in pipe.lines()) + len(pipe.stream.rest) == CHUNK_BYTES + len(b"be")
+
+
+def test_a_clock_that_stands_still_gives_nothing_and_takes_nothing(pipe: Pipe) -> None:
+    os.write(pipe.writing, b"\n" * 21)
+    assert pipe.stream.ready(100) == 101
+    os.write(pipe.writing, b"\n")
+    pipe.stream.ready(99)
+    assert pipe.dropped() == [1, 1]
+
+
+def test_five_hundred_streams_at_rest_take_less_than_a_kibibyte_each() -> None:
     log = Log(lambda: 0)
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        streams = [Stream(number, f"service-{number}", log) for number in range(500)]
+        assert (tracemalloc.get_traced_memory()[0] - before) / len(streams) < 1024
+    finally:
+        tracemalloc.stop()
+
+
+async def test_a_task_carries_lines_until_the_writers_are_gone(autojump_clock: MockClock) -> None:
+    log = Log(lambda: 0)
+    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(carry_lines, reading, "web", log)
-        os.write(writing, b"a\n" * (LINES_PER_SECOND + 17))
+        os.write(writing, b"a\n" * (Share().burst + 17))
         await trio.testing.wait_all_tasks_blocked()
         assert [record.facts for record in log.ring.records if record.event == "output_dropped"] == [{"lines": 17}]
         os.write(writing, b"late\n")
         os.close(writing)
     os.close(reading)
     assert log.ring.records[-1].facts == {"line": "late"}
-    assert trio.current_time() == pytest.approx(1, abs=0.01)
+    assert trio.current_time() == pytest.approx(PAUSE_SECONDS, abs=0.01)
     assert autojump_clock.autojump_threshold == 0
