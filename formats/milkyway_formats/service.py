@@ -178,6 +178,7 @@ class Service(Document, frozen=True):
     limits: Limits = field(default_factory=Limits)
     execution: Execution = field(default_factory=Execution)
     scratch: Annotated[list[Scratch], Meta(max_length=32)] = field(default_factory=list)
+    stored_descriptors: Annotated[int, Meta(ge=0, le=1024, description="how many it may leave with the agent (FDSTORE=1)")] = 0
     listeners: Annotated[list[Listener], Meta(max_length=32)] = field(default_factory=list)
     timers: Annotated[list[Timer], Meta(max_length=16)] = field(default_factory=list)
     conditions: Annotated[list[Condition], Meta(max_length=16)] = field(default_factory=list)

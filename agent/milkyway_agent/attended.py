@@ -1,0 +1,149 @@
+"""What the supervisor knows of one service: its definition, where it is in its life, and the process that it has now."""
+
+import signal
+from collections import deque
+from collections.abc import Callable, Container, Mapping
+from typing import NamedTuple, Protocol
+
+from milkyway_agent.alarms import Alarm
+from milkyway_agent.core.dependencies import Needs
+from milkyway_agent.core.restart import Starts
+from milkyway_agent.core.service_state import Effect, Event, Row, has_process
+from milkyway_agent.fd_store import FdStore
+from milkyway_agent.output import Stream
+from milkyway_agent.starter import Running, Starter
+from milkyway_agent.system import processes
+from milkyway_formats.service import Service
+
+
+class Start(NamedTuple):
+    """What one start is given: standard output and error, its sd_notify socket, further descriptors by the child's number."""
+
+    output: int
+    notify: str | None
+    descriptors: Mapping[int, int]
+    environment: Mapping[str, str]
+
+
+Done = Callable[[Running | Exception], None]
+
+
+class DirectStarter(Protocol):
+    """A starter that needs no task: it is asked for a start and answers by a call."""
+
+    @property
+    def cgroup(self) -> str:
+        """The directory of the service's control group, "" where it has none."""
+
+    def submit(self, start: Start, done: Done) -> None:
+        """Start the service; *done* is called later with its process, claimed, or with the MilkyWayError or OSError.
+
+        The descriptors of *start* are the caller's, and may be closed when this returns.
+        """
+
+    async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str]) -> int | None:
+        """Run *command* as the service is, to its end; return its exit status, None when it was killed for taking longer.
+
+        Raises MilkyWayError or OSError when it can't be started.
+        """
+
+    def kill(self) -> None:
+        """Send SIGKILL to all of the service's processes, if it has any."""
+
+    def clear(self) -> bool:
+        """Remove what a start made, if no process is left in it; tell whether all of it is gone."""
+
+    async def clean_up(self) -> None:
+        """Undo ``submit``: end what is left of its processes and remove what it made. Twice is the same as once."""
+
+
+class Definition(NamedTuple):
+    """A service to supervise. *name* is its full one ("web/nginx"), as are those in *needs*.
+
+    *users*: who may listen on its port for it to count as ready; None: anybody.
+    """
+
+    name: str
+    service: Service
+    starter: Starter | DirectStarter
+    needs: Needs = Needs()
+    users: Container[int] | None = None
+
+
+class Change(NamedTuple):
+    """One change of row, for the history."""
+
+    name: str
+    was: Row
+    now: Row
+    cause: Event
+
+
+class Run:
+    """One process of a service, from its start to its burial. ``probing``: the alarm of its readiness probe."""
+
+    __slots__ = ("ended", "notify", "probing", "ready_pipe", "running")
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+        self.ended = False
+        self.notify = -1
+        self.ready_pipe = -1
+        self.probing: Alarm | None = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to its main process, if that is still there."""
+        if not processes.has_ended(self.running.pidfd):
+            processes.pidfd_send_signal(self.running.pidfd, number)
+
+
+class Message(NamedTuple):
+    """What waits to be handled: an event, or (None) the end of the process. *source*: what it is about, if anything."""
+
+    event: Event | None
+    source: object | None = None
+
+
+class Attended:
+    """One service with all that the supervisor knows of it.
+
+    ``busy``: an effect that takes its time is being carried out; messages wait. ``effects``: those that come after it.
+    """
+
+    __slots__ = (
+        "alarm", "awaits_permission", "busy", "definition", "delay_ms", "effects", "failures", "health", "last_line",
+        "leaving", "listeners", "queue", "queued", "reason", "restarts", "row", "run", "since_ms", "starts", "store",
+        "streams", "watchdog",
+    )  # fmt: skip
+
+    def __init__(self, definition: Definition, since_ms: int) -> None:
+        self.definition = definition
+        self.row = Row.IDLE
+        self.queue: deque[Message] | None = None
+        self.queued = False
+        self.run: Run | None = None
+        self.alarm: Alarm | None = None
+        self.awaits_permission = False
+        self.busy = False
+        self.effects: tuple[Effect, ...] = ()
+        self.leaving = False  # others are being stopped so that this one can
+        self.starts = Starts()
+        self.delay_ms = 0
+        self.restarts = 0
+        self.since_ms = since_ms
+        self.reason = ""
+        self.last_line = ""
+        self.streams: tuple[Stream, ...] = ()  # of its pipe, and of pipes that what it left behind still holds
+        self.listeners: tuple[int, ...] = ()
+        self.store: FdStore | None = None
+        self.health: Alarm | None = None
+        self.failures = 0  # of its health probe, in a row
+        self.watchdog: Alarm | None = None
+
+    def is_without_processes(self) -> bool:
+        """Tell whether nothing of it runs, nor is being cleared away."""
+        return not has_process(self.row) and not self.busy
+
+    def is_idle(self) -> bool:
+        """Tell whether it is stopped, and all that it left is cleared away."""
+        return self.row is Row.IDLE and not self.busy

@@ -1,0 +1,354 @@
+"""What is open for one run of a service: its output pipe, notify socket, ready pipe; and what is said to it.
+
+``start`` makes all of it and hands it to the starter; ``close`` takes it back when the process has ended.
+The output's reading end lives on until its last writer is gone. Reading is bounded: a chunk of output or a
+few messages at a time, so that a service that talks without end keeps nobody waiting.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeGuard
+
+import trio
+
+from milkyway_agent import listening
+from milkyway_agent.alarms import Alarms
+from milkyway_agent.attended import Attended, DirectStarter, Done, Run, Start
+from milkyway_agent.core.service_state import Event
+from milkyway_agent.fd_store import FdStore
+from milkyway_agent.log import OUTPUT, Log
+from milkyway_agent.output import AT_ONCE, ENDED, Stream
+from milkyway_agent.readiness import belongs_to
+from milkyway_agent.starter import Starter, notify_path
+from milkyway_agent.system import processes, sockets
+from milkyway_agent.watching import Watch
+from milkyway_formats.errors import MilkyWayError, UnavailableError
+from milkyway_formats.service import ReadyAtOnce, ReadyByDescriptor, ReadyByExit, ReadyByNotify, ReadyByProbe, ReadyByTcp
+
+START_SECONDS = 60.0
+FIRST_LISTENER = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
+MESSAGES_AT_ONCE = 16
+LINE_BYTES = 200
+
+Post = Callable[[Attended, Event | None, object | None], None]
+Listeners = Sequence[tuple[str, int]]
+
+
+def is_direct(starter: Starter | DirectStarter) -> TypeGuard[DirectStarter]:
+    """Tell whether *starter* answers by a call rather than by a task."""
+    return hasattr(starter, "submit")
+
+
+class ServiceRuns:
+    """Opens, watches and closes what runs of services need."""
+
+    def __init__(
+        self,
+        watch: Watch,
+        alarms: Alarms,
+        log: Log,
+        post: Post,
+        spawn: Callable[..., None],
+        notify_directory: str,
+    ) -> None:
+        self.on_watchdog: Callable[[Attended], None] = lambda _: None
+        self._watch = watch
+        self._alarms = alarms
+        self._log = log
+        self._post = post
+        self._spawn = spawn
+        self._notify_directory = notify_directory
+        self._opened: dict[Attended, tuple[socket.socket | None, int]] = {}  # while its start is under way
+
+    # --- a start -------------------------------------------------------------------------------------------------------
+
+    def start(self, one: Attended, listeners: Listeners, done: Done) -> None:
+        """Open what the service needs and have its starter start it. Raises MilkyWayError or OSError, with nothing left open."""
+        service, starter = one.definition.service, one.definition.starter
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as given:
+            notify, path = None, None
+            if isinstance(service.readiness, ReadyByNotify) or service.watchdog_ms or service.stored_descriptors:
+                path = notify_path(self._notify_directory, one.definition.name)
+                notify = undo.enter_context(_notify_socket(path))
+            output = self._open_output(one)
+            if is_direct(starter):
+                given.callback(os.close, output)
+            descriptors: dict[int, int] = {}
+            if is_direct(starter):
+                for _, descriptor in listeners:
+                    listening.hand_over(descriptor)
+                    descriptors[FIRST_LISTENER + len(descriptors)] = descriptor
+                for kept in one.store.stored if one.store else ():
+                    descriptors[FIRST_LISTENER + len(descriptors)] = kept.descriptor
+            ready = -1
+            if isinstance(service.readiness, ReadyByDescriptor):
+                if service.readiness.descriptor in descriptors:
+                    raise UnavailableError(f"cannot start it: descriptor {service.readiness.descriptor} is a listener's")
+                ready, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+                undo.callback(os.close, ready)
+                given.callback(os.close, writing)
+                descriptors[service.readiness.descriptor] = writing
+            start = Start(output, path, descriptors, environment_of(one, path))
+            self._opened[one] = (notify, ready)
+            if is_direct(starter):
+                starter.submit(start, done)
+            else:
+                self._spawn(self._start_waiting, one, starter, start, done)
+            undo.pop_all()
+
+    async def _start_waiting(self, one: Attended, starter: Starter, start: Start, done: Done) -> None:
+        try:
+            with trio.fail_after(START_SECONDS):
+                outcome = await starter.start(start.output, start.notify)
+        except (MilkyWayError, OSError) as error:
+            done(error)
+        except trio.TooSlowError:
+            done(UnavailableError("cannot start it: it takes too long"))
+        else:
+            done(outcome)
+        finally:
+            os.close(start.output)
+
+    def watch_readiness(self, one: Attended, run: Run) -> None:
+        """Watch the run that has started: for what it says, and for when it is ready."""
+        notify, run.ready_pipe = self._opened.pop(one, (None, -1))
+        if notify is not None:
+            run.notify = notify.detach()
+            self._watch.add(run.notify, partial(self._notified, one, run))
+        match one.definition.service.readiness:
+            case ReadyAtOnce():
+                self._post(one, Event.READY, run)
+            case ReadyByTcp(port=port, interval_ms=interval):
+                self._look_for_port(one, run, port, max(interval, 10) / 1000)
+            case ReadyByDescriptor():
+                self._watch.add(run.ready_pipe, partial(self._ready_pipe_said, one, run))
+            case ReadyByProbe(probe=probe, interval_ms=interval):
+                from milkyway_agent.health_checks import until_well  # it knows this module
+
+                ready = partial(self._post, one, Event.READY, run)
+                self._spawn(until_well(self._alarms), one, run, probe, max(interval, 10) / 1000, ready)
+            case ReadyByNotify() | ReadyByExit():
+                pass
+
+    def close(self, one: Attended, run: Run) -> None:
+        """Close what was open for a run that has ended."""
+        self._alarms.cancel(run.probing)
+        for descriptor in (run.notify, run.ready_pipe):
+            if descriptor >= 0:
+                self._watch.remove(descriptor)
+                os.close(descriptor)
+        if run.notify >= 0:
+            self._unlink_notify(one)
+        run.notify = run.ready_pipe = -1
+
+    def forget(self, one: Attended) -> None:
+        """Close what a start that came to nothing left open, and give up what the service has stored."""
+        notify, ready = self._opened.pop(one, (None, -1))
+        if notify is not None:
+            notify.close()
+            self._unlink_notify(one)
+        if ready >= 0:
+            os.close(ready)
+        if one.store is not None:
+            for descriptor in one.store.clear():
+                self._watch.remove(descriptor)
+                os.close(descriptor)
+            one.store = None
+
+    def _unlink_notify(self, one: Attended) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(notify_path(self._notify_directory, one.definition.name))
+
+    # --- what it is told -----------------------------------------------------------------------------------------------
+
+    def terminate(self, one: Attended) -> None:
+        """Ask the service to end: by its stop command if it has one, then by its signal."""
+        if one.run is None:
+            return
+        if one.definition.service.stop.command:
+            self._spawn(self._stop_by_command, one, one.run)
+        else:
+            self._send(one.run, one.definition.service.stop.signal)
+
+    async def _stop_by_command(self, one: Attended, run: Run) -> None:
+        stop = one.definition.service.stop
+        await self._command(one, stop.command, stop.timeout_ms / 1000, "service_stop_command_failed")
+        if one.run is run and not run.ended:
+            self._send(run, stop.signal)
+
+    def reload(self, one: Attended) -> None:
+        """Have the service read its configuration again."""
+        reload = one.definition.service.reload
+        if reload.command:
+            self._spawn(self._command, one, reload.command, START_SECONDS, "service_reload_command_failed")
+        elif one.run is not None:
+            self._send(one.run, reload.signal)
+
+    async def _command(self, one: Attended, command: list[str], seconds: float, failed: str) -> None:
+        starter = one.definition.starter
+        assert is_direct(starter), "Supervisor.add saw to it"
+        environment = {**environment_of(one, None), "MAINPID": str(one.run.running.pid if one.run else 0)}
+        try:
+            code = await starter.execute(command, seconds, environment)
+        except (MilkyWayError, OSError) as error:
+            self._log.note(failed, service=one.definition.name, why=str(error))
+            return
+        if code != 0:
+            why = f"it took longer than {seconds:g} s" if code is None else f"it ended with {code}"
+            self._log.note(failed, service=one.definition.name, why=why)
+
+    def _send(self, run: Run, name: str) -> None:
+        run.signal(signal.Signals[f"SIG{name}"])
+
+    # --- what it says --------------------------------------------------------------------------------------------------
+
+    def _open_output(self, one: Attended) -> int:
+        """Open the pipe of its output and watch it; return the end that is the service's."""
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(reading, False)
+        self.read_output(one, Stream(reading, one.definition.name, self._log))
+        return writing
+
+    def read_output(self, one: Attended, stream: Stream) -> None:
+        """Carry what comes through *stream* until its writers are gone; then its descriptor is closed."""
+        one.streams = (*one.streams, stream)
+        self._watch.add(stream.descriptor, partial(self._output_came, one, stream))
+
+    def _output_came(self, one: Attended, stream: Stream, _events: int) -> None:
+        again = stream.ready(trio.current_time())
+        if again == AT_ONCE:
+            return
+        self._watch.remove(stream.descriptor)
+        if again == ENDED:
+            self._end_output(one, stream)
+        else:
+            resume = partial(self._watch_again, one, stream)
+            self._alarms.set(again - trio.current_time(), resume)
+
+    def _watch_again(self, one: Attended, stream: Stream) -> None:
+        if stream in one.streams:
+            self._watch.add(stream.descriptor, partial(self._output_came, one, stream))
+
+    def _end_output(self, one: Attended, stream: Stream) -> None:
+        one.streams = tuple(other for other in one.streams if other is not stream)
+        os.close(stream.descriptor)
+
+    def drain(self, one: Attended) -> None:
+        """Read what a start that failed has written, and remember the last line; its pipe has no writer any more."""
+        for stream in one.streams:
+            self._watch.remove(stream.descriptor)
+            while _has_more(stream.descriptor) and stream.ready(trio.current_time()) != ENDED:
+                pass
+            self._end_output(one, stream)
+        notify, ready = self._opened.pop(one, (None, -1))
+        if notify is not None:
+            notify.close()
+            self._unlink_notify(one)
+        if ready >= 0:
+            os.close(ready)
+        for record in reversed(self._log.ring.records):
+            if record.service == one.definition.name:
+                one.last_line = str(record.facts.get("line", ""))[:LINE_BYTES] if record.event == OUTPUT else ""
+                return
+
+    def _look_for_port(self, one: Attended, run: Run, port: int, interval: float) -> None:
+        """See whether one of the service's users listens on *port* yet; if not, look again in *interval*."""
+        if one.run is not run:
+            return
+        users = processes.listening_users(run.running.pid, port)
+        allowed = one.definition.users
+        if users and (allowed is None or any(user in allowed for user in users)):
+            self._post(one, Event.READY, run)
+        else:
+            run.probing = self._alarms.set(interval, partial(self._look_for_port, one, run, port, interval))
+
+    def _ready_pipe_said(self, one: Attended, run: Run, _events: int) -> None:
+        try:
+            said = os.read(run.ready_pipe, 4096)
+        except BlockingIOError:
+            return
+        if b"\n" in said:
+            self._post(one, Event.READY, run)
+        if not said or b"\n" in said:  # its end without a line says nothing; the ready timer will
+            self._watch.remove(run.ready_pipe)
+            os.close(run.ready_pipe)
+            run.ready_pipe = -1
+
+    def _notified(self, one: Attended, run: Run, _events: int) -> None:
+        belongs = belongs_to(run.running, one.definition.starter.cgroup)
+        with sockets.borrowed(run.notify) as opened:
+            for _ in range(MESSAGES_AT_ONCE):
+                message = sockets.receive_notify(opened)
+                if message is None:
+                    return
+                if message.refused or not belongs(message.pid):
+                    for descriptor in message.descriptors:
+                        os.close(descriptor)
+                    continue
+                self._take(one, run, message.words, message.descriptors)
+
+    def _take(self, one: Attended, run: Run, words: Mapping[str, str], descriptors: Sequence[int]) -> None:
+        """Heed one message of sd_notify(3)."""
+        if one.store is None and one.definition.service.stored_descriptors:
+            one.store = FdStore(one.definition.service.stored_descriptors)
+        taken = (one.store or FdStore(0)).take(words, descriptors)
+        for descriptor in taken.close:
+            self._watch.remove(descriptor)
+            os.close(descriptor)
+        for descriptor in taken.watch:
+            self._watch.add(descriptor, partial(self._hung_up, one, descriptor), select.EPOLLHUP | select.EPOLLERR)
+        if taken.refused:
+            self._log.note("stored_descriptor_refused", service=one.definition.name, why=taken.refused)
+        if "STATUS" in words:
+            one.reason = words["STATUS"][:256]
+        if words.get("WATCHDOG") == "1":
+            self.on_watchdog(one)
+        elif words.get("WATCHDOG") == "trigger":
+            one.reason = "it says itself that it hangs"
+            self._post(one, Event.HUNG, run)
+        if words.get("READY") == "1" and isinstance(one.definition.service.readiness, ReadyByNotify):
+            self._post(one, Event.READY, run)
+
+    def _hung_up(self, one: Attended, descriptor: int, _events: int) -> None:
+        self._watch.remove(descriptor)
+        for gone in one.store.hung_up(descriptor) if one.store else ():
+            os.close(gone)
+
+
+def environment_of(one: Attended, notify: str | None) -> dict[str, str]:
+    """Return the variables that tell a service of its notify socket, watchdog, listeners and stored descriptors."""
+    service = one.definition.service
+    stored = one.store.names if one.store else ()
+    found = listening.environment([each for each in service.listeners if not each.accept], stored) if service.listeners or stored else {}
+    if notify:
+        found["NOTIFY_SOCKET"] = notify
+    if service.watchdog_ms and notify:
+        found["WATCHDOG_USEC"] = str(service.watchdog_ms * 1000)
+    if isinstance(service.readiness, ReadyByDescriptor):
+        found["READY_FD"] = str(service.readiness.descriptor)
+    return found
+
+
+@contextlib.contextmanager
+def _notify_socket(path: str):  # type: ignore[no-untyped-def]  # contextmanager's own type is inferred
+    """Give the sd_notify socket at *path*; taken back, it is gone."""
+    opened = sockets.datagram(path, 0o666)
+    opened.setblocking(False)
+    try:
+        yield opened
+    except BaseException:
+        opened.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        raise
+
+
+def _has_more(descriptor: int) -> bool:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(0))

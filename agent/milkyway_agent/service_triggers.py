@@ -1,0 +1,284 @@
+"""What starts services later: clients on their listeners, and their timers.
+
+Listeners are opened when their service is first armed or started and stay open until it is stopped or
+given up, so that no client is lost while it restarts. Timers count while their service is supervised; they start
+it only while it is armed. What a persistent timer did last is kept on the disk before it is done.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import count
+
+import trio
+
+from milkyway_agent import listening
+from milkyway_agent.alarms import Alarm, Alarms
+from milkyway_agent.attended import Attended
+from milkyway_agent.core import schedule
+from milkyway_agent.core.calendar import parse
+from milkyway_agent.core.schedule import Due, Past
+from milkyway_agent.system import timerfd
+from milkyway_agent.timer_stamps import TimerStamps
+from milkyway_agent.watching import Watch
+from milkyway_formats.errors import UnavailableError
+from milkyway_formats.listener import Listener
+
+BUSY_SECONDS = 1.0  # how long a listener is left alone that can't be served now
+CONNECTIONS_AT_ONCE = 16
+
+Connected = Callable[[Attended, Listener, listening.Connection], bool]
+
+
+class _Timed:
+    """The timers of one service: what each has done so far, and the alarm that the nearest waits for."""
+
+    __slots__ = ("alarm", "armed", "pasts", "realtime_ms")
+
+    def __init__(self, pasts: list[Past]) -> None:
+        self.pasts = pasts
+        self.armed = False
+        self.alarm: Alarm | None = None
+        self.realtime_ms: int | None = None
+
+
+class ServiceTriggers:
+    """Listeners and timers of all services. *trigger* is called with a service and why it is to start now."""
+
+    def __init__(
+        self,
+        watch: Watch,
+        alarms: Alarms,
+        note: Callable[..., None],
+        trigger: Callable[[Attended, str], None],
+        *,
+        stamps: TimerStamps | None,
+        clock_ms: Callable[[], int],
+        chance: Callable[[], float],
+        realtime_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.on_connection: Connected | None = None
+        self._watch = watch
+        self._alarms = alarms
+        self._note = note
+        self._trigger = trigger
+        self._stamps = stamps
+        self._clock_ms = clock_ms
+        self._realtime_ms = realtime_ms
+        self._chance = chance
+        self._timed: dict[Attended, _Timed] = {}
+        self._timer = -1
+        self._save = trio.Event()
+
+    async def run(self) -> None:
+        """Keep stamps on the disk, in a thread: a start by a persistent timer waits for it."""
+        await trio.sleep_forever()
+
+    # --- a service comes and goes --------------------------------------------------------------------------------------
+
+    def add(self, one: Attended) -> None:
+        """Begin to count its timers. Raises RefusedError when a calendar of theirs can't be read. Undo: ``remove``."""
+        timers = one.definition.service.timers
+        for timer in timers:
+            for text in timer.calendar:
+                parse(text)
+        if timers:
+            now, boottime = self._realtime_ms(), self._clock_ms()
+            self._timed[one] = _Timed(
+                [
+                    schedule.arm(timer, now_ms=now, boottime_ms=boottime, stamp_ms=self._stamp(one, number), chance=self._chance())
+                    for number, timer in zip(count(), timers, strict=False)
+                ]
+            )
+
+    def remove(self, one: Attended) -> None:
+        """Forget its timers and close its listeners."""
+        self.disarm(one)
+        self.close(one)
+        self._timed.pop(one, None)
+
+    def listeners(self, one: Attended) -> list[tuple[str, int]]:
+        """Return the name and descriptor of each listener that is handed to the service, opening those that are not open.
+
+        Raises RefusedError or UnavailableError when one can't be opened; then none is.
+        """
+        self._open(one)
+        return [
+            (listener.name, descriptor)
+            for listener, descriptor in zip(one.definition.service.listeners, one.listeners, strict=True)
+            if not listener.accept
+        ]
+
+    def close(self, one: Attended) -> None:
+        """Close its listeners. Twice is the same as once."""
+        for listener, descriptor in zip(one.definition.service.listeners, one.listeners, strict=False):
+            self._watch.remove(descriptor)
+            listening.close_listener(descriptor, listener)
+        one.listeners = ()
+
+    # --- armed ---------------------------------------------------------------------------------------------------------
+
+    def arm(self, one: Attended) -> None:
+        """Watch its listeners and set its timers to their next times. Undo: ``disarm``."""
+        self._open(one)
+        for listener, descriptor in zip(one.definition.service.listeners, one.listeners, strict=True):
+            if listener.accept or listener.start == "on-demand":
+                self._watch.add(descriptor, partial(self._client_came, one, listener, descriptor))
+        timed = self._timed.get(one)
+        if timed is not None:
+            timed.armed = True
+            self._set(one, timed)
+
+    def disarm(self, one: Attended) -> None:
+        """Undo ``arm``. Twice is the same as once. Listeners stay open."""
+        for descriptor in one.listeners:
+            self._watch.remove(descriptor)
+        timed = self._timed.get(one)
+        if timed is not None:
+            timed.armed = False
+            self._alarms.cancel(timed.alarm)
+            timed.alarm = timed.realtime_ms = None
+
+    def started(self, one: Attended) -> None:
+        """Note that the service runs, whoever started it."""
+        timed = self._timed.get(one)
+        if timed is not None:
+            timed.pasts = [schedule.started(past) for past in timed.pasts]
+
+    def ended(self, one: Attended) -> None:
+        """Note that the service has ended, or could not be started."""
+        timed = self._timed.get(one)
+        if timed is not None:
+            timed.pasts = [schedule.ended(past, boottime_ms=self._clock_ms()) for past in timed.pasts]
+
+    def pasts(self, one: Attended) -> Sequence[Past]:
+        """Return what its timers have done so far: what a re-execution keeps."""
+        timed = self._timed.get(one)
+        return timed.pasts if timed else ()
+
+    def restore(self, one: Attended, pasts: Sequence[Past]) -> None:
+        """Go on from *pasts*, as ``pasts`` of the agent before gave them."""
+        if one in self._timed and len(pasts) == len(one.definition.service.timers):
+            self._timed[one].pasts = list(pasts)
+
+    def next_start(self, one: Attended) -> Due | None:
+        """Return when its timers start it next, for people; None when they don't."""
+        timed = self._timed.get(one)
+        return self._nearest(one, timed)[1] if timed else None
+
+    # --- listeners -----------------------------------------------------------------------------------------------------
+
+    def _open(self, one: Attended) -> None:
+        if one.listeners:
+            return
+        opened: list[int] = []
+        try:
+            for listener in one.definition.service.listeners:
+                opened.append(listening.open_listener(listener))
+        except BaseException:
+            for listener, descriptor in zip(one.definition.service.listeners, opened, strict=False):
+                listening.close_listener(descriptor, listener)
+            raise
+        one.listeners = tuple(opened)
+
+    def _client_came(self, one: Attended, listener: Listener, descriptor: int, _events: int) -> None:
+        if not listener.accept:
+            self._trigger(one, f"a client came to {listening.describe_address(listener.address)}")
+            return
+        try:
+            for _ in range(CONNECTIONS_AT_ONCE):
+                connection = listening.accept_connection(descriptor)
+                if connection is None:
+                    return
+                if self.on_connection is None or not self.on_connection(one, listener, connection):
+                    break
+        except UnavailableError as error:
+            self._note("connection_not_accepted", service=one.definition.name, why=str(error))
+        else:
+            return
+        self._watch.remove(descriptor)
+        self._alarms.set(BUSY_SECONDS, partial(self._watch_again, one, listener, descriptor))
+
+    def _watch_again(self, one: Attended, listener: Listener, descriptor: int) -> None:
+        if descriptor in one.listeners and one.row.label == "armed":
+            self._watch.remove(descriptor)
+            self._watch.add(descriptor, partial(self._client_came, one, listener, descriptor))
+
+    # --- timers --------------------------------------------------------------------------------------------------------
+
+    def _stamp(self, one: Attended, number: int) -> int | None:
+        return self._stamps.get(_key(one, number)) if self._stamps and one.definition.service.timers[number].persistent else None
+
+    def _nearest(self, one: Attended, timed: _Timed) -> tuple[int, Due | None]:
+        """Return which timer of the service is due next, and when."""
+        now, boottime = self._realtime_ms(), self._clock_ms()
+        found: tuple[int, Due | None] = (0, None)
+        soonest = float("inf")
+        for number, (timer, past) in enumerate(zip(one.definition.service.timers, timed.pasts, strict=True)):
+            due = schedule.due(timer, past, now_ms=now, boottime_ms=boottime)
+            if due is not None:
+                left = due.at - (now if due.clock == "realtime" else boottime)
+                if left < soonest:
+                    soonest, found = left, (number, due)
+        return found
+
+    def _set(self, one: Attended, timed: _Timed) -> None:
+        self._alarms.cancel(timed.alarm)
+        timed.alarm = timed.realtime_ms = None
+        number, due = self._nearest(one, timed)
+        if due is None:
+            return
+        if due.clock == "boottime":
+            timed.alarm = self._alarms.set((due.at - self._clock_ms()) / 1000, partial(self._elapsed, one, timed, number, due))
+        elif due.at <= self._realtime_ms():
+            timed.alarm = self._alarms.set(0, partial(self._elapsed, one, timed, number, due))
+        else:
+            timed.realtime_ms = due.at
+            self._set_clock()
+
+    def _set_clock(self) -> None:
+        """Arm the one real-time timer for the earliest calendar time; it also tells when somebody sets the clock."""
+        if self._timer < 0:
+            self._timer = timerfd.timerfd_create(time.CLOCK_REALTIME)
+            self._watch.add(self._timer, self._clock_rang)
+        times = [timed.realtime_ms for timed in self._timed.values() if timed.realtime_ms is not None]
+        value = min(times) * 1_000_000 if times else timerfd.FAR_AWAY_NS
+        try:
+            timerfd.timerfd_settime(self._timer, value, timerfd.TFD_TIMER_ABSTIME | timerfd.TFD_TIMER_CANCEL_ON_SET)
+        except OSError:  # ECANCELED: the clock was set just now; the timer is armed nevertheless
+            self._clock_set()
+
+    def _clock_rang(self, _events: int) -> None:
+        try:
+            timerfd.read(self._timer)
+        except BlockingIOError:
+            return
+        except OSError:  # ECANCELED
+            self._clock_set()
+        for one, timed in list(self._timed.items()):
+            if timed.armed and timed.realtime_ms is not None:
+                self._set(one, timed)
+        self._set_clock()
+
+    def _clock_set(self) -> None:
+        self._note("clock_was_set")
+        now = self._realtime_ms()
+        for timed in self._timed.values():
+            timed.pasts = [schedule.clock_set(past, now_ms=now) for past in timed.pasts]
+
+    def _elapsed(self, one: Attended, timed: _Timed, number: int, due: Due) -> None:
+        if not timed.armed:
+            return
+        past = schedule.fired(timed.pasts[number], due, now_ms=self._realtime_ms(), chance=self._chance())
+        if due.cause == "end":  # it fires once for each end, of whichever timer
+            past = schedule.started(past)
+        timed.pasts[number] = past
+        timer = one.definition.service.timers[number]
+        if timer.persistent and self._stamps is not None and past.last_trigger_ms is not None:
+            # A few bytes, a few times a day: the start must not come before it is on the disk (verify, persist, act).
+            self._stamps.set(_key(one, number), past.last_trigger_ms)
+        self._trigger(one, due.why)
+
+
+def _key(one: Attended, number: int) -> str:
+    return f"{one.definition.name}.{number}"
