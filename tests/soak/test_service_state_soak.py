@@ -27,7 +27,6 @@ def test_any_sequence_of_events_keeps_every_law_and_comes_to_rest() -> None:
             "never runs without what it requires, nor beside what it conflicts with",
             "always comes to rest",
         ],
-        found_broken=0,
     )
 
 
