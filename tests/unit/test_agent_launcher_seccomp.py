@@ -32,7 +32,7 @@ def run(program: bytes, architecture: int, number: int, argument: int = 0) -> in
             case 0x45:
                 at += if_true if loaded & value else if_false
             case 0x06:
-                return value
+                return int(value)
             case _:
                 raise AssertionError(f"no such instruction: {code:#x}")
 
