@@ -139,7 +139,7 @@ class Stream:
 
     def _note(self, lines: list[Line], now: float) -> int:
         """Note as many of *lines* as are still allowed and return how many are not."""
-        self._allowance = min(self._share.burst, self._allowance + max(0.0, now - self._since) * self._share.rate)
+        self._allowance = min(self._share.burst, self._allowance + (now - self._since) * self._share.rate)
         self._since = now
         for index, line in enumerate(lines):
             self._allowance -= 1 + len(line.text) // 1024

@@ -20,6 +20,8 @@ from milkyway_agent.messages import ApiAnswer
         ("POST", "/v1/services/dhcp/stop", Route("stop", "dhcp", {})),
         ("POST", "/v1/services/web%2Fnginx/start", Route("start", "web/nginx", {})),
         ("GET", "/v1/logs?service=web%2Fnginx&follow=1", Route("logs", "", {"service": "web/nginx", "follow": "1"})),
+        ("GET", "/v1/logs?names=web%2Cdhcp&priority=err", Route("logs", "", {"names": "web,dhcp", "priority": "err"})),
+        ("GET", "/v1/logs?since=1&until=2", Route("logs", "", {"since": "1", "until": "2"})),
     ],
 )
 def test_a_url_asks_for_one_thing(method: str, target: str, asked: Route) -> None:

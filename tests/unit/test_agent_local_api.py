@@ -264,6 +264,41 @@ async def test_a_follower_gets_what_is_wanted_and_leaves_no_trace() -> None:
     await lines.aclose()
 
 
+async def test_a_follower_sees_what_is_grave_enough_and_nothing_else() -> None:
+    log = a_log()
+    lines = open_log(log, LogQuery(names=["web"], lines=10, priority=3, follow=True), ["dhcp", "web/nginx"])
+    first = await anext(lines)
+    assert (first.text, first.event, first.facts, first.priority) == (
+        "service failed: status=1",
+        "service_failed",
+        {"status": 1},
+        3,
+    )
+    log.note_lines("web/nginx", [(6, "ordinary"), (2, "grave")])
+    log.note_lines("dhcp", [(2, "of another")])
+    log.note_lines("web/nginx", [(3, "bad")])
+    assert [(await anext(lines)).text for _ in range(2)] == ["grave", "bad"]
+    await lines.aclose()
+
+
+async def test_several_names_are_any_of_them_and_a_deployment_is_all_its_services() -> None:
+    async def services(*names: str) -> list[str]:
+        known = ["dhcp", "web/nginx", "webmail/imap"]
+        log = a_log()
+        log.note_lines("webmail/imap", [(6, "mail")])
+        return [line.service async for line in open_log(log, LogQuery(names=list(names)), known)]
+
+    assert await services("web") == ["web/nginx", "web/nginx"]
+    assert await services("web/nginx", "dhcp") == ["web/nginx", "dhcp", "web/nginx"]
+    assert await services("agent", "webmail") == ["agent", "webmail/imap"]
+    with pytest.raises(RefusedError, match=r"^cannot read logs of shop: there is no such service or deployment$"):
+        await services("web", "shop")
+
+
+async def test_what_a_service_that_no_longer_exists_wrote_can_still_be_read() -> None:
+    assert [line.service async for line in open_log(a_log(), LogQuery(names=["web"]), ["dhcp"])] == ["web/nginx", "web/nginx"]
+
+
 def test_logs_of_what_is_not_there_are_refused_at_once() -> None:
     with pytest.raises(RefusedError, match=r"^cannot read logs of web/apache: there is no such service$"):
         open_log(a_log(), LogQuery(service="web/apache"), ["web/nginx"])

@@ -70,45 +70,81 @@ async def test_a_disk_that_does_not_answer_holds_nobody_up_and_what_is_lost_is_s
     files.close()
 
 
-async def test_at_rest_nothing_is_waited_for_but_a_record(tmp_path: Path, autojump_clock: MockClock) -> None:
-    flushed: list[float] = []
+class Disk:
+    """Keeps when it was asked to flush, and fails when told to. The clock is the test's: threads take none of its time."""
 
-    def flush(_: str) -> None:
-        flushed.append(autojump_clock.current_time())
+    def __init__(self, clock: MockClock) -> None:
+        self.clock = clock
+        self.flushes: list[float] = []
+        self.fails = False
+        self._asked = threading.Semaphore(0)
 
-    files = FileSink(str(tmp_path), clock=autojump_clock.current_time, sync=Sync(flush, lambda _: None))
+    def sync(self) -> Sync:
+        return Sync(self._flush, lambda _: None)
+
+    def _flush(self, _: str) -> None:
+        self.flushes.append(self.clock.current_time())
+        self._asked.release()
+        if self.fails:
+            raise OSError(5, "Input/output error")
+
+    async def asked(self) -> None:
+        """Wait until it is asked once more."""
+        await trio.to_thread.run_sync(self._asked.acquire)
+
+
+async def written(log: Log) -> None:
+    """Wait until what was noted is in the files, and until when to flush is waited for."""
+    await log.past(lambda _: True)
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_at_rest_nothing_is_waited_for_but_a_record(tmp_path: Path, mock_clock: MockClock) -> None:
+    disk = Disk(mock_clock)
+    start = trio.current_time()
     log = Log(lambda: 1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(log.keep_files)
         await trio.testing.wait_all_tasks_blocked()
-        log.open_files(files)
-        start = trio.current_time()
+        log.open_files(FileSink(str(tmp_path), clock=mock_clock.current_time, sync=disk.sync()))
         log.note("booted")
         log.note("and_more")
-        await trio.sleep(100)
-        assert [moment - start for moment in flushed] == [pytest.approx(FLUSH_SECONDS)]
+        await written(log)
+        for _ in range(7):
+            mock_clock.jump(1)
+            await trio.testing.wait_all_tasks_blocked()
+        await disk.asked()
+        assert [moment - start for moment in disk.flushes] == [pytest.approx(FLUSH_SECONDS, abs=2)]
+        assert disk.flushes[0] - start >= FLUSH_SECONDS
         assert trio.lowlevel.current_statistics().seconds_to_next_deadline == inf
-        before = trio.current_time()
+        mock_clock.jump(1)
+        now = trio.current_time()
         log.note("disk_failed")
-        await trio.sleep(1)
-        assert [moment - before for moment in flushed[1:]] == [pytest.approx(0, abs=0.01)], "a grave one at once"
+        await disk.asked()
+        assert disk.flushes[1:] == [now], "a grave one at once"
         log.close_files()
         nursery.cancel_scope.cancel()
 
 
-async def test_what_a_flush_failed_of_is_noted_once(tmp_path: Path, autojump_clock: MockClock) -> None:
-    def fail(_: str) -> None:
-        raise OSError(5, "Input/output error")
-
-    files = FileSink(str(tmp_path), clock=autojump_clock.current_time, sync=Sync(fail, fail))
+async def test_what_a_flush_failed_of_is_noted_once(tmp_path: Path, mock_clock: MockClock) -> None:
+    disk = Disk(mock_clock)
+    disk.fails = True
     log = Log(lambda: 1)
-    log.open_files(files)
+    log.open_files(FileSink(str(tmp_path), clock=mock_clock.current_time, sync=disk.sync()))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(log.keep_files)
-        for _ in range(5):
-            log.note("something")
-            await trio.sleep(10)
-        assert log.ring.events().count("log_flush_failed") == 1
+        await trio.testing.wait_all_tasks_blocked()
+        with log.follow(lambda record: record.event == "log_flush_failed") as records:
+            log.note("disk_failed")
+            await disk.asked()
+            assert (await records.receive()).facts == {"why": "Input/output error"}
+            for _ in range(3):  # each is begun when what came of the one before has been heard
+                log.note("disk_failed")
+                await written(log)
+                mock_clock.jump(1)
+                await disk.asked()
+            with pytest.raises(trio.WouldBlock):
+                records.receive_nowait()
         log.close_files()
         nursery.cancel_scope.cancel()
 

@@ -70,8 +70,9 @@ def test_a_reader_whose_files_are_removed_meanwhile_sees_what_is_left(tmp_path: 
 
 
 @pytest.mark.parametrize("wrong", [0, 10**15])
-def test_a_clock_that_was_wrong_for_a_while_hides_nothing(tmp_path: Path, wrong: int) -> None:
-    files = FileSink(str(tmp_path), file_bytes=10_000)
+@pytest.mark.parametrize("file_bytes", [10_000, 240])
+def test_a_clock_that_was_wrong_for_a_while_hides_nothing(tmp_path: Path, wrong: int, file_bytes: int) -> None:
+    files = FileSink(str(tmp_path), file_bytes=file_bytes)
     for at in (1000, 1001, wrong, wrong + 1, 1002, 1003):
         files.write([a_line(at, "web")])
     found = [record.at for record in everything(files).newest(10, Choice(since=1000, until=2000))]
