@@ -3,8 +3,9 @@
 import signal
 from collections import deque
 from collections.abc import Callable, Container, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeGuard
 
+from milkyway_agent import listening
 from milkyway_agent.alarms import Alarm
 from milkyway_agent.core.dependencies import Needs
 from milkyway_agent.core.restart import Starts
@@ -13,7 +14,7 @@ from milkyway_agent.fd_store import FdStore
 from milkyway_agent.output import Stream
 from milkyway_agent.starter import Running, Starter
 from milkyway_agent.system import processes
-from milkyway_formats.service import Service
+from milkyway_formats.service import ReadyByDescriptor, Service
 
 
 class Start(NamedTuple):
@@ -55,6 +56,11 @@ class DirectStarter(Protocol):
 
     async def clean_up(self) -> None:
         """Undo ``submit``: end what is left of its processes and remove what it made. Twice is the same as once."""
+
+
+def is_direct(starter: Starter | DirectStarter) -> TypeGuard[DirectStarter]:
+    """Tell whether *starter* answers by a call rather than by a task."""
+    return hasattr(starter, "submit")
 
 
 class Definition(NamedTuple):
@@ -147,3 +153,17 @@ class Attended:
     def is_idle(self) -> bool:
         """Tell whether it is stopped, and all that it left is cleared away."""
         return self.row is Row.IDLE and not self.busy
+
+
+def environment_of(one: Attended, notify: str | None) -> dict[str, str]:
+    """Return the variables that tell a service of its notify socket, watchdog, listeners and stored descriptors."""
+    service = one.definition.service
+    stored = one.store.names if one.store else ()
+    found = listening.environment(service.listeners, stored)
+    if notify:
+        found["NOTIFY_SOCKET"] = notify
+    if service.watchdog_ms and notify:
+        found["WATCHDOG_USEC"] = str(service.watchdog_ms * 1000)
+    if isinstance(service.readiness, ReadyByDescriptor):
+        found["READY_FD"] = str(service.readiness.descriptor)
+    return found

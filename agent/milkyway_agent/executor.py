@@ -254,6 +254,7 @@ def needs_of(service: Service, prefix: str = "") -> Needs:
         wants=tuple(prefix + name for name in service.wants),
         after=tuple(prefix + name for name in service.after),
         before=tuple(prefix + name for name in service.before),
+        conflicts=tuple(prefix + name for name in service.conflicts),
     )
 
 

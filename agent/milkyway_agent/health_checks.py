@@ -6,20 +6,13 @@ had, say) counts as a failure like any other.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
-
-import trio
 
 from milkyway_agent.alarms import Alarms
 from milkyway_agent.attended import Attended, Run
 from milkyway_agent.core.service_state import Event, Row
-from milkyway_agent.service_runs import environment_of, is_direct
-from milkyway_agent.system import processes
-from milkyway_formats.errors import MilkyWayError
-from milkyway_formats.service import ExecProbe, HttpProbe, Probe, TcpProbe
+from milkyway_agent.probes import probe
 
 Post = Callable[[Attended, Event | None, object | None], None]
-HEAD_BYTES = 512
 
 
 class HealthChecks:
@@ -77,64 +70,3 @@ class HealthChecks:
             self._post(one, Event.UNHEALTHY, run)
         else:
             one.health = self._alarms.set(health.interval_ms / 1000, partial(self._ask, one))
-
-
-async def probe(one: Attended, run: Run, asked: Probe, seconds: float) -> str:
-    """Ask whether the service is well; return "", or why it is not. Never takes much longer than *seconds*."""
-    try:
-        match asked:
-            case TcpProbe(port=port):
-                return "" if _is_listening(one, run, port) else f"nobody listens on port {port}"
-            case HttpProbe(port=port, path=path):
-                with trio.fail_after(seconds):
-                    return await _get(port, path)
-            case ExecProbe(command=command):
-                starter = one.definition.starter
-                assert is_direct(starter), "Supervisor.add saw to it"
-                code = await starter.execute(command, seconds, environment_of(one, None))
-                if code is None:
-                    return f"its probe took longer than {seconds:g} s"
-                return "" if code == 0 else f"its probe ended with {code}"
-    except trio.TooSlowError:
-        return f"no answer within {seconds:g} s"
-    except (MilkyWayError, OSError) as error:
-        return str(error)
-
-
-def _is_listening(one: Attended, run: Run, port: int) -> bool:
-    """Tell whether one of the service's users listens: the kernel's table is read, so the service sees no client."""
-    users = processes.listening_users(run.running.pid, port)
-    allowed = one.definition.users
-    return bool(users) and (allowed is None or any(user in allowed for user in users))
-
-
-async def _get(port: int, path: str) -> str:
-    """GET *path* from the loopback interface; return "" for a status from 200 to 399, else why not."""
-    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-        await stream.send_all(f"GET {path} HTTP/1.0\r\nHost: localhost\r\nUser-Agent: milkyway\r\n\r\n".encode())
-        head = b""
-        while b"\r\n" not in head and len(head) < HEAD_BYTES:
-            data = await stream.receive_some(HEAD_BYTES)
-            if not data:
-                break
-            head += data
-    words = head.split(None, 2)
-    if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
-        return f"port {port} does not answer in HTTP"
-    status = int(words[1])
-    return "" if 200 <= status < 400 else f"GET {path} is answered with {status}"
-
-
-def until_well(alarms: Alarms) -> Callable[..., Any]:
-    """Return a task that asks a readiness probe until the service is well and then posts READY."""
-
-    async def ask(one: Attended, run: Run, asked: Probe, interval: float, ready: Callable[[], None]) -> None:
-        while one.run is run:
-            if not await probe(one, run, asked, max(interval, 1.0)):
-                ready()
-                return
-            woken = trio.Event()
-            alarms.set(interval, woken.set)
-            await woken.wait()
-
-    return ask

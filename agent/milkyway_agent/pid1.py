@@ -101,6 +101,7 @@ class Agent:
             self._programs = Programs(self.log, self.reaper, nursery)
             self._keep("reaper", self.reaper.run)
             self._keep("signals", self._heed_signals)
+            self._keep("log", self.log.keep_files)
             with trio.CancelScope() as booting:
                 nursery.start_soon(self._cancel_at_end, booting)
                 await self.boot.run()

@@ -8,7 +8,7 @@ and its pid must not become another's before it is held by a descriptor.
 
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
 import trio
@@ -31,6 +31,7 @@ class Reaper:
         self._log = log
         self._claimed: set[int] = set()
         self._held = 0
+        self._holders: list[Callable[[], bool]] = []
         self._seen: dict[tuple[int, int], float] = {}  # unclaimed and ended: pid and start time, to when first seen
         self._nudged = trio.Event()
 
@@ -52,6 +53,10 @@ class Reaper:
         finally:
             self._held -= 1
             self._nudged.set()
+
+    def hold_while(self, holds: Callable[[], bool]) -> None:
+        """Reap no orphan while *holds* returns true: somebody has children whose pids it does not know yet."""
+        self._holders.append(holds)
 
     async def run_child(self, command: list[str], environment: dict[str, str], descriptors: dict[int, int]) -> int:
         """Run *command* to its end as a child of ours; return its exit status, or minus the signal that killed it.
@@ -94,7 +99,12 @@ class Reaper:
         first = reaper.first_ended()
         # A claimed child that has ended is reaped by its owner, who then releases it: sweep again then. Only when
         # the kernel shows us a stranger do we look at all of them, as one that is spared would hide the others.
-        if first is None or self._held or (first in self._claimed and not self._seen):
+        if (
+            first is None
+            or self._held
+            or any(holds() for holds in self._holders)
+            or (first in self._claimed and not self._seen)
+        ):
             if first is None:
                 self._seen.clear()
             return

@@ -12,17 +12,17 @@ import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeGuard
 
 import trio
 
 from milkyway_agent import listening
 from milkyway_agent.alarms import Alarms
-from milkyway_agent.attended import Attended, DirectStarter, Done, Run, Start
+from milkyway_agent.attended import Attended, Done, Run, Start, environment_of, is_direct
 from milkyway_agent.core.service_state import Event
 from milkyway_agent.fd_store import FdStore
 from milkyway_agent.log import OUTPUT, Log
 from milkyway_agent.output import AT_ONCE, ENDED, Stream
+from milkyway_agent.probes import until_well
 from milkyway_agent.readiness import belongs_to
 from milkyway_agent.starter import Starter, notify_path
 from milkyway_agent.system import processes, sockets
@@ -37,11 +37,6 @@ LINE_BYTES = 200
 
 Post = Callable[[Attended, Event | None, object | None], None]
 Listeners = Sequence[tuple[str, int]]
-
-
-def is_direct(starter: Starter | DirectStarter) -> TypeGuard[DirectStarter]:
-    """Tell whether *starter* answers by a call rather than by a task."""
-    return hasattr(starter, "submit")
 
 
 class ServiceRuns:
@@ -68,13 +63,15 @@ class ServiceRuns:
     # --- a start -------------------------------------------------------------------------------------------------------
 
     def start(self, one: Attended, listeners: Listeners, done: Done) -> None:
-        """Open what the service needs and have its starter start it. Raises MilkyWayError or OSError, with nothing left open."""
+        """Open what the service needs and have its starter start it. Raises MilkyWayError or OSError, having undone it."""
         service, starter = one.definition.service, one.definition.starter
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as given:
             notify, path = None, None
             if isinstance(service.readiness, ReadyByNotify) or service.watchdog_ms or service.stored_descriptors:
                 path = notify_path(self._notify_directory, one.definition.name)
-                notify = undo.enter_context(_notify_socket(path))
+                notify = sockets.datagram(path, 0o666)
+                notify.setblocking(False)
+                undo.callback(self._close_opened, one, notify, -1)
             output = self._open_output(one)
             if is_direct(starter):
                 given.callback(os.close, output)
@@ -94,14 +91,14 @@ class ServiceRuns:
                 given.callback(os.close, writing)
                 descriptors[service.readiness.descriptor] = writing
             start = Start(output, path, descriptors, environment_of(one, path))
-            self._opened[one] = (notify, ready)
             if is_direct(starter):
                 starter.submit(start, done)
             else:
                 self._spawn(self._start_waiting, one, starter, start, done)
+            self._opened[one] = (notify, ready)
             undo.pop_all()
 
-    async def _start_waiting(self, one: Attended, starter: Starter, start: Start, done: Done) -> None:
+    async def _start_waiting(self, _one: Attended, starter: Starter, start: Start, done: Done) -> None:
         try:
             with trio.fail_after(START_SECONDS):
                 outcome = await starter.start(start.output, start.notify)
@@ -128,8 +125,6 @@ class ServiceRuns:
             case ReadyByDescriptor():
                 self._watch.add(run.ready_pipe, partial(self._ready_pipe_said, one, run))
             case ReadyByProbe(probe=probe, interval_ms=interval):
-                from milkyway_agent.health_checks import until_well  # it knows this module
-
                 ready = partial(self._post, one, Event.READY, run)
                 self._spawn(until_well(self._alarms), one, run, probe, max(interval, 10) / 1000, ready)
             case ReadyByNotify() | ReadyByExit():
@@ -148,17 +143,19 @@ class ServiceRuns:
 
     def forget(self, one: Attended) -> None:
         """Close what a start that came to nothing left open, and give up what the service has stored."""
-        notify, ready = self._opened.pop(one, (None, -1))
-        if notify is not None:
-            notify.close()
-            self._unlink_notify(one)
-        if ready >= 0:
-            os.close(ready)
+        self._close_opened(one, *self._opened.pop(one, (None, -1)))
         if one.store is not None:
             for descriptor in one.store.clear():
                 self._watch.remove(descriptor)
                 os.close(descriptor)
             one.store = None
+
+    def _close_opened(self, one: Attended, notify: socket.socket | None, ready: int) -> None:
+        if notify is not None:
+            notify.close()
+            self._unlink_notify(one)
+        if ready >= 0:
+            os.close(ready)
 
     def _unlink_notify(self, one: Attended) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -245,12 +242,7 @@ class ServiceRuns:
             while _has_more(stream.descriptor) and stream.ready(trio.current_time()) != ENDED:
                 pass
             self._end_output(one, stream)
-        notify, ready = self._opened.pop(one, (None, -1))
-        if notify is not None:
-            notify.close()
-            self._unlink_notify(one)
-        if ready >= 0:
-            os.close(ready)
+        self._close_opened(one, *self._opened.pop(one, (None, -1)))
         for record in reversed(self._log.ring.records):
             if record.service == one.definition.name:
                 one.last_line = str(record.facts.get("line", ""))[:LINE_BYTES] if record.event == OUTPUT else ""
@@ -318,34 +310,6 @@ class ServiceRuns:
         self._watch.remove(descriptor)
         for gone in one.store.hung_up(descriptor) if one.store else ():
             os.close(gone)
-
-
-def environment_of(one: Attended, notify: str | None) -> dict[str, str]:
-    """Return the variables that tell a service of its notify socket, watchdog, listeners and stored descriptors."""
-    service = one.definition.service
-    stored = one.store.names if one.store else ()
-    found = listening.environment([each for each in service.listeners if not each.accept], stored) if service.listeners or stored else {}
-    if notify:
-        found["NOTIFY_SOCKET"] = notify
-    if service.watchdog_ms and notify:
-        found["WATCHDOG_USEC"] = str(service.watchdog_ms * 1000)
-    if isinstance(service.readiness, ReadyByDescriptor):
-        found["READY_FD"] = str(service.readiness.descriptor)
-    return found
-
-
-@contextlib.contextmanager
-def _notify_socket(path: str):  # type: ignore[no-untyped-def]  # contextmanager's own type is inferred
-    """Give the sd_notify socket at *path*; taken back, it is gone."""
-    opened = sockets.datagram(path, 0o666)
-    opened.setblocking(False)
-    try:
-        yield opened
-    except BaseException:
-        opened.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        raise
 
 
 def _has_more(descriptor: int) -> bool:

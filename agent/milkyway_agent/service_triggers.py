@@ -86,7 +86,9 @@ class ServiceTriggers:
             now, boottime = self._realtime_ms(), self._clock_ms()
             self._timed[one] = _Timed(
                 [
-                    schedule.arm(timer, now_ms=now, boottime_ms=boottime, stamp_ms=self._stamp(one, number), chance=self._chance())
+                    schedule.arm(
+                        timer, now_ms=now, boottime_ms=boottime, stamp_ms=self._stamp(one, number), chance=self._chance()
+                    )
                     for number, timer in zip(count(), timers, strict=False)
                 ]
             )
@@ -207,7 +209,9 @@ class ServiceTriggers:
     # --- timers --------------------------------------------------------------------------------------------------------
 
     def _stamp(self, one: Attended, number: int) -> int | None:
-        return self._stamps.get(_key(one, number)) if self._stamps and one.definition.service.timers[number].persistent else None
+        return (
+            self._stamps.get(_key(one, number)) if self._stamps and one.definition.service.timers[number].persistent else None
+        )
 
     def _nearest(self, one: Attended, timed: _Timed) -> tuple[int, Due | None]:
         """Return which timer of the service is due next, and when."""

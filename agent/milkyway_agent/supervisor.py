@@ -11,7 +11,6 @@ What the rows mean is ``core.service_state``'s, who must wait for whom ``core.de
 try again ``core.restart``'s, how a process comes to be a ``Starter``'s, what is open for it ``service_runs``'.
 """
 
-import os
 import random
 import signal
 import traceback
@@ -23,7 +22,8 @@ from typing import Any
 import trio
 
 from milkyway_agent.alarms import Alarms
-from milkyway_agent.attended import Attended, Change, Definition, Message, Run
+from milkyway_agent.attended import Attended, Change, Message, Run, is_direct
+from milkyway_agent.attended import Definition as Definition
 from milkyway_agent.conditions import unmet
 from milkyway_agent.core import restart
 from milkyway_agent.core.dependencies import Graph
@@ -31,10 +31,10 @@ from milkyway_agent.core.service_state import Effect, Event, Row, has_process, i
 from milkyway_agent.health_checks import HealthChecks
 from milkyway_agent.log import Log
 from milkyway_agent.reaping import Reaper
-from milkyway_agent.service_runs import ServiceRuns, is_direct
+from milkyway_agent.service_runs import ServiceRuns
 from milkyway_agent.service_triggers import ServiceTriggers
 from milkyway_agent.starter import Running, let_go
-from milkyway_agent.system import kernel, processes, selinux
+from milkyway_agent.system import kernel, selinux
 from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_agent.watching import Watch
 from milkyway_formats.errors import MilkyWayError, RefusedError, UnavailableError
@@ -149,9 +149,7 @@ class Supervisor:
         for name in names:
             self._find(name)
         for other in self.graph.pulled_in(*names):
-            for rival in self.graph.conflicting(other):
-                if rival not in names:
-                    self._post(self._services[rival], Event.UNWANTED)
+            self._displace(other)
             self._post(self._services[other], Event.WANTED)
 
     async def stop(self, name: str) -> None:
@@ -170,7 +168,9 @@ class Supervisor:
 
     def restart(self, name: str) -> None:
         """Stop and start a service; one that does not run is started."""
-        self._post(self._find(name), Event.RESTART_ASKED)
+        one = self._find(name)
+        self._displace(name)
+        self._post(one, Event.RESTART_ASKED)
 
     def reload(self, name: str) -> None:
         """Have a service read its configuration again. Raises RefusedError when it is not started."""
@@ -237,10 +237,18 @@ class Supervisor:
         """Return what is known of a service: for those that show or keep it."""
         return self._find(name)
 
+    def _displace(self, name: str) -> None:
+        """Stop what conflicts with *name*."""
+        for rival in self.graph.conflicting(name):
+            self._post(self._services[rival], Event.UNWANTED)
+
     # --- one service ---------------------------------------------------------------------------------------------------
 
     def _post(self, one: Attended, event: Event | None, source: object | None = None) -> None:
-        """Let *event* happen to a service: at once, or when what is being done to it is done."""
+        """Let *event* happen to a service: at once, or when what is being done to it is done.
+
+        *source*: what it is about; when that is history by then, so is the event.
+        """
         if one.queue is None:
             one.queue = deque()
         one.queue.append(Message(event, source))
@@ -310,6 +318,7 @@ class Supervisor:
     def _resume(self, one: Attended, event: Event | None = None) -> None:
         """Go on after an effect that took its time; *event*: what it brought about."""
         one.busy = False
+        self._permit(self.graph.concerned(one.definition.name))
         effects, one.effects = one.effects, ()
         try:
             if event is not None:
@@ -617,7 +626,11 @@ class _Rows(Mapping[str, Row]):
 
     def __getitem__(self, name: str) -> Row:
         one = self._services[name]
-        return Row.STOPPING if one.leaving else one.row
+        if one.leaving:
+            return Row.STOPPING
+        if one.busy and not has_process(one.row):  # what it left is still being cleared away
+            return Row.RESTARTING if one.row is Row.WAITING else Row.STOPPING
+        return one.row
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._services)

@@ -6,7 +6,17 @@ from milkyway_formats.listener import Tcp, UnixStream
 from milkyway_formats.service import Limits, ReadyAtOnce, ReadyByDescriptor, ReadyByExit, ReadyByProbe, Service
 
 # What containers can't do yet. A layer that asks for it is refused: it must not run with less than it was signed with.
-_NOT_FOR_LAYERS = ("listeners", "stored_descriptors", "timers", "conditions", "health", "watchdog_ms", "reload", "execution", "conflicts")
+_NOT_FOR_LAYERS = (
+    "listeners",
+    "stored_descriptors",
+    "timers",
+    "conditions",
+    "health",
+    "watchdog_ms",
+    "reload",
+    "execution",
+    "conflicts",
+)
 
 
 class ServiceError(RefusedError):

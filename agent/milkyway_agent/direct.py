@@ -1,0 +1,252 @@
+"""Starting services through the waiting launcher: no task, no process between, one message for each start.
+
+For services that are not containers: those of ``--supervise``. What ``milkyway_formats.execution`` asks for
+becomes the launcher's words here; secrets and dynamic users are made before and taken back after.
+"""
+
+import os
+import platform
+import signal
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import trio
+
+from milkyway_agent import credentials
+from milkyway_agent.accounts import Account, DynamicUsers, busy_users, resolve
+from milkyway_agent.attended import Done, Start
+from milkyway_agent.credentials import Secret
+from milkyway_agent.launcher import Launcher, Started, words_of
+from milkyway_agent.reaping import Reaper
+from milkyway_agent.seccomp_filter import default_filter
+from milkyway_agent.starter import Running, clear_group, kill_group, let_go
+from milkyway_agent.system import cgroups, processes
+from milkyway_agent.watching import Watch
+from milkyway_formats.errors import RefusedError, UnavailableError
+from milkyway_formats.service import Limits, Service
+
+Answered = Callable[[Running | Exception], None]
+
+
+class Launching:
+    """The launcher of one supervisor, and who waits for which of its answers."""
+
+    def __init__(self, launcher: Launcher, watch: Watch, reaper: Reaper) -> None:
+        self._launcher = launcher
+        self._reaper = reaper
+        self._numbers = count(1_000_000)  # below are those of whoever used the launcher before
+        self._asked: dict[int, Answered] = {}
+        watch.add(launcher.fileno(), self._answer)
+        reaper.hold_while(lambda: launcher.pending > 0)
+
+    def submit(self, words: list[str], descriptors: Mapping[int, int], answered: Answered) -> None:
+        """Ask for one start. Raises OSError when it can't be asked for."""
+        number = next(self._numbers)
+        self._launcher.submit(number, words, descriptors)
+        self._asked[number] = answered
+
+    def bury(self, running: Running) -> int:
+        """Reap *running*, which was killed or has ended; return its exit status, or minus the signal that killed it."""
+        return let_go(running, self._reaper)
+
+    def _answer(self, _events: int) -> None:
+        for result in self._launcher.results():
+            answered = self._asked.pop(result.number, None)
+            if isinstance(result, Started):
+                self._reaper.claim(result.pid)
+                running = Running(result.pid, result.pidfd)
+                if answered is None:  # whoever asked has gone
+                    processes.pidfd_send_signal(running.pidfd, signal.SIGKILL)
+                    self.bury(running)
+                else:
+                    answered(running)
+            elif answered is not None:
+                answered(UnavailableError(result.why))
+
+
+class Places:
+    """Where a supervisor keeps what starts need: the directory of its groups ("" for none) and of its files in memory."""
+
+    def __init__(self, groups: str, runtime: Path) -> None:
+        self.groups = groups
+        self.runtime = runtime
+        self.controllers = frozenset(cgroups.controllers(groups)) if groups else frozenset[str]()
+        self.users = DynamicUsers()
+
+    def seccomp(self) -> str:
+        """Return the file with the default filter, made when first asked for."""
+        path = self.runtime / "seccomp-default.bpf"
+        if not path.exists():
+            path.write_bytes(default_filter(platform.machine()))
+        return str(path)
+
+
+class Direct:
+    """Starts one service through the launcher."""
+
+    def __init__(self, name: str, service: Service, launching: Launching, places: Places) -> None:
+        self.cgroup = f"{places.groups}/{name}" if places.groups else ""
+        self._name = name
+        self._service = service
+        self._launching = launching
+        self._places = places
+        self._session = 0  # the leader's pid, for as long as it is not reaped: without a group, what can be killed
+        self._secrets = places.runtime / "credentials" / name
+
+    def submit(self, start: Start, done: Done) -> None:
+        """Start the service; see ``attended.DirectStarter``."""
+        account = self._account()
+        environment = {**self._service.environment, **start.environment}
+        if self._service.execution.credentials:
+            self._place_secrets(account)
+            environment["CREDENTIALS_DIRECTORY"] = str(self._secrets)
+        words = plan_words(self._service, self._places, self.cgroup, account, environment, self._service.command)
+        self._launching.submit(words, {1: start.output, 2: start.output, **start.descriptors}, partial(self._started, done))
+
+    def _started(self, done: Done, outcome: Running | Exception) -> None:
+        if isinstance(outcome, Running):
+            self._session = outcome.pid
+        done(outcome)
+
+    async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str]) -> int | None:
+        """Run *command* as the service is; see ``attended.DirectStarter``."""
+        told = trio.Event()
+        answers: list[Running | Exception] = []
+
+        def answered(outcome: Running | Exception) -> None:
+            answers.append(outcome)
+            told.set()
+
+        variables = {**self._service.environment, **environment}
+        words = plan_words(self._service, self._places, self.cgroup, self._account(), variables, command)
+        self._launching.submit(words, {}, answered)
+        with trio.CancelScope(shield=True):
+            await told.wait()
+        (outcome,) = answers
+        if isinstance(outcome, Exception):
+            raise outcome
+        code: int | None = None
+        try:
+            with trio.move_on_after(seconds):
+                await trio.lowlevel.wait_readable(outcome.pidfd)
+                code = 0
+        finally:
+            if not processes.has_ended(outcome.pidfd):
+                processes.pidfd_send_signal(outcome.pidfd, signal.SIGKILL)
+            ended = self._launching.bury(outcome)
+        return ended if code is not None else None
+
+    def kill(self) -> None:
+        """Kill all processes of the service: its group, or where there is none the session of its main process."""
+        if self.cgroup:
+            kill_group(self.cgroup)
+        elif self._session:
+            kill_session(self._session)
+
+    def clear(self) -> bool:
+        """Remove the group if nothing is left in it; tell whether all of it is gone."""
+        if not self.cgroup:
+            if self._session:
+                kill_session(self._session)
+            self._forget()
+            return True
+        try:
+            cgroups.remove(self.cgroup)
+        except FileNotFoundError:
+            pass
+        except OSError:  # EBUSY: something is left in it, or below it
+            return False
+        self._forget()
+        return True
+
+    async def clean_up(self) -> None:
+        """Kill what is left, wait for it, and remove group, secrets and user."""
+        if self.cgroup:
+            await clear_group(self.cgroup)
+        else:
+            self.kill()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._session = 0
+        if self._service.execution.credentials:
+            credentials.remove(str(self._secrets))
+        if self._service.execution.dynamic_user:
+            self._places.users.release(self._name)
+
+    def _account(self) -> Account | None:
+        execution = self._service.execution
+        if execution.dynamic_user:
+            return self._places.users.hold(self._name, busy_users())
+        return resolve(execution.account) if execution.account else None
+
+    def _place_secrets(self, account: Account | None) -> None:
+        user, group = (account.user, account.groups[0]) if account else (os.geteuid(), os.getegid())
+        self._secrets.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        wanted = [Secret(one.name, one.source) for one in self._service.execution.credentials]
+        credentials.place(str(self._secrets), wanted, user, group)
+
+
+def plan_words(
+    service: Service,
+    places: Places,
+    cgroup: str,
+    account: Account | None,
+    environment: Mapping[str, str],
+    command: list[str],
+) -> list[str]:
+    """Return the launcher's words for *command* as *service* is to be. Raises RefusedError for what there is not."""
+    execution = service.execution
+    try:
+        return words_of(
+            command,
+            cgroup=cgroup,
+            make_cgroup=bool(cgroup),
+            cgroup_files=group_files(service.limits, places.controllers) if cgroup else {},
+            user=account.user if account else None,
+            groups=account.groups if account else (),
+            capabilities=execution.capabilities,
+            no_new_privileges=execution.no_new_privileges,
+            seccomp=places.seccomp() if execution.seccomp == "default" else "",
+            namespaces=execution.namespaces,
+            umask=execution.umask,
+            nice=execution.nice,
+            oom_score=execution.oom_score or None,
+            processors=execution.processors,
+            limits={str(name): most for name, most in execution.limits.items()},
+            directory=service.working_directory,
+            environment=environment,
+            listen_pid="LISTEN_FDS" in environment,
+        )
+    except ValueError as error:
+        raise RefusedError(f"cannot start {service.name}: {error}") from error
+
+
+def group_files(limits: Limits, controllers: frozenset[str]) -> dict[str, str]:
+    """Return what is written into a group's files for *limits*, of those for which there are *controllers*."""
+    found: dict[str, str] = {}
+    if "memory" in controllers:
+        if limits.memory_bytes:
+            found["memory.max"] = str(limits.memory_bytes)
+        if limits.memory_high_bytes:
+            found["memory.high"] = str(limits.memory_high_bytes)
+    if "pids" in controllers and limits.pids:
+        found["pids.max"] = str(limits.pids)
+    if "cpu" in controllers:
+        if limits.cpu_weight != Limits().cpu_weight:
+            found["cpu.weight"] = str(limits.cpu_weight)
+        if limits.cpu_percent:
+            found["cpu.max"] = f"{limits.cpu_percent * 1000} 100000"
+    if "io" in controllers and limits.io_weight != Limits().io_weight:
+        found["io.weight"] = f"default {limits.io_weight}"
+    return found
+
+
+def kill_session(leader: int) -> None:
+    """Kill the process group of *leader*, a child of ours that is not reaped yet: its number can't be another's."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
