@@ -5,8 +5,10 @@ process that ever told us something, no descriptor. Programs tell where they are
 us whatever they did to their output (``misbehaviour/behaviour.h``); nobody sleeps until they should be there.
 """
 
+import atexit
 import os
 import select
+import shutil
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Container, Iterator
@@ -41,6 +43,7 @@ def cgroup_root() -> str:
 def launch() -> str:
     """Return the static launcher, compiled as it is for CoreOS."""
     into = Path(tempfile.mkdtemp(prefix="milkyway-launch-"))
+    atexit.register(shutil.rmtree, into)
     compile_program(LAUNCH_SOURCE, into)
     return str(into / "launch")
 
