@@ -117,6 +117,19 @@ class Supervised:
                 await self._news.wait()
         return tellers[times - 1]
 
+    async def up(self, name: str, word: str, times: int = 1) -> int:
+        """Wait as ``told`` does, and until the service *name* is started: its program may be quicker than we are."""
+        pid = await self.told(word, times)
+        with trio.fail_after(10):
+            await self.supervisor.wait_state(name, "started")
+        return pid
+
+    async def in_state(self, pid: int, state: str) -> None:
+        """Wait until /proc shows process *pid* in *state* ("T": stopped), of which the kernel sends no event."""
+        with trio.fail_after(10):
+            while processes.parse_stat(Path(f"/proc/{pid}/stat").read_text()).state != state:
+                await trio.lowlevel.checkpoint()
+
     async def listen(self) -> None:
         """Hear what programs tell, for ever."""
         while True:
@@ -137,7 +150,7 @@ class Supervised:
                 await records.receive()
         assert own_children() - children == set(), "a child outlived its service"
         assert cgroups.children(self.group) == [], "a control group outlived its service"
-        running = {one.pid for one in self.heard if one.pidfd is not None and not is_readable(one.pidfd)}
+        running = {one.pid for one in self.heard if not has_ended(one)}
         assert running == set(), "a process outlived its service"
 
     def close(self) -> None:
@@ -153,10 +166,12 @@ def own_children(state: str = "") -> set[Child]:
     return {(one.pid, one.start, one.name) for one in ours if state in ("", one.state)}
 
 
-def is_readable(descriptor: int) -> bool:
-    """Tell whether *descriptor* is readable now: a pidfd is when its process has ended, somebody else's too."""
+def has_ended(told: Told) -> bool:
+    """Tell whether the process that *told* something has ended: then its descriptor is readable (pidfd_open(2))."""
+    if told.pidfd is None:
+        return True
     poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
+    poll.register(told.pidfd, select.POLLIN)
     return bool(poll.poll(0))
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from milkyway_agent.system import cgroups, processes, reaper
 from milkyway_formats.service import Limits, Restart
-from tests.privileged.misbehaviour.programs import ONCE, SHORTLY, STOPPED, UP, begin, misbehaving
-from tests.privileged.supervised import cgroup_root, supervised
+from tests.privileged.misbehaviour.programs import ONCE, SHORTLY, STOPPED, UP, begin
+from tests.privileged.supervised import cgroup_root, has_ended, supervised
 
 pytestmark = pytest.mark.privileged
 
@@ -30,8 +30,8 @@ def needs_controller(name: str) -> pytest.MarkDecorator:
 async def test_who_forks_twice_is_up_and_takes_its_grandchild_along() -> None:
     async with supervised() as one:
         name = begin(one, "children/forks_twice")
-        grandchild = await one.told("grandchild")
-        await one.told("alive")
+        grandchild = await one.up(name, "grandchild")
+        await one.up(name, "alive")
         assert is_child_of_ours(grandchild), "an orphan is adopted"
         assert one.path(name) == UP
         await one.supervisor.stop(name)
@@ -41,15 +41,13 @@ async def test_who_forks_twice_is_up_and_takes_its_grandchild_along() -> None:
 async def test_the_grandchild_of_one_that_is_killed_is_not_left_to_its_successor() -> None:
     async with supervised() as one:
         name = begin(one, "children/forks_twice", restart=Restart(delay_ms=1))
-        first = processes.pidfd_open(await one.told("grandchild"))
-        os.kill(await one.told("alive"), signal.SIGKILL)
-        await one.told("alive", times=2)
+        await one.told("grandchild")
+        os.kill(await one.up(name, "alive"), signal.SIGKILL)
+        await one.told("grandchild", times=2)
+        await one.up(name, "alive", times=2)
         assert one.path(name) == [*UP, *UP]
-        with pytest.raises(ProcessLookupError):  # ended, whether reaped yet or not
-            while True:
-                processes.pidfd_send_signal(first, 0)
-                os.waitid(os.P_PIDFD, first, os.WEXITED)
-        os.close(first)
+        first, second = (told for told in one.heard if told.word == "grandchild")
+        assert (has_ended(first), has_ended(second)) == (True, False)
 
 
 async def test_who_daemonises_has_ended_and_its_daemon_with_it() -> None:
@@ -72,8 +70,8 @@ async def test_who_daemonises_again_and_again_leaves_no_daemon_of_any_life() -> 
 async def test_children_that_ignore_sigterm_are_killed_when_the_first_process_has_obeyed() -> None:
     async with supervised() as one:
         name = begin(one, "children/leaks_children_that_ignore_sigterm")
-        await one.told("child", times=5)
-        await one.told("alive")
+        await one.up(name, "child", times=5)
+        await one.up(name, "alive")
         await one.supervisor.stop(name)
         assert one.path(name) == [*UP, *STOPPED]
         assert "service_killed" not in one.log.ring.events(name), "the first process took the hint"
@@ -82,7 +80,7 @@ async def test_children_that_ignore_sigterm_are_killed_when_the_first_process_ha
 async def test_a_grandchild_that_holds_the_output_holds_nothing_up() -> None:
     async with supervised() as one:
         name = begin(one, "children/leaves_its_output_to_a_grandchild", restart=ONCE)
-        await one.told("grandchild")
+        await one.up(name, "grandchild")
         await one.line(name, "from the grandchild")
         assert one.path(name) == UP
         os.kill(one.supervisor.status_of(name).pid, signal.SIGUSR1)
@@ -95,7 +93,7 @@ async def test_a_process_outside_the_group_that_holds_the_output_holds_nothing_u
     async with supervised() as one:
         outside = f"{one.group}/outside"
         name = begin(one, "children/leaves_its_output_to_one_outside_its_group", outside)
-        pid = await one.told("outside")
+        pid = await one.up(name, "outside")
         await one.supervisor.stop(name)
         assert one.path(name) == [*UP, *STOPPED]
         assert cgroups.processes(outside) == [pid]
@@ -107,7 +105,7 @@ async def test_a_process_outside_the_group_that_holds_the_output_holds_nothing_u
 async def test_children_that_nobody_waited_for_are_reaped_when_it_is_gone() -> None:
     async with supervised() as one:
         name = begin(one, "children/never_waits_for_its_children")
-        pid = await one.told("fifty zombies")
+        pid = await one.up(name, "fifty zombies")
         assert len(reaper.zombies(pid)) == 50
         await one.supervisor.stop(name)
         assert one.path(name) == [*UP, *STOPPED]
@@ -116,7 +114,7 @@ async def test_children_that_nobody_waited_for_are_reaped_when_it_is_gone() -> N
 async def test_a_chain_of_processes_that_live_for_a_moment_each_is_caught() -> None:
     async with supervised() as one:
         name = begin(one, "children/is_a_comet")
-        await one.told("comet")
+        await one.up(name, "comet")
         await one.supervisor.stop(name)
         assert one.path(name) == [*UP, *STOPPED]
 
@@ -124,7 +122,7 @@ async def test_a_chain_of_processes_that_live_for_a_moment_each_is_caught() -> N
 async def test_who_outlives_its_first_thread_is_up_and_is_stopped() -> None:
     async with supervised() as one:
         name = begin(one, "children/outlives_its_first_thread")
-        pid = await one.told("headless")
+        pid = await one.up(name, "headless")
         assert [zombie.pid for zombie in reaper.zombies(os.getpid())] == [pid], "it looks like one"
         assert one.path(name) == UP
         await one.supervisor.stop(name)
@@ -136,7 +134,7 @@ async def test_who_outlives_its_first_thread_is_up_and_is_stopped() -> None:
 async def test_a_fork_bomb_is_bounded_and_killed() -> None:
     async with supervised() as one:
         name = begin(one, "children/is_a_fork_bomb", limits=Limits(pids=64), stop=SHORTLY)
-        await one.told("bounded")
+        await one.up(name, "bounded")
         await one.supervisor.stop(name)
         assert one.path(name) == [*UP, *STOPPED]
 
@@ -145,10 +143,8 @@ async def test_a_fork_bomb_is_bounded_and_killed() -> None:
 async def test_who_eats_all_memory_is_killed_by_the_kernel_and_started_again() -> None:
     async with supervised() as one:
         limits = Limits(memory_bytes=16 << 20)
-        service = misbehaving(one, "groups/eats_all_memory", limits=limits, restart=Restart(delay_ms=1))
-        one.add(service)
-        one.supervisor.start(service.name)
-        os.kill(await one.told("hungry"), signal.SIGUSR1)
-        await one.told("hungry", times=2)
-        assert one.path(service.name) == [*UP, *UP]
-        assert one.supervisor.status_of(service.name).reason == "was killed by signal 9"
+        name = begin(one, "groups/eats_all_memory", limits=limits, restart=Restart(delay_ms=1))
+        os.kill(await one.up(name, "hungry"), signal.SIGUSR1)
+        await one.up(name, "hungry", times=2)
+        assert one.path(name) == [*UP, *UP]
+        assert one.supervisor.status_of(name).reason == "was killed by signal 9"

@@ -55,7 +55,7 @@ async def test_a_line_that_comes_byte_by_byte_is_one_line() -> None:
 async def test_who_closes_its_output_lives_on() -> None:
     async with supervised() as one:
         name = begin(one, "output/closes_its_output")
-        await one.told("silent")
+        await one.up(name, "silent")
         await one.line(name, "last words")
         await stopped(one, name)
 
@@ -63,21 +63,21 @@ async def test_who_closes_its_output_lives_on() -> None:
 async def test_who_closes_all_its_descriptors_lives_on() -> None:
     async with supervised() as one:
         name = begin(one, "output/closes_all_descriptors")
-        await one.told("bare")
+        await one.up(name, "bare")
         await stopped(one, name)
 
 
 async def test_who_opens_a_thousand_descriptors_takes_none_of_ours() -> None:
     async with supervised() as one:
         name = begin(one, "output/opens_a_thousand_descriptors")
-        await one.told("greedy")
+        await one.up(name, "greedy")
         await stopped(one, name)
 
 
 async def test_who_reads_its_own_output_takes_it_from_nobody_else() -> None:
     async with supervised() as one:
         name = begin(one, "output/steals_its_own_output")
-        await one.told("done")
+        await one.up(name, "done")
         other = begin(one, "output/writes_byte_by_byte")
         await one.line(other, "slowly")
         await stopped(one, name)

@@ -31,11 +31,10 @@ async def test_a_restart_while_it_is_starting_is_a_new_start() -> None:
 async def test_many_restarts_at_once_are_one() -> None:
     async with supervised() as one:
         name = begin(one, "ends/lives_on")
-        await one.told("alive")
+        await one.up(name, "alive")
         for _ in range(10):
             one.supervisor.restart(name)
-        await one.told("alive", times=2)
-        await one.supervisor.wait_state(name, "started")
+        await one.up(name, "alive", times=2)
         assert one.path(name) == [*UP, "restarting", *UP]
 
 
@@ -49,8 +48,8 @@ async def test_a_stop_while_it_is_starting_stops_it() -> None:
 
 async def test_a_stop_during_its_backoff_leaves_it_at_rest() -> None:
     async with supervised() as one:
-        name = begin(one, "ends/ends_badly", restart=AFTER_AN_HOUR)
-        await one.supervisor.wait_state(name, "started")
+        name = begin(one, "ends/ends_badly_when_told", restart=AFTER_AN_HOUR)
+        os.kill(await one.up(name, "alive"), signal.SIGUSR1)
         await one.supervisor.wait_state(name, "stopped")
         await one.supervisor.stop(name)
         assert one.path(name) == [*UP, "waiting", "idle"]
@@ -59,24 +58,23 @@ async def test_a_stop_during_its_backoff_leaves_it_at_rest() -> None:
 async def test_a_restart_during_its_backoff_starts_it_now() -> None:
     async with supervised() as one:
         name = begin(one, "ends/lives_on", restart=AFTER_AN_HOUR)
-        os.kill(await one.told("alive"), signal.SIGKILL)
+        os.kill(await one.up(name, "alive"), signal.SIGKILL)
         await one.supervisor.wait_state(name, "stopped")
         one.supervisor.restart(name)
-        await one.told("alive", times=2)
+        await one.up(name, "alive", times=2)
         assert one.path(name) == [*UP, *UP]
 
 
 async def test_a_start_while_it_is_stopping_starts_it_afterwards() -> None:
     async with supervised() as one:
         name = begin(one, "ends/dawdles_when_asked")
-        await one.told("alive")
+        await one.up(name, "alive")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(one.supervisor.stop, name)
             pid = await one.told("asked")
             one.supervisor.start(name)
-            await one.supervisor.wait_state(name, "stopping")
             os.kill(pid, signal.SIGKILL)
-            await one.told("alive", times=2)
+            await one.up(name, "alive", times=2)
             nursery.cancel_scope.cancel()
         assert one.path(name) == [*UP, "stopping", "restarting", *UP]
         os.kill(one.supervisor.status_of(name).pid, signal.SIGKILL)
@@ -85,7 +83,7 @@ async def test_a_start_while_it_is_stopping_starts_it_afterwards() -> None:
 async def test_two_who_stop_it_at_once_stop_it_once() -> None:
     async with supervised() as one:
         name = begin(one, "signals/ignores_sigterm", stop=SHORTLY)
-        await one.told("deaf")
+        await one.up(name, "deaf")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(one.supervisor.stop, name)
             nursery.start_soon(one.supervisor.stop, name)
@@ -94,24 +92,24 @@ async def test_two_who_stop_it_at_once_stop_it_once() -> None:
 
 async def test_when_what_it_requires_dies_it_is_stopped_and_comes_back_with_it() -> None:
     async with supervised() as one:
-        database = begin(one, "ends/ends_when_told", name="database", restart=AT_ONCE)
+        database = begin(one, "ends/ends_badly_when_told", name="database", restart=AT_ONCE)
         one.add(misbehaving(one, "ends/lives_on", name="web"), needs=Needs(requires=("database",)))
-        pid = await one.told("alive")
+        pid = await one.up(database, "alive")
         one.supervisor.start("web")
-        await one.told("alive", times=2)
+        await one.up("web", "alive", times=2)
         os.kill(pid, signal.SIGUSR1)
-        await one.told("alive", times=4)
+        await one.up("web", "alive", times=4)
         assert one.path(database) == [*UP, *UP]
         assert one.path("web") == [*UP, "restarting", *UP]
 
 
 async def test_when_what_it_requires_has_failed_for_good_it_waits() -> None:
     async with supervised() as one:
-        database = begin(one, "ends/ends_when_told", name="database", restart=ONCE)
+        database = begin(one, "ends/ends_badly_when_told", name="database", restart=ONCE)
         one.add(misbehaving(one, "ends/lives_on", name="web"), needs=Needs(requires=("database",)))
-        pid = await one.told("alive")
+        pid = await one.up(database, "alive")
         one.supervisor.start("web")
-        await one.told("alive", times=2)
+        await one.up("web", "alive", times=2)
         os.kill(pid, signal.SIGUSR1)
         await one.supervisor.wait_state(database, "failed")
         await one.supervisor.wait_state("web", "stopped")

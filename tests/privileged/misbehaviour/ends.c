@@ -56,7 +56,13 @@ static void lives_on(void)
 	rest();
 }
 
-static void ends_when_told(void)
+static void ends_well_when_told(void)
+{
+	tell("alive");
+	await_go();
+}
+
+static void ends_badly_when_told(void)
 {
 	tell("alive");
 	await_go();
@@ -125,7 +131,8 @@ static void removes_its_own_program(void)
 
 const struct behaviour behaviours[] = {
 	DOES(ends_well), DOES(ends_badly), DOES(is_killed_by_its_own_fault), DOES(aborts),
-	DOES(recovers_in_its_third_life), DOES(works_in_its_third_life), DOES(lives_on), DOES(ends_when_told),
+	DOES(recovers_in_its_third_life), DOES(works_in_its_third_life), DOES(lives_on), DOES(ends_well_when_told),
+	DOES(ends_badly_when_told),
 	DOES(dawdles_when_asked), DOES(crashes_when_asked), DOES(becomes_another), DOES(bears_a_name_that_lies),
 	DOES(removes_its_own_program), { 0 },
 };
