@@ -74,10 +74,9 @@ async def test_who_opens_a_thousand_descriptors_takes_none_of_ours() -> None:
         await stopped(one, name)
 
 
+@pytest.mark.xfail(strict=True, reason="a pipe that is empty again when it is read breaks the task that carries its lines")
 async def test_who_reads_its_own_output_takes_it_from_nobody_else() -> None:
     async with supervised() as one:
         name = begin(one, "output/steals_its_own_output")
-        await one.up(name, "done")
-        other = begin(one, "output/writes_byte_by_byte")
-        await one.line(other, "slowly")
+        await one.line(name, "the thief is done")
         await stopped(one, name)

@@ -89,7 +89,8 @@ async def test_who_has_the_supervisor_trace_it_is_still_ended() -> None:
     async with supervised() as one:
         name = begin(one, "signals/has_the_supervisor_trace_it", stop=SHORTLY)
         await one.up(name, "traced")
-        await stopped_by_force(one, name)
+        await one.supervisor.stop(name)
+        assert one.path(name) == [*UP, *STOPPED]
 
 
 @pytest.mark.xfail(strict=True, reason="the reaper takes the stop of a traced child for the end of a child with an owner")

@@ -2,6 +2,7 @@
 #include "behaviour.h"
 
 #include <fcntl.h>
+#include <time.h>
 
 static void put(int fd, const void *data, size_t size)
 {
@@ -88,7 +89,17 @@ static void opens_a_thousand_descriptors(void)
 	rest();
 }
 
-/* Reads its own pipe: what the supervisor is told to be there may be gone when it looks. */
+static long microseconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/* Reads its own pipe: what the supervisor is told to be there may be gone when it looks. Some of these pauses fall
+ * between the two.
+ */
 static void steals_its_own_output(void)
 {
 	char stolen[16];
@@ -96,14 +107,17 @@ static void steals_its_own_output(void)
 
 	if (fd < 0)
 		broken("open");
-	tell("stealing");
-	for (int times = 0; times < 20000; times++) {
+	for (long times = 0; times < 6000; times++) {
+		long until = microseconds() + times % 150;
+
 		put(1, "x", 1);
+		while (microseconds() < until)
+			;
 		while (read(fd, stolen, sizeof stolen) > 0)
 			;
+		usleep(50);
 	}
 	put(1, "\nthe thief is done\n", 19);
-	tell("done");
 	rest();
 }
 
