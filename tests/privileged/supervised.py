@@ -30,6 +30,7 @@ from milkyway_formats.service import Service
 
 Child: TypeAlias = tuple[int, int, str]  # pid, start and name: one process for good
 
+LIMITING = ("cpu", "memory", "pids")
 LAUNCH_SOURCE = Path(__file__).parents[2] / "agent/launch/launch.c"
 
 
@@ -195,15 +196,17 @@ def no_descriptor_is_left() -> Iterator[None]:
 
 @asynccontextmanager
 async def supervised() -> AsyncIterator[Supervised]:
-    """Give a running supervisor; afterwards nothing of its services is left, which is asserted. Ends within 90 s."""
+    """Give a running supervisor; afterwards nothing of its services is left, which is asserted. Ends within 60 s."""
     group = f"{cgroup_root()}/milkyway-test-{os.getpid()}"
     launch()
     children = own_children()
-    with no_descriptor_is_left(), tempfile.TemporaryDirectory() as directory, trio.fail_after(90):
+    with no_descriptor_is_left(), tempfile.TemporaryDirectory() as directory, trio.fail_after(60):
         os.chmod(directory, 0o711)
         notify = Path(directory, "notify")
         notify.mkdir(0o711)
         make_group(group)
+        if handed_on := [name for name in cgroups.controllers(group) if name in LIMITING]:
+            cgroups.enable(group, handed_on)
         reaper.set_child_subreaper(True)
         try:
             with closing(sockets.datagram(f"{directory}/told", 0o666)) as told:
