@@ -1,11 +1,21 @@
-"""A real supervisor over real processes, in control groups of its own, for the tests beside it."""
+"""A real supervisor over real processes, in control groups of its own, for the tests beside it.
 
+Every test that ends well is asked what it left: no child of ours, running or zombie, no control group, no
+process that ever told us something, no descriptor. Programs tell where they are by a datagram, which reaches
+us whatever they did to their output (``misbehaviour/behaviour.h``); nobody sleeps until they should be there.
+"""
+
+import atexit
 import os
+import select
+import shutil
+import socket
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Container, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import trio
 
@@ -14,10 +24,13 @@ from milkyway_agent.log import OUTPUT, Log
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.starter import Launched, Program, clear_group, make_group
 from milkyway_agent.supervisor import Definition, Supervisor
-from milkyway_agent.system import kernel, mounts, reaper
+from milkyway_agent.system import cgroups, kernel, mounts, processes, reaper, sockets
 from milkyway_coreos.programs import compile_program
 from milkyway_formats.service import Service
 
+Child: TypeAlias = tuple[int, int, str]  # pid, start and name: one process for good
+
+LIMITING = ("cpu", "memory", "pids")
 LAUNCH_SOURCE = Path(__file__).parents[2] / "agent/launch/launch.c"
 
 
@@ -31,25 +44,51 @@ def cgroup_root() -> str:
 def launch() -> str:
     """Return the static launcher, compiled as it is for CoreOS."""
     into = Path(tempfile.mkdtemp(prefix="milkyway-launch-"))
+    atexit.register(shutil.rmtree, into)
     compile_program(LAUNCH_SOURCE, into)
     return str(into / "launch")
 
 
-class Supervised:
-    """The supervisor with what tests ask of it."""
+class Told(NamedTuple):
+    """What a program told, and who: a descriptor of the process, or None where it had already ended and was reaped."""
 
-    def __init__(self, group: str, notify_directory: str) -> None:
+    word: str
+    pid: int
+    pidfd: int | None
+
+
+class Supervised:
+    """The supervisor with what tests ask of it. *told* is the socket on which programs tell where they are."""
+
+    def __init__(self, group: str, notify_directory: str, told: socket.socket) -> None:
         self.log = Log(kernel.realtime_ms)
         self.reaper = Reaper(self.log)
         self.supervisor = Supervisor(self.log, self.reaper, notify_directory=notify_directory)
         self.group = group
+        self.tell_address = str(told.getsockname())
+        self.heard: list[Told] = []
+        self._listening = trio.socket.from_stdlib_socket(told)
+        self._news = trio.Event()
 
-    def add(self, service: Service, *, needs: Needs | None = None, program: Program | None = None) -> str:
+    def add(
+        self,
+        service: Service,
+        *,
+        needs: Needs | None = None,
+        program: Program | None = None,
+        users: Container[int] | None = None,
+    ) -> str:
         """Supervise *service* as a program of CoreOS; return the directory of its control group."""
         cgroup = f"{self.group}/{service.name}"
-        program = program or Program(tuple(service.command), environment=service.environment)
+        program = program or Program(
+            tuple(service.command),
+            user=service.user,
+            environment=service.environment,
+            directory=service.working_directory,
+            limits=service.limits,
+        )
         starter = Launched(program, cgroup, self.reaper, launch())
-        self.supervisor.add(Definition(service.name, service, starter, needs or Needs()))
+        self.supervisor.add(Definition(service.name, service, starter, needs or Needs(), users))
         return cgroup
 
     def path(self, name: str) -> list[str]:
@@ -72,25 +111,117 @@ class Supervised:
             while name not in self.log.ring.events():
                 await records.receive()
 
+    async def told(self, word: str, times: int = 1) -> int:
+        """Wait until programs have told *word* so many *times*; return the pid of the one that told it last."""
+        with trio.fail_after(10):
+            while len(tellers := [one.pid for one in self.heard if one.word == word]) < times:
+                await self._news.wait()
+        return tellers[times - 1]
+
+    async def up(self, name: str, word: str, times: int = 1) -> int:
+        """Wait as ``told`` does, and until the service *name* is started: its program may be quicker than we are."""
+        pid = await self.told(word, times)
+        with trio.fail_after(10):
+            await self.supervisor.wait_state(name, "started")
+        return pid
+
+    async def in_state(self, pid: int, state: str) -> None:
+        """Wait until /proc shows process *pid* in *state* ("T": stopped), of which the kernel sends no event."""
+        with trio.fail_after(10):
+            while processes.parse_stat(Path(f"/proc/{pid}/stat").read_text()).state != state:
+                await trio.lowlevel.checkpoint()
+
+    async def listen(self) -> None:
+        """Hear what programs tell, for ever."""
+        while True:
+            data, ancillary, _, _ = await self._listening.recvmsg(64, socket.CMSG_SPACE(16))
+            who = sockets.sender(ancillary)
+            assert who is not None, "the kernel says who sent it"
+            pidfd = None
+            with suppress(ProcessLookupError):
+                pidfd = processes.pidfd_open(who.pid)
+            self.heard.append(Told(data.decode(), who.pid, pidfd))
+            self._news.set()
+            self._news = trio.Event()
+
+    async def nothing_is_left(self, children: set[Child]) -> None:
+        """Assert that nothing of the services is left, beyond the *children* that we had before."""
+        with trio.fail_after(10), self.log.follow() as records:
+            while own_children("Z") - children:  # orphans are reaped after a grace, and it is noted
+                await records.receive()
+        assert own_children() - children == set(), "a child outlived its service"
+        assert cgroups.children(self.group) == [], "a control group outlived its service"
+        running = {one.pid for one in self.heard if not has_ended(one)}
+        assert running == set(), "a process outlived its service"
+
+    def close(self) -> None:
+        """Let go of the processes that told something."""
+        for one in self.heard:
+            if one.pidfd is not None:
+                os.close(one.pidfd)
+
+
+def own_children(state: str = "") -> set[Child]:
+    """Return our children: all, or those in one *state* ("Z": ended and not reaped)."""
+    ours = [one for one in processes.processes() if one.parent == os.getpid()]
+    return {(one.pid, one.start, one.name) for one in ours if state in ("", one.state)}
+
+
+def has_ended(told: Told) -> bool:
+    """Tell whether the process that *told* something has ended: then its descriptor is readable (pidfd_open(2))."""
+    if told.pidfd is None:
+        return True
+    poll = select.poll()
+    poll.register(told.pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def own_descriptors() -> dict[str, str]:
+    """Return what we have open, by number."""
+    opened = {}
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the one through which we list them
+            opened[number] = os.readlink(f"/proc/self/fd/{number}")
+    return opened
+
+
+@contextmanager
+def no_descriptor_is_left() -> Iterator[None]:
+    """Assert that what is opened inside is closed inside."""
+    before = own_descriptors()
+    yield
+    after = own_descriptors()
+    assert {number: after[number] for number in after if before.get(number) != after[number]} == {}, "descriptors are left open"
+
 
 @asynccontextmanager
 async def supervised() -> AsyncIterator[Supervised]:
-    """Give a running supervisor; afterwards nothing of its services is left."""
+    """Give a running supervisor; afterwards nothing of its services is left, which is asserted. Ends within 60 s."""
     group = f"{cgroup_root()}/milkyway-test-{os.getpid()}"
-    make_group(group)
-    reaper.set_child_subreaper(True)
-    try:
-        with tempfile.TemporaryDirectory() as notify:
-            Path(notify).chmod(0o711)
-            async with trio.open_nursery() as nursery:
-                one = Supervised(group, notify)
-                nursery.start_soon(one.reaper.run)
-                await nursery.start(one.supervisor.run)
-                yield one
-                with trio.fail_after(30):
-                    await one.supervisor.stop_all()
-                nursery.cancel_scope.cancel()
-    finally:
-        with trio.CancelScope(shield=True):
-            await clear_group(group)
-        reaper.set_child_subreaper(False)
+    launch()
+    children = own_children()
+    with no_descriptor_is_left(), tempfile.TemporaryDirectory() as directory, trio.fail_after(60):
+        os.chmod(directory, 0o711)
+        notify = Path(directory, "notify")
+        notify.mkdir(0o711)
+        make_group(group)
+        if handed_on := [name for name in cgroups.controllers(group) if name in LIMITING]:
+            cgroups.enable(group, handed_on)
+        reaper.set_child_subreaper(True)
+        try:
+            with closing(sockets.datagram(f"{directory}/told", 0o666)) as told:
+                one = Supervised(group, str(notify), told)
+                with closing(one):
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(one.reaper.run)
+                        nursery.start_soon(one.listen)
+                        await nursery.start(one.supervisor.run)
+                        yield one
+                        with trio.fail_after(30):
+                            await one.supervisor.stop_all()
+                        await one.nothing_is_left(children)
+                        nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await clear_group(group)
+            reaper.set_child_subreaper(False)

@@ -1,0 +1,53 @@
+"""The misbehaving programs, compiled, and supervised services made of them."""
+
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from milkyway_coreos import tools
+from milkyway_coreos.programs import FLAGS
+from milkyway_formats.service import Restart, Service, Stop
+from tests.privileged.supervised import Supervised
+
+SOURCES = Path(__file__).parent
+UP = ["waiting", "starting", "started"]
+STOPPED = ["stopping", "idle"]
+ONCE = Restart(when="never")
+AT_ONCE = Restart(delay_ms=1, delay_limit_ms=5, start_limit=3)
+AFTER_AN_HOUR = Restart(delay_ms=3_600_000, delay_limit_ms=3_600_000)
+SHORTLY = Stop(timeout_ms=50)
+
+
+@cache
+def program(theme: str) -> str:
+    """Return the path of the program whose behaviours are in ``THEME.c``."""
+    return str(_compiled() / theme)
+
+
+def misbehaving(one: Supervised, program_and_behaviour: str, argument: str = "", **fields: object) -> Service:
+    """Return a service that behaves like "ends/aborts", and is named "aborts" unless *fields* say otherwise."""
+    theme, _, behaviour = program_and_behaviour.partition("/")
+    command = [program(theme), behaviour, one.tell_address, *([argument] if argument else [])]
+    return Service(**{"name": behaviour.replace("_", "-"), "command": command, **fields})  # type: ignore[arg-type] # as msgspec takes them
+
+
+def begin(one: Supervised, program_and_behaviour: str, argument: str = "", **fields: object) -> str:
+    """Supervise and start a service that behaves like "ends/aborts"; return its name."""
+    service = misbehaving(one, program_and_behaviour, argument, **fields)
+    one.add(service)
+    one.supervisor.start(service.name)
+    return service.name
+
+
+@cache
+def _compiled() -> Path:
+    into = Path(tempfile.mkdtemp(prefix="milkyway-misbehaviour-"))
+    atexit.register(shutil.rmtree, into)
+    into.chmod(0o755)  # some run as another user
+    for source in (*SOURCES.glob("*.c"), *SOURCES.glob("*.h")):
+        shutil.copyfile(source, into / source.name)
+    for source in SOURCES.glob("*.c"):
+        tools.run(tools.chrooted(tools.tools_tree(), into, ["musl-gcc", *FLAGS, "-o", source.stem, source.name]))
+    return into
