@@ -5,12 +5,11 @@ given up, so that no client is lost while it restarts. Timers count while their 
 it only while it is armed. What a persistent timer did last is kept on the disk before it is done.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
-
-import trio
 
 from milkyway_agent import listening
 from milkyway_agent.alarms import Alarm, Alarms
@@ -68,11 +67,13 @@ class ServiceTriggers:
         self._chance = chance
         self._timed: dict[Attended, _Timed] = {}
         self._timer = -1
-        self._save = trio.Event()
 
-    async def run(self) -> None:
-        """Keep stamps on the disk, in a thread: a start by a persistent timer waits for it."""
-        await trio.sleep_forever()
+    def close_clock(self) -> None:
+        """Close the one real-time timer: nothing rings any more. Twice is the same as once."""
+        if self._timer >= 0:
+            self._watch.remove(self._timer)
+            os.close(self._timer)
+            self._timer = -1
 
     # --- a service comes and goes --------------------------------------------------------------------------------------
 

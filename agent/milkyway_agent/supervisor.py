@@ -98,12 +98,13 @@ class Supervisor:
                 self._nursery = nursery
                 nursery.start_soon(self._watch.run)
                 nursery.start_soon(self._alarms.run)
-                nursery.start_soon(self._triggers.run)
                 self._pump()
                 task_status.started()
                 await trio.sleep_forever()
         finally:
             self._nursery = None
+            self._triggers.close_clock()
+            self._watch.close()
 
     @property
     def watch(self) -> Watch:

@@ -300,7 +300,7 @@ async def test_what_makes_no_sense_is_refused() -> None:
             one.add(shell("b", ""), needs=Needs(requires=("a",)))
         with pytest.raises(RefusedError, match="cannot supervise a: there is a service of that name"):
             one.add(shell("a", ""))
-        with pytest.raises(RefusedError, match="cannot supervise c: a longrun can't be ready by ending"):
+        with pytest.raises(RefusedError, match="cannot use service c: a longrun can't be ready by ending"):
             one.add(shell("c", "", readiness=ReadyByExit()))
         with pytest.raises(RefusedError, match="cannot find service nobody: there is none of that name"):
             one.supervisor.start("nobody")
