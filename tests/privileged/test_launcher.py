@@ -359,6 +359,7 @@ def test_a_message_that_is_none_is_refused_and_the_next_is_served() -> None:
 
 def test_a_thousand_starts_leave_no_zombie_and_no_descriptor() -> None:
     with launching() as launcher, group() as path:
+        assert said(launcher, "true") == ""  # by now it has closed what it inherited
         own, its = len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{launcher.pid}/fd"))
         reading, writing = os.pipe2(os.O_CLOEXEC)
         for number in range(1000):
