@@ -3,10 +3,9 @@
  *     launch [OPTION…] -- PROGRAM [ARGUMENT…]
  *     launch --serve FD
  *
- * posix_spawn, which is all that Python offers, sets neither cgroup, nor user, capabilities, limits or SELinux domain.
- * This program takes those of its table of steps that the options name, in the table's order, and executes PROGRAM (an
- * absolute path) in its place: same process, same descriptors. A failure is one line on standard error and exit code
- * 111; nothing is ever started with less than was asked for.
+ * posix_spawn, which is all that Python has, sets no cgroup, user, capabilities or SELinux domain. This program takes those
+ * of its table of steps that the options name, in the table's order, and executes PROGRAM (an absolute path) in its place.
+ * A failure is one line on standard error and exit code 111; nothing is ever started with less than was asked for.
  *
  * With --serve, each message of the SOCK_SEQPACKET socket FD is one such start, until the socket closes: its number, how
  * many descriptors come with it, their numbers in the child (uint32_t each); then the words as above, each ended by NUL.
@@ -40,20 +39,20 @@
 
 #define LENGTH(array) (sizeof(array) / sizeof *(array))
 enum { FAILED = 111, MOST_WORDS = 2048, MOST_BYTES = 1 << 18, MOST_DESCRIPTORS = 253, MOST_GROUPS = 256 };
-enum { SOCKET = 3, MOVED = 256 }; /* above the server's socket all belong to the request at hand; a child has none above MOVED */
+enum { SOCKET = 3, MOVED = 256 }; /* above the server's socket all is the request's at hand; a child has none from MOVED on */
 
 static const char *const limits[RLIM_NLIMITS] = {
 	[RLIMIT_AS] = "as", [RLIMIT_CORE] = "core", [RLIMIT_CPU] = "cpu", [RLIMIT_DATA] = "data", [RLIMIT_FSIZE] = "fsize",
 	[RLIMIT_MEMLOCK] = "memlock", [RLIMIT_MSGQUEUE] = "msgqueue", [RLIMIT_NICE] = "nice", [RLIMIT_NOFILE] = "nofile",
-	[RLIMIT_NPROC] = "nproc", [RLIMIT_RTPRIO] = "rtprio", [RLIMIT_STACK] = "stack",
-};
+	[RLIMIT_NPROC] = "nproc", [RLIMIT_RTPRIO] = "rtprio", [RLIMIT_STACK] = "stack" };
 
 /* A child runs in the server's memory, which waits, until it executes: what the child wrote here the server reads. */
 static enum { ALONE, SERVING, CHILD } role;
+static cpu_set_t everywhere;
 static jmp_buf give_answer;
 static struct { uint32_t number; int32_t pid, error; char why[1024]; } answer;
 static struct {
-	char **command, *environment[MOST_WORDS + 1], *cgroup;
+	char *words[MOST_WORDS + 1], **command, *environment[MOST_WORDS + 1], *cgroup;
 	struct { const struct step *step; char *argument; } given[MOST_WORDS];
 	size_t given_count, descriptor_count;
 	int descriptors[MOST_DESCRIPTORS], pid_namespace;
@@ -116,8 +115,6 @@ static const char *in_cgroup(const char *name)
 		fail("find %s of the cgroup: no such place", name);
 	return path;
 }
-
-/* --- the steps --------------------------------------------------------------------------------------------------------- */
 
 static void choose_cgroup(char *path, int) { start.cgroup = path; }
 static void make_cgroup(char *, int) { need(mkdir(in_cgroup(""), 0755) < 0 && errno != EEXIST ? -1 : 0, "make", start.cgroup); }
@@ -201,11 +198,7 @@ static void limit(char *name, int)
 	need(prlimit(0, which, &(struct rlimit){ most, most }, NULL), "limit", name);
 }
 
-static void forgo_privileges(char *, int) /* SELinux then changes the domain only by nnp_nosuid_transition */
-{
-	need(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "give up", "new privileges");
-	start.no_new_privileges = true;
-}
+static void forgo(char *, int) { start.no_new_privileges = !need(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "forgo", "privileges"); }
 
 /* The bounding set, while we may shrink it. Who may not is content with no_new_privs, by which nothing comes of it. */
 static void bound_capabilities(char *, int)
@@ -262,13 +255,13 @@ static const struct step { const char *name; bool has_argument, before; void (*t
 	{ "--listen-pid", 0, 0, add_listen_pid, 0 },   /* add LISTEN_PID, its own pid (sd_listen_fds(3)) */
 	{ "--seccomp", 1, 0, read_filter, 0 },         /* FILE, or a descriptor's number: a BPF program for system calls */
 	{ "--rlimit", 1, 0, limit, 0 },                /* NAME=N: limit a resource (nofile…), soft and hard alike */
-	{ "--no-new-privs", 0, 0, forgo_privileges, 0 }, /* gain no rights by executing a file, now or later */
+	{ "--no-new-privs", 0, 0, forgo, 0 },      /* gain no rights by executing a file, now or later */
 	{ "--keep-caps", 1, 0, keep_capabilities, 0 }, /* MASK: as an ordinary user too; others are dropped for good */
 	{ NULL, 0, 0, apply_filter, false },
 	{ NULL, 0, 0, bound_capabilities, 0 },
 	{ "--user", 1, 0, become, 0 },                 /* UID:GID[,GID…]: be this user, with these groups and no others */
 	{ NULL, 0, 0, set_capabilities, 0 },
-	{ "--context", 1, 0, ask_for_context, 0 },     /* CONTEXT: run in this SELinux context */
+	{ "--context", 1, 0, ask_for_context, 0 },     /* SELinux's (no_new_privs: where the policy has nnp_nosuid_transition) */
 	{ NULL, 0, 0, apply_filter, true },
 };
 
@@ -314,6 +307,7 @@ static _Noreturn void execute(void)
 static int become_child(void *)
 {
 	role = CHILD;
+	sched_setaffinity(0, sizeof everywhere, &everywhere);
 	setsid();
 	need(syscall(SYS_close_range, SOCKET, ~0U, 1U << 2 /* CLOSE_RANGE_CLOEXEC */), "close", "what is not its own");
 	for (int *each = start.descriptors; each < start.descriptors + start.descriptor_count; each++)
@@ -348,10 +342,11 @@ static long clone_child(void)
 
 static void carry_out(const struct msghdr *request, char *text, const char *end)
 {
-	static char *words[MOST_WORDS + 1];
 	const struct cmsghdr *rights = CMSG_FIRSTHDR(request);
 	const uint32_t *head = request->msg_iov->iov_base;
 	size_t count = 0;
+	long child;
+	cpu_set_t here = { 0 };
 	start.descriptor_count = rights ? (rights->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
 	text += (2 + start.descriptor_count) * sizeof *head;
 	if (text >= end || end[-1] || head[1] != start.descriptor_count || request->msg_flags & (MSG_TRUNC | MSG_CTRUNC))
@@ -359,11 +354,16 @@ static void carry_out(const struct msghdr *request, char *text, const char *end)
 	memcpy(start.descriptors, rights ? CMSG_DATA(rights) : (void *)start.descriptors, start.descriptor_count * sizeof(int));
 	memcpy(start.targets, head + 2, start.descriptor_count * sizeof *head);
 	for (; text < end && count < MOST_WORDS; text += strlen(text) + 1)
-		words[count++] = text;
-	words[count] = NULL;
-	read_words(words);
+		start.words[count++] = text;
+	read_words(start.words);
 	take_steps(true);
-	answer.pid = (int32_t)need(clone_child(), "clone", "a child");
+	/* Child and server take turns: on one processor they do so without waking another, which takes several times as long. */
+	sched_getaffinity(0, sizeof everywhere, &everywhere);
+	CPU_SET((size_t)sched_getcpu(), &here);
+	sched_setaffinity(0, sizeof here, &here);
+	child = clone_child();
+	sched_setaffinity(0, sizeof everywhere, &everywhere);
+	answer.pid = (int32_t)need(child, "clone", "a child");
 }
 
 static _Noreturn void serve(int fd)

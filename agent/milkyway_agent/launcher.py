@@ -176,7 +176,7 @@ class Launcher:
         number, pid, error = (int.from_bytes(data[at : at + 4], sys.byteorder, signed=at > 0) for at in (0, 4, 8))
         self._sent.discard(number)
         if error:
-            if pid:
+            if pid > 0:
                 _reap(pid)
             return NotStarted(number, error, f"cannot {data[12:].decode(errors='replace')}")
         try:

@@ -196,22 +196,22 @@ def test_a_child_has_only_the_descriptors_it_was_given() -> None:
 
 
 def test_descriptors_come_where_they_were_asked_for_even_crosswise() -> None:
-    pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(6)]
+    """The targets run through the numbers at which the launcher receives and moves them, downwards and upwards."""
+    targets = [13, 3, 12, 4, 11, 10, 9, 255]
+    pipes = [os.pipe2(os.O_CLOEXEC) for _ in targets]
     with launching() as launcher:
-        child = start(
-            launcher,
-            words_of([SH, "-c", 'for each in 1 3 4 5 6 9; do eval "echo $each >&$each"; done; ls /proc/self/fd >&9']),
-            {9 if n == 5 else n + 2 if n else 1: pipes[n][1] for n in (3, 1, 4, 0, 5, 2)},
-        )
+        script = "for each in $0; do echo $each >/proc/self/fd/$each; done; ls /proc/self/fd >/proc/self/fd/255"
+        words = words_of([SH, "-c", script, " ".join(map(str, targets))])
+        child = start(launcher, words, {target: pipe[1] for target, pipe in zip(targets, pipes, strict=True)})
         assert ended(child) == 0
     texts = []
     for reading, writing in pipes:
         os.close(writing)
         texts.append(os.read(reading, 4096).decode().split())
         os.close(reading)
-    assert texts[:5] == [["1"], ["3"], ["4"], ["5"], ["6"]]
-    assert texts[5][0] == "9"
-    assert set(texts[5][1:]) - {"7", "8"} == {"0", "1", "2", "3", "4", "5", "6", "9"}
+    assert [text[0] for text in texts] == list(map(str, targets))
+    # ls has the directory open besides, and the shell's 1 is a pipe
+    assert set(texts[-1][1:]) - {"5"} == {"0", "1", "2", *map(str, targets)}
 
 
 def test_signals_are_as_they_were_born() -> None:
@@ -261,6 +261,14 @@ def test_a_child_has_the_priorities_and_limits_it_should_have() -> None:
         assert said(launcher, "umask; nice; echo $A").split("\n") == [f"{current_umask():04o}", "0"]
         # the launcher's memory was lent, not its score (the kernel has an exception for vfork)
         assert Path(f"/proc/{launcher.pid}/oom_score_adj").read_text() == Path("/proc/self/oom_score_adj").read_text()
+
+
+def test_a_child_runs_wherever_we_do() -> None:
+    """The launcher keeps itself and its child to one processor, but only until the child is a program."""
+    with launching() as launcher:
+        own = Path("/proc/self/status").read_text()
+        for text in (said(launcher, "cat /proc/self/status"), Path(f"/proc/{launcher.pid}/status").read_text()):
+            assert status_line(text, "Cpus_allowed_list") == status_line(own, "Cpus_allowed_list")
 
 
 def current_umask() -> int:
@@ -359,6 +367,7 @@ def test_a_message_that_is_none_is_refused_and_the_next_is_served() -> None:
 
 def test_a_thousand_starts_leave_no_zombie_and_no_descriptor() -> None:
     with launching() as launcher, group() as path:
+        assert said(launcher, "true") == ""  # by now it has closed what it inherited
         own, its = len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{launcher.pid}/fd"))
         reading, writing = os.pipe2(os.O_CLOEXEC)
         for number in range(1000):

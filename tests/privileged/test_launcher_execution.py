@@ -39,10 +39,11 @@ print(subprocess.run(["/bin/echo", "child"], capture_output=True, text=True).std
 """
 
 
-def run(words: list[str]) -> str:
+def run(words: list[str], descriptors: dict[int, int] | None = None) -> str:
     """Run the launcher once, alone; return what was written. It must end with 0."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
-    pidfd = processes.pidfd_open(processes.spawn([launch(), *words], {"PATH": "/usr/bin:/bin"}, {1: writing, 2: writing}))
+    given = {1: writing, 2: writing, **(descriptors or {})}
+    pidfd = processes.pidfd_open(processes.spawn([launch(), *words], {"PATH": "/usr/bin:/bin"}, given))
     os.close(writing)
     with open(reading) as pipe:  # noqa: PTH123 (a descriptor)
         text = pipe.read()
@@ -79,6 +80,20 @@ def test_a_filter_that_the_kernel_finds_wrong_is_an_error_of_the_start(tmp_path:
     (tmp_path / "wrong").write_bytes(b"\xff" * 8)
     with pytest.raises(AssertionError, match="launch: cannot filter system calls: Invalid argument"):
         run(words_of(["/bin/true"], seccomp=str(tmp_path / "wrong")))
+
+
+def test_an_ordinary_users_launcher_needs_no_rights_where_none_can_be_gained() -> None:
+    """It may not shrink the bounding set; under no_new_privs nothing comes of that set, and without it that is an error."""
+    program = os.open(launch(), os.O_PATH)  # the directory is root's alone
+    try:
+        inner = words_of(["/bin/grep", "NoNewPrivs", "/proc/self/status"])
+        outer = words_of(["/proc/self/fd/9", *inner], user=NOBODY, no_new_privileges=False)
+        assert run(outer, {9: program}).split() == ["NoNewPrivs:", "1"]
+        outer.remove("--no-new-privs")
+        with pytest.raises(AssertionError, match="launch: cannot drop capability 0: Operation not permitted"):
+            run(outer, {9: program})
+    finally:
+        os.close(program)
 
 
 def test_accounts_are_found_by_name_and_by_number() -> None:
@@ -122,7 +137,9 @@ def test_a_secret_is_readable_by_its_user_alone_from_memory_that_is_not_swapped(
         kept = credentials.place(place, [secret(tmp_path, "key", "s3cret"), secret(tmp_path, "empty", "")], NOBODY, NOBODY)
         assert kept in (Kept.TMPFS, Kept.RAMFS)
         Path(place).parent.chmod(0o755)
-        assert [mount.fstype for mount in mounts.mountinfo() if mount.target == place] == [kept.name.lower()]
+        (mount,) = (mount for mount in mounts.mountinfo() if mount.target == place)
+        assert mount.fstype == kept.name.lower()
+        assert {"ro", "nosuid", "nodev", "noexec"} <= set(mount.options.split(","))
         found = {name: Path(place, name).stat() for name in os.listdir(place)}
         assert {name: (one.st_uid, one.st_mode & 0o7777) for name, one in found.items()} == dict.fromkeys(
             ("key", "empty"), (NOBODY, 0o400)
