@@ -69,7 +69,7 @@ class Container:
         found: list[Member] = []
         for pid in _pids(self._cgroup):
             with suppress(FileNotFoundError, ProcessLookupError):
-                is_service = os.path.samestat(os.stat(f"/proc/{pid}/exe"), trivial)  # noqa: PTH116 (follows the kernel's link)
+                is_service = os.path.samestat(os.stat(f"/proc/{pid}/exe"), trivial)
                 found.append(Member(pid, read_namespace_pid(pid), is_service))
         return found
 

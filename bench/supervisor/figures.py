@@ -31,8 +31,8 @@ FIGURES = (
     Figure("up_few", "{few} up", "ms", 0, "from exec of the supervisor until each of {few} services has begun to run"),
     Figure("up", "{services} up", "ms", 0, "from exec of the supervisor until each of {services} services has begun to run"),
     Figure("first", "first up", "ms", 1, "from exec of the supervisor until the first of {services} services runs"),
-    Figure("rest", "first to last", "ms", 0, "from the first of {services} services to the last: without the supervisor's own start"),
-    Figure("restart", "kill -9 → running", "ms", 2, "one service killed → the new one runs; median of {kills} different services"),
+    Figure("rest", "first to last", "ms", 0, "from the first of {services} services to the last: its own start left out"),
+    Figure("restart", "kill -9 → running", "ms", 2, "one service killed → the new one runs; median of {kills} services"),
     Figure("restart_many", "{killed} killed at once", "ms", 1, "{killed} services killed at once → each runs again"),
     Figure("memory_few", "memory at {few}", "MiB", 1, "as below with {few} services"),
     Figure(
@@ -41,7 +41,7 @@ FIGURES = (
     ),
     Figure("slope", "per further service", "KiB", 1, "memory at {services} less memory at {few}, for each service between"),
     Figure("wakeups", "idle wakeups", "1/s", 2, "how often a thread of the supervisor's wakes, nothing going on"),
-    Figure("blind", "re-execution", "ms", 1, "re-execution under way: the longest restart of a killed service, less a normal restart"),
+    Figure("blind", "re-execution", "ms", 1, "re-execution under way: the longest restart, less a normal one: nobody looked"),
 )  # fmt: skip
 
 
@@ -94,8 +94,8 @@ def _sum_up(rounds: Rounds) -> Spread | None:
 
 
 def share(value: float) -> str:
-    """Write a ratio as people say it: 1/12, 0.4×, 1.05×."""
-    parts = 1 / value if value else math.inf
-    if value < 0.4 and math.isclose(parts, round(parts), rel_tol=1e-9):
+    """Write a ratio as people say it: 1/12, 0.4, 1.05."""
+    parts = 1 / value if value else 0.0
+    if parts > 1.5 and math.isclose(parts, round(parts), rel_tol=1e-9):
         return f"1/{round(parts)}"
-    return f"{value:g}×"
+    return f"{value:g}"

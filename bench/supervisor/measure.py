@@ -116,7 +116,10 @@ class Running:
             process.wait()
         if code:
             raise MeasurementError(f"{command[0]} ended with {code}")
-        gaps = [(self._slots.birth(victim).born_ns - killed) / MILLISECOND for victim, killed in zip(victims, killed_ns, strict=True)]
+        gaps = [
+            (self._slots.birth(victim).born_ns - killed) / MILLISECOND
+            for victim, killed in zip(victims, killed_ns, strict=True)
+        ]
         self.samples["blind"] = gaps
         return max(0.0, max(gaps) - normal)
 

@@ -9,12 +9,14 @@
 set -eu
 cgroup=$1 tree=$2 directory=$3
 shift 3
+# What no container gets (systemd-nspawn(1), --capability=): the host's clock, modules, hardware and log are not a peer's.
+bounding=-sys_module,-sys_rawio,-sys_time,-sys_pacct,-syslog,-wake_alarm,-block_suspend,-mac_admin,-mac_override
 if [ "${stage:-}" = inside ]; then
 	unset stage
 	if [ "$tree" = / ]; then
 		mount -t proc proc /proc
 		mount -t cgroup2 cgroup2 /sys/fs/cgroup
-		exec "$@"
+		exec setpriv --bounding-set "$bounding" "$@"
 	fi
 	mount --bind "$tree" "$tree"
 	cd "$tree"
@@ -38,7 +40,7 @@ if [ "${stage:-}" = inside ]; then
 	mkdir -p bench
 	mount --bind "$directory" bench
 	pivot_root . mnt
-	exec chroot . /bin/sh -c 'umount -l /mnt && exec "$@"' sh "$@"
+	exec chroot . /bin/sh -c 'umount -l /mnt && exec "$@"' sh setpriv --bounding-set "$bounding" "$@"
 fi
 echo 0 >"$cgroup/cgroup.procs"
 stage=inside exec unshare --cgroup sh "$0" "$cgroup" "$tree" "$directory" "$@"

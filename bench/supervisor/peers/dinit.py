@@ -1,7 +1,7 @@
-"""dinit in container mode (dinit(8), dinit-service(5)). Trixie has no package of it: used where somebody put one into the tree."""
+"""dinit in container mode (dinit(8), dinit-service(5)). Trixie has no package: measured where the tree has one all the same."""
 
 from bench.supervisor.peer import PeerMissingError, Place, service_name
-from bench.supervisor.tree import BUILD, TREE, package_version
+from bench.supervisor.tree import ROOT, TREE, package_version
 
 PROGRAM = TREE / "usr/sbin/dinit"
 
@@ -20,7 +20,7 @@ class Dinit:
     def version(self) -> str:
         """Return the package's version, if there is one."""
         if not PROGRAM.exists():
-            raise PeerMissingError(f"not there: trixie has no package; a build of it at {PROGRAM.relative_to(BUILD.parent)} is used")
+            raise PeerMissingError(f"not there: trixie has no package; one at {PROGRAM.relative_to(ROOT)} is used")
         return package_version("dinit") or "no package"
 
     def prepare(self, place: Place, services: int) -> list[str]:

@@ -14,7 +14,8 @@ class MilkyWay:
 
     name = "milkyway"
     notes = (
-        "its default profile: a cgroup, a log pipe and no-new-privileges for each service; restart delay set to 0 (default 100 ms)",
+        "its default profile: a cgroup, a log pipe and no-new-privileges for each service",
+        "its restart delay is set to 0 (100 ms by default)",
     )
     tree: Path = HOST
     environment: dict[str, str] = {}  # noqa: RUF012 (never changed)

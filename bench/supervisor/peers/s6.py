@@ -11,7 +11,7 @@ class S6:
     tree = TREE
     environment: dict[str, str] = {}  # noqa: RUF012 (never changed)
     notes = (
-        "it never starts a service twice within a second, so a service killed young waits (its design, not set by anything)",
+        "it waits a second after every death, however long the service ran: its restart gaps are mostly that (built in)",
         "no logger, cgroup or no-new-privileges for its services; a logger would be one more process for each",
     )
 
