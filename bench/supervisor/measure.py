@@ -16,6 +16,7 @@ from bench.supervisor.container import Container, ContainerError
 from bench.supervisor.figures import FigureName
 from bench.supervisor.peer import Place
 from bench.supervisor.processes import Footprint, read_footprint, read_wakeups
+from bench.supervisor.silence import Return, longest_silence
 from bench.supervisor.slots import Birth, Slots
 
 UP_SECONDS = 180.0
@@ -24,6 +25,7 @@ SETTLE_SECONDS = 2.5
 IDLE_SECONDS = 4.0
 KILLS = 10
 BLIND_KILLS = 40
+BLIND_KILLS_AFTER = 10  # once the command has ended: some only ask for what then happens
 BLIND_INTERVAL_SECONDS = 0.01
 MILLISECOND = 1_000_000
 
@@ -95,19 +97,23 @@ class Running:
     def blind(self, command: list[str], normal: float) -> float:
         """Run *command*, which has the supervisor execute itself anew, and kill a service every 10 ms meanwhile.
 
-        Returns the longest gap less *normal*, in ms: for so long nobody looked. Raises MeasurementError when the command
-        fails, for then nothing was executed anew.
+        Returns the longest silence less *normal*, in ms: for so long nobody looked. Raises MeasurementError when the
+        command fails, for then nothing was executed anew.
         """
         before, pids = self._slots.all_births(), self._container.service_pids()
-        victims = range(min(BLIND_KILLS, self._slots.services))
         killed_ns: list[int] = []
         process = self._container.run(command)
-        for victim in victims:
-            killed_ns.append(time.monotonic_ns())
-            os.kill(pids[before[victim].pid], signal.SIGKILL)
-            time.sleep(BLIND_INTERVAL_SECONDS)
         try:
-            self._await(list(victims), before)
+            enough = BLIND_KILLS
+            for victim in range(self._slots.services):
+                if process.poll() is None:
+                    enough = max(enough, victim + BLIND_KILLS_AFTER)
+                if victim >= enough:
+                    break
+                killed_ns.append(time.monotonic_ns())
+                os.kill(pids[before[victim].pid], signal.SIGKILL)
+                time.sleep(BLIND_INTERVAL_SECONDS)
+            self._await(list(range(len(killed_ns))), before)
             code = process.wait(RESTART_SECONDS)
         except subprocess.TimeoutExpired:
             raise MeasurementError(f"{command[0]} did not end within {RESTART_SECONDS:.0f} s") from None
@@ -116,12 +122,12 @@ class Running:
             process.wait()
         if code:
             raise MeasurementError(f"{command[0]} ended with {code}")
-        gaps = [
-            (self._slots.birth(victim).born_ns - killed) / MILLISECOND
-            for victim, killed in zip(victims, killed_ns, strict=True)
+        returns = [
+            Return(killed / MILLISECOND, self._slots.birth(victim).born_ns / MILLISECOND)
+            for victim, killed in enumerate(killed_ns)
         ]
-        self.samples["blind"] = gaps
-        return max(0.0, max(gaps) - normal)
+        self.samples["blind"] = [one.born - one.killed for one in returns]
+        return max(0.0, longest_silence(returns) - normal)
 
     def _gap(self, victim: int) -> float:
         before = self._slots.all_births()

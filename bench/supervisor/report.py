@@ -123,8 +123,8 @@ def _row(cells: tuple[str, ...]) -> str:
 
 def replace_section(page: str, text: str) -> str:
     """Return *page* with what stood between the markers replaced by *text*. Raises ValueError if it has no markers."""
-    before, begin, rest = page.partition(BEGIN)
+    before, _, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
-    if not begin or not end:
+    if not end:
         raise ValueError("cannot write the figures: the page has no section of theirs")
     return before + text + after

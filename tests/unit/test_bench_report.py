@@ -134,6 +134,7 @@ def test_slots_are_read_as_the_services_fill_them(tmp_path: Path) -> None:
 
 
 def test_waiting_ends_at_once_when_nothing_more_will_come(tmp_path: Path) -> None:
+    answers = iter([False, False])  # asked a third time, it would have waited: StopIteration
     with Slots(tmp_path / "slots", 1) as slots:
         assert slots.wait(lambda: True, 0, lambda: False)
-        assert not slots.wait(lambda: False, 1e9, lambda: False)
+        assert not slots.wait(lambda: next(answers), 1e9, lambda: False)

@@ -16,8 +16,8 @@ class Systemd:
         self._restart = "Restart=always\n" + (f"RestartSec={restart_delay}\n" if restart_delay else "")
         delay = f"RestartSec={restart_delay}" if restart_delay else "its default restart delay is RestartSec=100ms"
         self.notes = (
-            f"{delay}; boots its stock sysinit.target with a journal first, and the time of that is in `first` and `up` "
-            "but not in `rest`; its journal's process counts as its own",
+            f"{delay}; boots its stock sysinit.target with a journal first: that is in every time from its exec, "
+            "but not in `first to last`; the journal's process counts as its own",
         )
 
     def version(self) -> str:
