@@ -41,7 +41,10 @@ FIGURES = (
     ),
     Figure("slope", "per further service", "KiB", 1, "memory at {services} less memory at {few}, for each service between"),
     Figure("wakeups", "idle wakeups", "1/s", 2, "how often a thread of the supervisor's wakes, nothing going on"),
-    Figure("blind", "re-execution", "ms", 1, "while it re-executes: longest time in which no killed service comes back, less a restart"),
+    Figure(
+        "blind", "re-execution", "ms", 1,
+        "re-executing: the longest time in which no killed service comes back, less a restart",
+    ),
 )  # fmt: skip
 
 
