@@ -100,6 +100,7 @@ class Running:
         Returns the longest silence less *normal*, in ms: for so long nobody looked. Raises MeasurementError when the
         command fails, for then nothing was executed anew.
         """
+        name = Path(command[0]).name
         before, pids = self._slots.all_births(), self._container.service_pids()
         killed_ns: list[int] = []
         process = self._container.run(command)
@@ -116,12 +117,12 @@ class Running:
             self._await(list(range(len(killed_ns))), before)
             code = process.wait(RESTART_SECONDS)
         except subprocess.TimeoutExpired:
-            raise MeasurementError(f"{command[0]} did not end within {RESTART_SECONDS:.0f} s") from None
+            raise MeasurementError(f"{name} did not end within {RESTART_SECONDS:.0f} s") from None
         finally:
             process.kill()
             process.wait()
         if code:
-            raise MeasurementError(f"{command[0]} ended with {code}")
+            raise MeasurementError(f"{name} ended with {code}")
         returns = [
             Return(killed / MILLISECOND, self._slots.birth(victim).born_ns / MILLISECOND)
             for victim, killed in enumerate(killed_ns)
