@@ -1,0 +1,1 @@
+"""Supervisors side by side: the same trivial services under each, interleaved, in one run."""

@@ -1,0 +1,104 @@
+"""What is measured, in which unit, and which goals are set for it.
+
+The goals are those of docs/performance.md's issue: most are a share of a peer's figure in the same run, some are an
+amount. Pure.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+from bench.spread import Rounds, Spread, ratio, spread
+
+FigureName = Literal[
+    "up_few", "up", "first", "rest", "restart", "restart_many", "memory_few", "memory", "slope", "wakeups", "blind"
+]
+Results = dict[str, dict[FigureName, dict[int, float]]]  # by peer, by figure, by round
+OURS = "milkyway"
+FEW = 100  # the smaller number of services; also how many are killed at once
+
+
+class Figure(NamedTuple):
+    """A measured figure: what it means, for *services* and *few* services, and how it is printed."""
+
+    name: FigureName
+    title: str
+    unit: str
+    digits: int
+    meaning: str
+
+
+FIGURES = (
+    Figure("up_few", "{few} up", "ms", 0, "from exec of the supervisor until each of {few} services has begun to run"),
+    Figure("up", "{services} up", "ms", 0, "from exec of the supervisor until each of {services} services has begun to run"),
+    Figure("first", "first up", "ms", 1, "from exec of the supervisor until the first of {services} services runs"),
+    Figure("rest", "first to last", "ms", 0, "from the first of {services} services to the last: its own start left out"),
+    Figure("restart", "kill -9 → running", "ms", 2, "one service killed → the new one runs; median of {kills} services"),
+    Figure("restart_many", "{killed} killed at once", "ms", 1, "{killed} services killed at once → each runs again"),
+    Figure("memory_few", "memory at {few}", "MiB", 1, "as below with {few} services"),
+    Figure(
+        "memory", "memory at {services}", "MiB", 1,
+        "PSS and page tables of all of the supervisor's own processes, files that other programs map too counted in full",
+    ),
+    Figure("slope", "per further service", "KiB", 1, "memory at {services} less memory at {few}, for each service between"),
+    Figure("wakeups", "idle wakeups", "1/s", 2, "how often a thread of the supervisor's wakes, nothing going on"),
+    Figure(
+        "blind", "re-execution", "ms", 1,
+        "re-executing: the longest time in which no killed service comes back, less a restart",
+    ),
+)  # fmt: skip
+
+
+class Goal(NamedTuple):
+    """A figure of ours shall be at most *at_most*: times the *peer*'s figure, or, without a peer, in the figure's unit."""
+
+    figure: FigureName
+    at_most: float
+    peer: str = ""
+
+
+GOALS = (
+    Goal("up", 1 / 3, "runit"),
+    Goal("up", 1 / 7, "s6"),
+    Goal("up", 1 / 12, "systemd"),
+    Goal("up", 1 / 50, "supervisord"),
+    Goal("up", 1, "dinit"),
+    Goal("first", 15),
+    Goal("restart", 1 / 10, "systemd-0s"),
+    Goal("restart", 1 / 2, "runit"),
+    Goal("restart", 1, "dinit"),
+    Goal("restart_many", 1 / 2, "runit"),
+    Goal("restart_many", 1.05, "dinit"),
+    Goal("memory", 1 / 3, "s6"),
+    Goal("memory", 0.4, "runit"),
+    Goal("memory", 0.85, "supervisord"),
+    Goal("slope", 12),
+    Goal("wakeups", 0),
+    Goal("blind", 120),
+)
+
+
+class Outcome(NamedTuple):
+    """A goal beside what was measured. ``reached``: by the median; None: one of the two is not there."""
+
+    goal: Goal
+    measured: Spread | None
+    reached: bool | None
+
+
+def outcome(goal: Goal, results: Results) -> Outcome:
+    """Hold *results* against *goal*."""
+    ours = results.get(OURS, {}).get(goal.figure, {})
+    measured = ratio(ours, results.get(goal.peer, {}).get(goal.figure, {})) if goal.peer else _sum_up(ours)
+    return Outcome(goal, measured, None if measured is None else measured.median <= goal.at_most)
+
+
+def _sum_up(rounds: Rounds) -> Spread | None:
+    return spread(list(rounds.values())) if rounds else None
+
+
+def share(value: float) -> str:
+    """Write a ratio as people say it: 1/12, 0.4, 1.05."""
+    parts = 1 / value if value else 0.0
+    if parts > 1.5 and math.isclose(parts, round(parts), rel_tol=1e-9):
+        return f"1/{round(parts)}"
+    return f"{value:g}"

@@ -1,0 +1,1 @@
+"""The supervisors that are compared, one module each."""

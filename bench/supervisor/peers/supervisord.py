@@ -1,0 +1,43 @@
+"""supervisord from PyPI (https://supervisord.org/configuration.html), on the machine's own Python as MilkyWay is."""
+
+import subprocess
+from pathlib import Path
+
+from bench.supervisor.peer import HOST, PeerMissingError, Place, service_name
+from bench.supervisor.tree import SUPERVISORD
+
+
+class Supervisord:
+    """Its defaults, but that a service is started again whatever its exit status."""
+
+    name = "supervisord"
+    tree: Path = HOST
+    environment: dict[str, str] = {}  # noqa: RUF012 (never changed)
+    notes = (
+        "looks at what ended once a second, so its restart gaps are mostly that tick; two log files per service by default",
+        "no cgroup or no-new-privileges for its services",
+    )
+
+    def version(self) -> str:
+        """Return the version that was installed."""
+        program = SUPERVISORD / "bin/supervisord"
+        if not program.exists():
+            raise PeerMissingError("not there: supervisord isn't in its virtual environment")
+        return subprocess.run([program, "--version"], capture_output=True, text=True).stdout.strip()
+
+    def prepare(self, place: Place, services: int) -> list[str]:
+        """Write its configuration with a section for each service."""
+        (place.outside / "logs").mkdir()
+        lines = [
+            "[supervisord]", "nodaemon = true", "user = root", f"minfds = {max(1024, services * 8)}",
+            f"logfile = {place.inside}/supervisord.log", f"pidfile = {place.inside}/pid", f"childlogdir = {place.inside}/logs",
+        ]  # fmt: skip
+        for index in range(services):
+            command = " ".join(place.service(index))
+            lines += [f"[program:{service_name(index)}]", f"command = {command}", "autorestart = true"]
+        (place.outside / "supervisord.conf").write_text("\n".join(lines) + "\n")
+        return [str(SUPERVISORD / "bin/supervisord"), "-c", str(place.inside / "supervisord.conf")]
+
+    def reexecute(self, place: Place) -> list[str] | None:  # noqa: ARG002 (the same everywhere)
+        """It can only stop everything and begin again."""
+        return None
