@@ -161,9 +161,11 @@ class Convergence:
                 case CommandAdmitted():
                     await self._obey(news)
                 case RefusalNoted():
-                    self.refusals.append(news.message)
                     self._log.note("refused", check=news.check, why=news.message)
-                    self._report_due.set()
+                    if news.message not in list(self.refusals)[-1:]:
+                        self.refusals.append(news.message)
+                        # Only what is new: a report that can't be sent is such news itself.
+                        self._report_due.set()
                 case LinkState():
                     self.connected = news.connected
                     self._log.note("link_changed", connected=news.connected, detail=news.detail)

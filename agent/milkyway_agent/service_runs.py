@@ -141,6 +141,18 @@ class ServiceRuns:
             self._unlink_notify(one)
         run.notify = run.ready_pipe = -1
 
+    def let_go(self, one: Attended) -> None:
+        """Close every descriptor of the service; its process, if there is one, goes on without us."""
+        self.forget(one)
+        for stream in one.streams:
+            self._watch.remove(stream.descriptor)
+            self._end_output(one, stream)
+        if one.run is not None:
+            self.close(one, one.run)
+            self._watch.remove(one.run.running.pidfd)
+            os.close(one.run.running.pidfd)
+            one.run = None
+
     def forget(self, one: Attended) -> None:
         """Close what a start that came to nothing left open, and give up what the service has stored."""
         self._close_opened(one, *self._opened.pop(one, (None, -1)))
@@ -278,11 +290,13 @@ class ServiceRuns:
                 message = sockets.receive_notify(opened)
                 if message is None:
                     return
-                if message.refused or not belongs(message.pid):
+                if message.refused:
+                    self._log.note("notification_refused", service=one.definition.name, why=message.refused)
+                elif belongs(message.pid):
+                    self._take(one, run, message.words, message.descriptors)
+                else:
                     for descriptor in message.descriptors:
                         os.close(descriptor)
-                    continue
-                self._take(one, run, message.words, message.descriptors)
 
     def _take(self, one: Attended, run: Run, words: Mapping[str, str], descriptors: Sequence[int]) -> None:
         """Heed one message of sd_notify(3)."""

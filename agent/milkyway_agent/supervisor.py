@@ -103,6 +103,9 @@ class Supervisor:
                 await trio.sleep_forever()
         finally:
             self._nursery = None
+            for one in self._services.values():
+                self._runs.let_go(one)
+                self._triggers.close(one)
             self._triggers.close_clock()
             self._watch.close()
 
@@ -514,7 +517,7 @@ class Supervisor:
                     self._runs.close(one, one.run)
                     one.run = None
                 await one.definition.starter.clean_up()
-            except (MilkyWayError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 (BROKEN would only clean up again)
                 self._log.note("cleaning_up_failed", service=name, error=str(error))
         if scope.cancelled_caught:
             self._log.note("cleaning_up_failed", service=name, error=f"not done within {BURY_SECONDS:g} s")

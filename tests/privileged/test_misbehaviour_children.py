@@ -147,4 +147,4 @@ async def test_who_eats_all_memory_is_killed_by_the_kernel_and_started_again() -
         os.kill(await one.up(name, "hungry"), signal.SIGUSR1)
         await one.up(name, "hungry", times=2)
         assert one.path(name) == [*UP, *UP]
-        assert one.supervisor.status_of(name).reason == "was killed by signal 9"
+        assert one.supervisor.status_of(name).reason == "was killed by SIGKILL"

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.privileged
     [
         ("ends/ends_well", "ended with status 0"),
         ("ends/ends_badly", "ended with status 1"),
-        ("ends/is_killed_by_its_own_fault", "was killed by signal 11"),
-        ("ends/aborts", "was killed by signal 6"),
+        ("ends/is_killed_by_its_own_fault", "was killed by SIGSEGV"),
+        ("ends/aborts", "was killed by SIGABRT"),
     ],
 )
 async def test_who_ends_at_once_is_started_until_the_start_limit(behaviour: str, said: str) -> None:
@@ -98,7 +98,7 @@ async def test_who_is_killed_from_outside_comes_back_as_another_process() -> Non
         os.kill(first, signal.SIGKILL)
         assert await one.up(name, "alive", times=2) != first
         assert one.path(name) == [*UP, *UP]
-        assert one.supervisor.status_of(name).reason == "was killed by signal 9"
+        assert one.supervisor.status_of(name).reason == "was killed by SIGKILL"
 
 
 async def test_who_is_killed_again_and_again_comes_back_every_time() -> None:

@@ -67,7 +67,7 @@ async def test_who_kills_its_own_group_was_killed() -> None:
         name = begin(one, "groups/kills_its_group", f"{one.group}/kills-its-group", restart=AT_ONCE)
         await one.supervisor.wait_state(name, "failed")
         assert one.path(name) == [*UP, *UP, *UP, "failed"]
-        assert one.supervisor.status_of(name).reason == "was killed by signal 9; given up after 3 starts within 60 s"
+        assert one.supervisor.status_of(name).reason == "was killed by SIGKILL; given up after 3 starts within 60 s"
 
 
 async def test_who_becomes_another_user_is_still_ours_to_stop() -> None:

@@ -74,8 +74,6 @@ async def test_who_opens_a_thousand_descriptors_takes_none_of_ours() -> None:
         await stopped(one, name)
 
 
-# Not strict: nine times of ten the thief hits the moment between the supervisor's being told and its looking.
-@pytest.mark.xfail(strict=False, reason="a pipe that is empty again when it is read breaks the task that carries its lines")
 async def test_who_reads_its_own_output_takes_it_from_nobody_else() -> None:
     async with supervised() as one:
         name = begin(one, "output/steals_its_own_output")

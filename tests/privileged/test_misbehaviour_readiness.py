@@ -99,12 +99,13 @@ async def test_rubbish_on_the_notify_socket_is_passed_over() -> None:
         assert one.path(name) == UP
 
 
-async def test_a_giant_status_is_cut() -> None:
+async def test_a_giant_status_is_refused_whole_and_what_follows_counts() -> None:
     async with supervised() as one:
         name = begin(one, "notify/has_a_giant_status", readiness=BY_NOTIFY)
         await one.supervisor.wait_state(name, "started")
         assert one.path(name) == UP
-        assert one.supervisor.status_of(name).reason == "x" * 256
+        assert one.supervisor.status_of(name).reason == ""
+        assert "notification_refused" in one.log.ring.events(name)
 
 
 async def test_who_floods_its_notify_socket_starves_nobody() -> None:
@@ -126,12 +127,13 @@ async def test_who_removes_its_notify_socket_gets_another_at_its_next_start() ->
         assert one.path(name) == ["waiting", "starting", "faltering", "waiting", "starting", "faltering", "failed"]
 
 
-async def test_descriptors_that_come_with_its_readiness_are_not_kept() -> None:
+async def test_a_message_with_a_hundred_descriptors_is_refused_whole_and_none_is_kept() -> None:
     async with supervised() as one:
         name = begin(one, "notify/hands_over_descriptors", readiness=BY_NOTIFY)
         await one.told("handed over")
-        await one.supervisor.wait_state(name, "started")
-        assert one.path(name) == UP  # that none is left open is asserted at the end
+        await one.event("notification_refused")
+        await one.supervisor.stop(name)
+        assert one.path(name) == ["waiting", "starting", *STOPPED]  # that none is left open is asserted at the end
 
 
 async def test_who_listens_late_is_ready_late() -> None:

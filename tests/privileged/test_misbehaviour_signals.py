@@ -93,7 +93,6 @@ async def test_who_has_the_supervisor_trace_it_is_still_ended() -> None:
         assert one.path(name) == [*UP, *STOPPED]
 
 
-@pytest.mark.xfail(strict=True, reason="the reaper takes the stop of a traced child for the end of a child with an owner")
 async def test_who_has_the_supervisor_trace_it_hides_no_orphan_from_it() -> None:
     async with supervised() as one:
         name = begin(one, "signals/has_the_supervisor_trace_it_and_forks", stop=SHORTLY)

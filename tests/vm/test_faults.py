@@ -113,40 +113,43 @@ def test_without_a_control_server_deployments_go_on_also_through_a_reboot(chain:
 
 
 def test_a_full_disk_refuses_an_installation_and_takes_it_when_there_is_room(chain: demo.Chain, web: dict[str, Any]) -> None:
-    demo.milkyway("fleet", "remove", "web", "--from", demo.MACHINE, *BOTH)
-    demo.wait_until("its removal", lambda: not _deployment("web"), 60)
+    demo.remove_all()
     # All but 20 MiB: the layers would fit, but then the agent could not persist what it needs to go on.
-    _fill("filling", "$(($(df -m /data | tail -1 | awk '{print $4}') - 20))")
-    demo.deploy(chain.layers["nginx"], chain.layers, "web")
-    failed = demo.wait_until("the refusal", lambda: _deployment("web", "failed"), 120)
-    assert "no space for its" in failed["reason"]
-    assert demo.in_machine("ls", "/data/agent/staging").strip() == ""
-    demo.in_machine("rm", "/data/agent/layers/filling")
+    with _filled("$(($(df -m /data | tail -1 | awk '{print $4}') - 20))"):
+        demo.deploy(chain.layers["nginx"], chain.layers, "web")
+        failed = demo.wait_until("the refusal", lambda: _deployment("web", "failed"), 120)
+        assert "no space for its" in failed["reason"]
+        assert demo.in_machine("ls", "/data/agent/staging").strip() == ""
     demo.wait_until("the installation", lambda: _deployment("web", "active"), 180)
     assert _serves(chain)
 
 
 def test_a_disk_without_any_room_refuses_the_order_itself_and_nothing_is_lost(chain: demo.Chain, web: dict[str, Any]) -> None:
-    _fill("filling", "100000")
-    before = len(demo.status()["refusals"])
-    demo.milkyway("fleet", "remove", "web", "--from", demo.MACHINE, *BOTH)
-    refusals = demo.wait_until("the refusal", lambda: demo.status()["refusals"][before:], 60)
-    assert "No space left on device" in refusals[0]
-    assert _serves(chain)  # what was not persisted is not done
-    demo.in_machine("rm", "/data/agent/layers/filling")
+    with _filled("100000"):
+        demo.milkyway("fleet", "remove", "web", "--from", demo.MACHINE, *BOTH)
+        demo.wait_until(
+            "the refusal", lambda: [one for one in demo.status()["refusals"] if "No space left on device" in one], 60
+        )
+        assert _serves(chain)  # what was not persisted is not done
     demo.wait_until("its removal", lambda: not _deployment("web"), 120)
 
 
-def _fill(name: str, mebibytes: str) -> None:
-    script = f"dd if=/dev/zero of=/data/agent/layers/{name} bs=1M count={mebibytes} 2>/dev/null; sync; true"
-    demo.in_machine("sh", "-c", script)
+@contextlib.contextmanager
+def _filled(mebibytes: str) -> Iterator[None]:
+    """Fill the data disk by so many MiB (a shell's word), or by what fits; afterwards there is room again."""
+    file = "/data/agent/layers/filling"
+    demo.in_machine("sh", "-c", f"dd if=/dev/zero of={file} bs=1M count={mebibytes} 2>/dev/null; sync; true")
+    try:
+        yield
+    finally:
+        demo.in_machine("rm", file)
 
 
 def test_a_power_cut_during_an_installation_leaves_old_or_new(chain: demo.Chain, web: dict[str, Any]) -> None:
-    demo.milkyway("fleet", "remove", "web", "--from", demo.MACHINE, *BOTH)
-    demo.wait_until("its removal", lambda: not _deployment("web"), 60)
+    demo.remove_all()
+    version = demo.status()["desired_version"] + 1
     demo.deploy(chain.layers["nginx"], chain.layers, "web")
-    _machine().wait_for_console("desired admitted: version=", 60)
+    _machine().wait_for_console(f"desired admitted: version={version} ", 60)
     _machine().kill()
     demo.boot(chain.web_port)
     assert demo.status()["quarantined"] == ""

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.vm
 def test_an_unsigned_document_is_refused_where_the_owner_does_not_say_local_change(chain: demo.Chain) -> None:
     file = demo.DEMO / "unsigned.json"
     demo.milkyway(*demo.order(chain.layers["nginx"], chain.layers, "unsigned"), "--unsigned", "--prepare", file)
-    command = f"cat > /tmp/unsigned.json <<'END'\n{file.read_text()}\nEND\nmwctl apply /tmp/unsigned.json"
+    command = f"cat > /tmp/unsigned.json <<'END'\n{file.read_text().strip()}\nEND\nmwctl apply /tmp/unsigned.json"
     message = demo.in_machine("sh", "-c", command, refused=True)
     assert message.startswith("cannot ")
     assert "local: change" in message

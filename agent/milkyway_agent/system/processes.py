@@ -14,6 +14,7 @@ from typing import NamedTuple
 _HIGH_DESCRIPTOR = 100
 # What a parent ignores or blocks stays so over execve: undo all that can be undone (signal(7)).
 _DEFAULTED = frozenset(range(1, 65)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33}
+_ENDS = frozenset({os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED})
 
 
 class Ended(NamedTuple):
@@ -70,8 +71,12 @@ def pidfd_send_signal(pidfd: int, number: int) -> None:
 
 
 def has_ended(pidfd: int) -> bool:
-    """Tell whether the child behind *pidfd* has ended, leaving it to be reaped (waitid(2), WNOWAIT)."""
-    return os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    """Tell whether the child behind *pidfd* has ended, leaving it to be reaped (waitid(2), WNOWAIT).
+
+    One that has made us its tracer (PTRACE_TRACEME) is reported while it merely stops: that is no end.
+    """
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    return result is not None and result.si_code in _ENDS
 
 
 def reap(pidfd: int) -> Ended:

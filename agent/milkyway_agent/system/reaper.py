@@ -6,6 +6,7 @@ from milkyway_agent.system.libc import call
 from milkyway_agent.system.processes import Process, processes
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+PTRACE_DETACH = 17  # linux/ptrace.h
 
 
 def set_child_subreaper(on: bool) -> None:
@@ -14,12 +15,19 @@ def set_child_subreaper(on: bool) -> None:
 
 
 def first_ended() -> int | None:
-    """Return the pid of a child that has ended and is not reaped, leaving it so (WNOWAIT); None when there is none."""
+    """Return the pid of a child that has ended and is not reaped, leaving it so (WNOWAIT); None when there is none.
+
+    A child that has made us its tracer (PTRACE_TRACEME) and stops is reported like one that has ended, and would hide all
+    others for as long as it stops: it is let go of.
+    """
     try:
         result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
+        if result is not None and result.si_code in (os.CLD_TRAPPED, os.CLD_STOPPED):
+            call("ptrace", PTRACE_DETACH, result.si_pid, 0, 0)
+            result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (ChildProcessError, ProcessLookupError):
         return None
-    return None if result is None else result.si_pid
+    return None if result is None or result.si_code in (os.CLD_TRAPPED, os.CLD_STOPPED) else result.si_pid
 
 
 def zombies(parent: int) -> list[Process]:
