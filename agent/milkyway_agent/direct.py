@@ -18,7 +18,7 @@ from milkyway_agent import credentials
 from milkyway_agent.accounts import Account, DynamicUsers, busy_users, resolve
 from milkyway_agent.attended import Done, Start
 from milkyway_agent.credentials import Secret
-from milkyway_agent.launcher import Launcher, Started, words_of
+from milkyway_agent.launcher import Launcher, Launchers, Started, words_of
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.seccomp_filter import default_filter
 from milkyway_agent.starter import Running, clear_group, kill_group, let_go
@@ -33,7 +33,7 @@ Answered = Callable[[Running | Exception], None]
 class Launching:
     """The launcher of one supervisor, and who waits for which of its answers."""
 
-    def __init__(self, launcher: Launcher, watch: Watch, reaper: Reaper) -> None:
+    def __init__(self, launcher: Launcher | Launchers, watch: Watch, reaper: Reaper) -> None:
         self._launcher = launcher
         self._reaper = reaper
         self._numbers = count(1_000_000)  # below are those of whoever used the launcher before

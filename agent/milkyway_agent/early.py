@@ -16,7 +16,7 @@ import os
 import select
 import sys
 
-from milkyway_agent.launcher import Launcher, NotStarted, Started
+from milkyway_agent.launcher import Launchers, NotStarted, Started
 
 PLAN_NAME = ".plan"
 PLAN_FORMAT = 1
@@ -30,7 +30,7 @@ class Early:
 
     __slots__ = ("failed", "groups", "launcher", "plan", "started")
 
-    def __init__(self, launcher: Launcher, groups: str, plan: dict[str, object] | None) -> None:
+    def __init__(self, launcher: Launchers, groups: str, plan: dict[str, object] | None) -> None:
         self.launcher = launcher
         self.groups = groups
         self.plan = plan
@@ -53,7 +53,7 @@ def begin(directory: str, plan_file: str) -> Early:
 
     Raises OSError when there is no launcher.
     """
-    launcher = Launcher(launch_program(), ENVIRONMENT)
+    launcher = Launchers(launch_program(), ENVIRONMENT)
     try:
         import resource  # three descriptors for each service; what the launcher has, and so the services, stays as it was
 

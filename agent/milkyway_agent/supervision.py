@@ -13,12 +13,11 @@ from pathlib import Path
 import msgspec
 import trio
 
-from milkyway_agent import early, local_api, reexecution
+from milkyway_agent import early, reexecution
 from milkyway_agent.accounts import DynamicUsers
-from milkyway_agent.api_answers import Answers
+from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.direct import Direct, Launching, Places
 from milkyway_agent.early import Early
-from milkyway_agent.executor import needs_of
 from milkyway_agent.keeping import keep
 from milkyway_agent.kept_state import KeptState
 from milkyway_agent.log import OUTPUT, FileSink, LineSink, Log
@@ -27,9 +26,8 @@ from milkyway_agent.reaping import Reaper, wait_ended
 from milkyway_agent.reexecution import OldProgram
 from milkyway_agent.starter import Running
 from milkyway_agent.supervise import Options, plan_file
-from milkyway_agent.supervised_machine import SupervisedMachine
 from milkyway_agent.supervisor import Definition, Supervisor
-from milkyway_agent.system import cgroups, kernel, processes, reaper
+from milkyway_agent.system import cgroups, kernel, processes, reaper, sockets
 from milkyway_agent.system.state_file import KernelDirectory
 from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
@@ -221,11 +219,16 @@ class Supervision:
             self.log.note("definitions_refused", why=str(error))
 
     async def _serve_api(self) -> None:
+        """Serve the local API. What it takes is imported when somebody comes: most supervisors are never asked anything."""
         path = str(self._runtime / "mwctl.sock")
-        machine = SupervisedMachine(self)
-        answers = Answers(machine, self.log.note, group=None, local=lambda: "read")
-        with local_api.listen(path) as listener:
+        with sockets.listen(path, 0o666) as listener:
             try:
+                await trio.lowlevel.wait_readable(listener.fileno())
+                from milkyway_agent import local_api
+                from milkyway_agent.api_answers import Answers
+                from milkyway_agent.supervised_machine import SupervisedMachine
+
+                answers = Answers(SupervisedMachine(self), self.log.note, group=None, local=lambda: "read")
                 await local_api.serve(listener, answers, self._start_front, self.log.note, owner=os.geteuid())
             finally:
                 with contextlib.suppress(FileNotFoundError):
