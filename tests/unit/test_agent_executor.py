@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import pytest
 
+from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.executor import Executor
 from milkyway_agent.log import Log
 from milkyway_formats.errors import UnavailableError
