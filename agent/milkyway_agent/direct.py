@@ -191,25 +191,28 @@ class Direct:
 
 def plan_words(
     service: Service,
-    places: Places,
+    places: Places | None,
     cgroup: str,
     account: Account | None,
     environment: Mapping[str, str],
     command: list[str],
 ) -> list[str]:
-    """Return the launcher's words for *command* as *service* is to be. Raises RefusedError for what there is not."""
+    """Return the launcher's words for *command* as *service* is to be. Raises RefusedError for what there is not.
+
+    *places* None: of a service that needs none of it, without a group.
+    """
     execution = service.execution
     try:
         return words_of(
             command,
             cgroup=cgroup,
             make_cgroup=bool(cgroup),
-            cgroup_files=group_files(service.limits, places.controllers) if cgroup else {},
+            cgroup_files=group_files(service.limits, places.controllers) if places and cgroup else {},
             user=account.user if account else None,
             groups=account.groups if account else (),
             capabilities=execution.capabilities,
             no_new_privileges=execution.no_new_privileges,
-            seccomp=places.seccomp() if execution.seccomp == "default" else "",
+            seccomp=places.seccomp() if places and execution.seccomp == "default" else "",
             namespaces=execution.namespaces,
             umask=execution.umask,
             nice=execution.nice,

@@ -130,6 +130,32 @@ class ServiceRuns:
             case ReadyByNotify() | ReadyByExit():
                 pass
 
+    def watch_again(self, one: Attended, run: Run, *, is_ready: bool) -> None:
+        """Go on watching a run that was started by the program before this one."""
+        if run.notify >= 0:
+            self._watch.add(run.notify, partial(self._notified, one, run))
+        if is_ready:
+            return
+        match one.definition.service.readiness:
+            case ReadyByTcp(port=port, interval_ms=interval):
+                self._look_for_port(one, run, port, max(interval, 10) / 1000)
+            case ReadyByDescriptor() if run.ready_pipe >= 0:
+                self._watch.add(run.ready_pipe, partial(self._ready_pipe_said, one, run))
+            case ReadyByProbe(probe=probe, interval_ms=interval):
+                ready = partial(self._post, one, Event.READY, run)
+                self._spawn(until_well(self._alarms), one, run, probe, max(interval, 10) / 1000, ready)
+            case ReadyAtOnce():
+                self._post(one, Event.READY, run)
+            case _:
+                pass
+
+    def watch_stored(self, one: Attended) -> None:
+        """Go on watching the stored descriptors of a service for a hang-up."""
+        for stored in one.store.stored if one.store else ():
+            if stored.polled:
+                hung_up = partial(self._hung_up, one, stored.descriptor)
+                self._watch.add(stored.descriptor, hung_up, select.EPOLLHUP | select.EPOLLERR)
+
     def close(self, one: Attended, run: Run) -> None:
         """Close what was open for a run that has ended."""
         self._alarms.cancel(run.probing)

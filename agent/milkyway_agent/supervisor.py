@@ -16,6 +16,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from milkyway_agent.core.dependencies import Graph
 from milkyway_agent.core.explanation import Origin, origins
 from milkyway_agent.core.service_state import Effect, Event, Row, has_process, is_lost, judges_end, satisfies, step
 from milkyway_agent.health_checks import HealthChecks
+from milkyway_agent.kept_state import KeptService, keep, restore
 from milkyway_agent.log import Log
+from milkyway_agent.output import Stream
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.service_runs import ServiceRuns
 from milkyway_agent.service_triggers import ServiceTriggers
@@ -46,6 +49,14 @@ NOTIFY_DIRECTORY = "/run/milkyway/notify"
 BURY_SECONDS = 10.0
 HISTORY = 1000
 _UNDOING = frozenset({Effect.CANCEL_TIMER, Effect.DISARM, Effect.STOP_HEALTH_CHECKS, Effect.KILL, Effect.CLEAN_UP})
+# The timer that may run in a row, by what it brings about.
+_ALARMS = {
+    Row.WAITING: Event.BACKOFF_OVER,
+    Row.STARTING: Event.LATE,
+    Row.STOPPING: Event.OVERDUE,
+    Row.RESTARTING: Event.OVERDUE,
+    Row.FALTERING: Event.OVERDUE,
+}
 _PERMISSIONS = frozenset({Event.PERMITTED, Event.ARM, Event.SKIPPED})
 
 
@@ -65,6 +76,7 @@ class Supervisor:
     ) -> None:
         """*stamps*: where persistent timers keep their last start. *on_reboot*: called for a failure that asks for one."""
         self.history: deque[Change] = deque(maxlen=HISTORY)
+        self.keeps_at_end = False  # whether descriptors stay open after ``run``, for whoever takes over
         self._log = log
         self._reaper = reaper
         self._clock_ms = clock_ms
@@ -104,11 +116,64 @@ class Supervisor:
                 await trio.sleep_forever()
         finally:
             self._nursery = None
-            for one in self._services.values():
-                self._runs.let_go(one)
-                self._triggers.close(one)
-            self._triggers.close_clock()
-            self._watch.close()
+            if not self.keeps_at_end:
+                self.release()
+
+    def release(self) -> None:
+        """Close every descriptor. Processes that still run go on, and nobody supervises them."""
+        for one in self._services.values():
+            self._runs.let_go(one)
+            self._triggers.close(one)
+        self._triggers.close_clock()
+        self._watch.close()
+
+    # --- taking over, and being taken over -------------------------------------------------------------------------------
+
+    def adopt(self, name: str, running: Running, output: int) -> None:
+        """Take a process that was started for a service before there was a supervisor; *output*: its pipe's reading end."""
+        one = self._find(name)
+        self._enter(one, Row.WAITING, Event.WANTED)
+        self._enter(one, Row.STARTING, Event.PERMITTED)
+        one.starts = restart.started(one.starts, _now_ms(), one.definition.service.restart)
+        if one.definition.service.ready_timeout_ms:
+            self._start_alarm(one, one.definition.service.ready_timeout_ms, Event.LATE)
+        self._runs.read_output(one, Stream(output, name, self._log))
+        self.hold(one, Run(running))
+
+    async def wait_at_rest(self) -> None:
+        """Return when no start and no clearing away is under way."""
+        while any(one.busy for one in self._services.values()):
+            await self._changed.wait()
+
+    def keep(self) -> list[KeptService]:
+        """Return all that is known, for ``restore`` in the program that replaces this one. Nothing may be under way."""
+        pasts = {name: self._triggers.pasts(one) for name, one in self._services.items()}
+        return keep([one for one in self._services.values() if not one.busy], pasts)
+
+    def restore(self, services: Iterable[KeptService]) -> None:
+        """Go on from what ``keep`` returned. The same services were added; the supervisor runs, and has started nothing."""
+        for kept in services:
+            one = self._find(kept.name)
+            restore(one, kept, _now_ms())
+            self._triggers.restore(one, kept.pasts)
+            for stream in kept.streams:
+                self._runs.read_output(one, Stream(stream.descriptor, kept.name, self._log, rest=stream.rest))
+            if one.store is not None:
+                self._runs.watch_stored(one)
+            if one.run is not None:
+                run = one.run
+                self._reaper.claim(run.running.pid)
+                self._watch.add(run.running.pidfd, partial(self._process_ended, one, run))
+                self._runs.watch_again(one, run, is_ready=one.row is not Row.STARTING)
+            if kept.alarm_ms is not None and one.row in _ALARMS:
+                self._start_alarm(one, kept.alarm_ms, _ALARMS[one.row])
+            if one.row is Row.ARMED:
+                self._triggers.arm(one)
+            elif one.row is Row.STARTED:
+                self._health.start(one)
+            elif one.awaits_permission:
+                self._awaiting[kept.name] = one
+        self._permit(list(self._awaiting))
 
     @property
     def watch(self) -> Watch:
@@ -479,7 +544,7 @@ class Supervisor:
         one.run = run
         one.times = one.times.with_process(self._clock_ms())
         self._log.note("service_process_started", service=one.definition.name, pid=run.running.pid)
-        self._watch.add(run.running.pidfd, lambda _: self._process_ended(one, run))
+        self._watch.add(run.running.pidfd, partial(self._process_ended, one, run))
         self._runs.watch_readiness(one, run)
 
     def _not_started(self, one: Attended, error: Exception) -> Event:
@@ -488,7 +553,7 @@ class Supervisor:
         self._log.note("service_not_started", service=one.definition.name, reason=one.reason)
         return self._judged(one, None)
 
-    def _process_ended(self, one: Attended, run: Run) -> None:
+    def _process_ended(self, one: Attended, run: Run, _events: int) -> None:
         self._watch.remove(run.running.pidfd)
         run.ended = True
         self._post(one, None, run)
