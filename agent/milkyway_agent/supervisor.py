@@ -220,8 +220,9 @@ class Supervisor:
             self._find(name)
         pulled_in = self.graph.pulled_in(*names)
         for other, origin in origins(names, pulled_in, self.graph.parts, by).items():
-            if origin.kind == "asked" or not self._services[other].row.wanted:
-                self._services[other].origin = origin
+            one = self._services[other]
+            if origin.kind == "asked" or not one.row.wanted or not one.origin.kind:
+                one.origin = origin
         for other in pulled_in:
             self._displace(other)
             self._post(self._services[other], Event.WANTED)
