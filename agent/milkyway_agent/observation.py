@@ -87,7 +87,8 @@ class Observation:
         if not target or not times[target].wanted_ms:
             what = f"nobody has asked for {service}" if service else "no service has come up yet"
             raise RefusedError(f"cannot show a critical path: {what}", hint="`mwctl tree` shows what every service waits for")
-        return start_times.critical_path(target, times, self._supervisor.graph.predecessors, self._clock_ms())
+        start = start_times.start_of(times, self._phases())
+        return start_times.critical_path(target, times, self._supervisor.graph.predecessors, start, self._clock_ms())
 
     async def top(self) -> Top:
         """Return what every service uses."""

@@ -196,7 +196,7 @@ class FakeView:
 
     async def critical_path(self, service: str) -> CriticalPath:
         target = service or start_times.last_of_boot(self.times)
-        return start_times.critical_path(target, self.times, self.graph.predecessors, NOW_MS)
+        return start_times.critical_path(target, self.times, self.graph.predecessors, 0, NOW_MS)
 
     async def top(self) -> Top:
         self.asked += 1

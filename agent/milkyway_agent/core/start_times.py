@@ -67,9 +67,13 @@ class Took(msgspec.Struct, frozen=True):
 
 
 class Blame(msgspec.Struct, frozen=True):
-    """All first starts, the longest first. ``phases``: when each phase of the boot was done."""
+    """All first starts, the longest first. ``phases``: when each phase of the boot was done.
+
+    ``start_ms``: when it all began, from which people count: 0, the kernel's start, or (no machine's boot) the first wish.
+    """
 
     uptime_ms: int
+    start_ms: int
     services: list[Took]
     phases: dict[str, int]
 
@@ -87,10 +91,14 @@ class PathStep(msgspec.Struct, frozen=True):
 
 
 class CriticalPath(msgspec.Struct, frozen=True):
-    """What *target* waited for, from the first to itself: a start that is quicker here makes *target* come earlier."""
+    """What *target* waited for, from the first to itself: a start that is quicker here makes *target* come earlier.
+
+    ``start_ms``: as in ``Blame``.
+    """
 
     target: str
     uptime_ms: int
+    start_ms: int
     steps: list[PathStep]
 
 
@@ -117,7 +125,12 @@ def blame(times: Mapping[str, Times], phases: Mapping[str, int], now_ms: int) ->
         if one.wanted_ms
     ]
     found.sort(key=lambda one: (-one.took_ms, -one.waited_ms, one.service))
-    return Blame(now_ms, found, dict(phases))
+    return Blame(now_ms, start_of(times, phases), found, dict(phases))
+
+
+def start_of(times: Mapping[str, Times], phases: Mapping[str, int]) -> int:
+    """Return when it all began: the kernel's start where there is a boot with *phases*, else the first wish."""
+    return 0 if phases else min((one.wanted_ms for one in times.values() if one.wanted_ms), default=0)
 
 
 def last_of_boot(times: Mapping[str, Times]) -> str:
@@ -127,7 +140,7 @@ def last_of_boot(times: Mapping[str, Times]) -> str:
 
 
 def critical_path(
-    target: str, times: Mapping[str, Times], predecessors: Callable[[str], Iterable[str]], now_ms: int
+    target: str, times: Mapping[str, Times], predecessors: Callable[[str], Iterable[str]], start_ms: int, now_ms: int
 ) -> CriticalPath:
     """Return the chain of services that *target* waited for, each the last that its successor waited for.
 
@@ -143,7 +156,7 @@ def critical_path(
         last = _last_before(one, name, times, predecessors)
         steps.append(PathStep(name, last, _outcome(one), one.wanted_ms, one.permitted_ms, one.settled_ms, _took(one, now_ms)))
         name = last
-    return CriticalPath(target, now_ms, steps[::-1])
+    return CriticalPath(target, now_ms, start_ms, steps[::-1])
 
 
 def _last_before(one: Times, name: str, times: Mapping[str, Times], predecessors: Callable[[str], Iterable[str]]) -> str:
