@@ -44,7 +44,7 @@ def path_lines(path: Json, painter: Painter, *, width: int | None = None) -> lis
         ]
         for each in steps
     ]
-    return [*fitted(painter, rows, head("LET GO AT", "TOOK", "SERVICE", ""), width), "", painter.paint(_sum(path), "faint")]
+    return [*fitted(painter, rows, head("BEGAN AT", "TOOK", "SERVICE", ""), width), "", painter.paint(_sum(path), "faint")]
 
 
 def _sum(path: Json) -> str:
@@ -57,7 +57,7 @@ def _sum(path: Json) -> str:
     since = "the first start" if path["start_ms"] else "the start of the kernel"
     spent = duration(sum(each["took_ms"] for each in path["steps"]))
     whole = duration(last["settled_ms"] - path["start_ms"])
-    return f"{name} {what} {whole} after {since}; {spent} of it is what these services took"
+    return f"{name} {what} {whole} after {since}; these services took {spent} of it"
 
 
 def _length(milliseconds: int, is_known: int) -> Cell:

@@ -53,6 +53,8 @@ def top_lines(now: Json, before: Json | None, painter: Painter, *, sort: str = "
         old = earlier.get(each["service"], {})
         rates = {name: _rate(figures[name], old.get(name), seconds) for name in ("cpu_usec", "read_bytes", "written_bytes")}
         shown.append((each, figures, rates))
+    total = len(shown)
+    shown = [one for one in shown if one[0]["pid"] or one[1]["cpu_usec"] is not None]  # the others use nothing
     shown.sort(key=_order(sort))
     rows = [
         [
@@ -70,7 +72,7 @@ def top_lines(now: Json, before: Json | None, painter: Painter, *, sort: str = "
     up = sum(each["state"] == "started" for each in now["services"])
     cpu = sum(rates["cpu_usec"] or 0 for _, _, rates in shown) / 1e4
     memory = [figures["memory_bytes"] for _, figures, _ in shown if figures["memory_bytes"] is not None]
-    facts = [f"{up} of {len(shown)} services started", f"up {duration(now['uptime_ms'])}"]
+    facts = [f"{up} of {total} services started", f"up {duration(now['uptime_ms'])}"]
     facts += [f"cpu {cpu:.1f} % of {100 * now['processors']} %"] if before else []
     facts += [f"memory {_amount(sum(memory))}"] if memory else []
     names = head("SERVICE", "STATE", "CPU %", "MEMORY", "TASKS", "READ/S", "WRITE/S", "CPU WAIT %", "MEM WAIT %", "IO WAIT %")

@@ -31,24 +31,24 @@ def tree_lines(tree: Json, painter: Painter, *, root: str = "", width: int | Non
                 Cell(f"{prefix}{clean(name)}{mark}"),
                 _row(each["row"]),
                 Cell(duration(tree["uptime_ms"] - each["since_ms"])),
-                Cell(f"{each['restarts']}" if each["restarts"] else "", "busy"),
                 Cell(clean(each["why"])),
             ]
         )
-    return fitted(painter, rows, head("SERVICE", "STATE", "FOR", "RESTARTS", "WHY"), width)
+    return fitted(painter, rows, head("SERVICE", "STATE", "FOR", "WHY"), width)
 
 
 def why_lines(why: Json, painter: Painter, *, width: int | None = None) -> list[str]:
     """Return what ``mwctl why`` prints: where it is, what it waits for, who wants it, who waits for it."""
     now = why["uptime_ms"]
     pid = f", pid {why['pid']}" if why["pid"] else ""
-    restarts = f", {why['restarts']} restarts" if why["restarts"] else ""
-    first = f"{painter.paint(clean(why['service']), 'bold')} is {painter.paint(*_row(why['row']))}"
+    times = why["restarts"]
+    restarts = f", restarted {'once' if times == 1 else f'{times} times'} by itself" if times else ""
+    first = f"{painter.paint(clean(why['service']), 'bold')} {_stands(why['row'], painter)}"
     lines = [f"{first} for {duration(now - why['since_ms'])}{pid}{restarts}"]
     reasons = why["because"]
     for number, (prefix, each) in enumerate(zip(branches([one["depth"] for one in reasons]), reasons, strict=True)):
         following = reasons[number + 1]["depth"] if number + 1 < len(reasons) else 0
-        is_there = f", which is {painter.paint(*_row(each['row']))}" if each["row"] else ""
+        is_there = f", which {_stands(each['row'], painter)}" if each["row"] else ""
         since = f" for {duration(now - each['since_ms'])}" if each["row"] else ""
         # What is said of one that waits itself is said by the lines below it.
         reason = "" if following > each["depth"] else f": {clean(each['why'])}"
@@ -89,7 +89,8 @@ def _nodes(services: dict[str, Json], roots: Sequence[str]) -> list[tuple[int, s
     """Return depth, name and mark of each line of the tree; what is there twice is spread out once."""
     found: list[tuple[int, str, str]] = []
     spread: set[str] = set()
-    left = [(0, name, "") for name in reversed(roots)]
+    # What somebody wants comes first.
+    left = [(0, name, "") for name in sorted(roots, key=lambda name: not services[name]["wanted"])[::-1]]
     while left:
         depth, name, mark = left.pop()
         each = services[name]
@@ -122,15 +123,22 @@ def _row(label: str) -> Cell:
     return Cell("stopped" if label == "idle" else clean(label), STYLE_OF_ROW.get(label, "busy"))
 
 
+def _stands(label: str, painter: Painter) -> str:
+    word = "has failed" if label == "failed" else f"is {'stopped' if label == 'idle' else clean(label)}"
+    verb, _, state = word.partition(" ")
+    return f"{verb} {painter.paint(state, STYLE_OF_ROW.get(label, 'busy'))}"
+
+
 def _asked(askers: list[Json]) -> str:
-    """Return the chain from a service to whoever asked: "pulled in by php, by nginx, asked for by the boot"."""
-    words = []
-    for each in askers:
-        who = clean(each["who"])
-        if each["kind"] == "pulled-in":
-            words.append(f"pulled in by {who}")
-        elif each["kind"] == "asked":
-            words.append(f"asked for by {who}" if who else "asked for")
-        else:  # whoever pulled it in was stopped since
-            words.append("not wanted itself any more")
-    return ", ".join(word if not number else f"which is {word}" for number, word in enumerate(words))
+    """Return the chain from whoever asked to a service: "the boot asked for shop, which pulled in php"."""
+    last = askers[-1]
+    service, who = clean(last["service"]), clean(last["who"])
+    if len(askers) == 1 and last["kind"] == "asked":
+        return f"asked for by {who}" if who else "asked for"
+    if last["kind"] == "asked":
+        first = f"{who} asked for {service}" if who else f"somebody asked for {service}"
+    elif last["kind"] == "pulled-in":  # whoever did is not there any more
+        first = f"{who} pulled in {service}"
+    else:
+        first = f"{service} was wanted, and is not any more"
+    return "".join([first, *(f", which pulled in {clean(each['service'])}" for each in reversed(askers[:-1]))])

@@ -16,6 +16,7 @@ from milkyway_agent.core.start_times import Times
 from milkyway_formats.report import ServiceState
 
 LONGEST_CHAIN = 100
+OBSTACLES_SHOWN = 2  # in one sentence; ``Why.because`` has all
 OriginKind = Literal["", "asked", "pulled-in", "stopped", "displaced", "isolated"]
 
 
@@ -189,7 +190,9 @@ def brief(one: Seen, obstacles: list[Obstacle]) -> str:
         case Row.STARTING:
             return f"waits until it {one.readiness or 'is ready'}"
         case Row.WAITING | Row.RESTARTING if obstacles:
-            return "; ".join(each.describe() for each in obstacles)
+            shown = [f"{each.relation} {each.other}, which {stands(each.row)}" for each in obstacles[:OBSTACLES_SHOWN]]
+            more = len(obstacles) - len(shown)
+            return "; ".join([*shown, *([f"and {more} more"] if more else [])])
         case Row.WAITING:
             if one.awaits_permission:
                 return "is about to start"
@@ -202,6 +205,19 @@ def brief(one: Seen, obstacles: list[Obstacle]) -> str:
             return one.reason or "no reason given"
         case Row.STOPPING | Row.IDLE:
             return _not_wanted(one)
+
+
+def stands(row: Row | None) -> str:
+    """Return where a service is, as what follows "which"; None: there is none."""
+    match row:
+        case None:
+            return "is not there"
+        case Row.IDLE:
+            return "is stopped"
+        case Row.FAILED:
+            return "has failed"
+        case _:
+            return f"is {row.label}"
 
 
 def asked_for(origin: Origin) -> str:

@@ -45,7 +45,7 @@ class Times(NamedTuple):
 
     def with_process(self, at_ms: int) -> "Times":
         """Return the times after the service's process came to be."""
-        return self if self.started_ms or self.settled_ms else self._replace(started_ms=at_ms)
+        return self if self.started_ms or self.settled_ms else Times(self.wanted_ms, self.permitted_ms, at_ms)
 
 
 class Took(msgspec.Struct, frozen=True):
