@@ -124,7 +124,11 @@ class Agent:
 
     def services(self) -> list[ServiceStatus]:
         """Return all services: the supervisor's, and the agent's own programs."""
-        return self.supervisor.status() + (self._programs.statuses() if self._programs else [])
+        return self.supervisor.status() + self.own_programs()
+
+    def own_programs(self) -> list[ServiceStatus]:
+        """Return the agent's own programs that run now, as services."""
+        return self._programs.statuses() if self._programs else []
 
     # --- the phases of the boot ------------------------------------------------------------------------------------------
 

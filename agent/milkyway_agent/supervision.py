@@ -36,6 +36,7 @@ from milkyway_formats.service import Service
 DEFAULT = "default"
 STOP_SECONDS = 90.0
 REST_SECONDS = 10.0
+ANSWER_SECONDS = 0.05
 WARNING = 4
 
 
@@ -71,6 +72,7 @@ class Supervision:
         self._runtime = Path(options.runtime)
         self._old = OldProgram()
         self._end = trio.Event()
+        self._renewal = trio.Event()
         self.reaper = Reaper(log)
         self._stamps_directory = os.open(
             _state_directory(self._directory, self._runtime), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -100,6 +102,7 @@ class Supervision:
             nursery.start_soon(self.reaper.run)
             nursery.start_soon(keep, "log", self.log.keep_files, self.log.note)
             nursery.start_soon(keep, "signals", self._heed_signals, self.log.note)
+            nursery.start_soon(keep, "renewal", self._renew, self.log.note)
             nursery.start_soon(keep, "local-api", self._serve_api, self.log.note)
             self.lives = True
             if kept:
@@ -131,19 +134,32 @@ class Supervision:
         self._end.set()
 
     async def reexecute(self) -> None:
-        """Become the newest version of this program. Raises UnavailableError, and then all is as before."""
-        with trio.move_on_after(REST_SECONDS) as waiting:
-            await self.supervisor.wait_at_rest()
-        if waiting.cancelled_caught:
-            raise UnavailableError("cannot re-execute: services are being started or cleared away without end")
+        """Have the newest version of this program say that it can take over; it does so soon after this returns.
+
+        Raises UnavailableError when it can't: then all is as before.
+        """
+        await self._wait_at_rest()
         descriptor = reexecution.write_state(self._state())
         try:
             await reexecution.check(descriptor, self.reaper)
         finally:
             os.close(descriptor)
-        with trio.CancelScope(shield=True):
-            await self.supervisor.wait_at_rest()
+        self._renewal.set()
+
+    async def _renew(self) -> None:
+        """Become the new program as soon as it has said that it can, and whoever asked has their answer."""
+        while True:
+            await self._renewal.wait()
+            self._renewal = trio.Event()
+            await trio.sleep(ANSWER_SECONDS)
+            await self._wait_at_rest()
             self.become_anew()
+
+    async def _wait_at_rest(self) -> None:
+        with trio.move_on_after(REST_SECONDS) as waiting:
+            await self.supervisor.wait_at_rest()
+        if waiting.cancelled_caught:
+            raise UnavailableError("cannot re-execute: services are being started or cleared away without end")
 
     def become_anew(self) -> None:
         """Execute this program with all that is known. Raises OSError, or does not return."""

@@ -28,6 +28,7 @@ from milkyway_agent.attended import Definition as Definition
 from milkyway_agent.conditions import unmet
 from milkyway_agent.core import restart
 from milkyway_agent.core.dependencies import Graph
+from milkyway_agent.core.explanation import Origin, origins
 from milkyway_agent.core.service_state import Effect, Event, Row, has_process, is_lost, judges_end, satisfies, step
 from milkyway_agent.health_checks import HealthChecks
 from milkyway_agent.kept_state import KeptService, keep, restore
@@ -213,17 +214,23 @@ class Supervisor:
         self._graph = None
         self._permit(list(self._awaiting))
 
-    def start(self, *names: str) -> None:
-        """Want services, and what they require and want, to run; what they conflict with is stopped."""
+    def start(self, *names: str, by: str = "") -> None:
+        """Want services, and what they require and want, to run; what they conflict with is stopped. *by*: who asks."""
         for name in names:
             self._find(name)
-        for other in self.graph.pulled_in(*names):
+        pulled_in = self.graph.pulled_in(*names)
+        for other, origin in origins(names, pulled_in, self.graph.parts, by).items():
+            one = self._services[other]
+            if origin.kind == "asked" or not one.row.wanted or not one.origin.kind:
+                one.origin = origin
+        for other in pulled_in:
             self._displace(other)
             self._post(self._services[other], Event.WANTED)
 
-    async def stop(self, name: str) -> None:
-        """Stop a service, after those that can't run without it; return when it is stopped."""
+    async def stop(self, name: str, by: str = "") -> None:
+        """Stop a service, after those that can't run without it; return when it is stopped. *by*: who asks."""
         one = self._find(name)
+        one.origin = Origin("stopped", by)
         one.leaving = True
         try:
             for other in self.graph.dependents(name):
@@ -235,9 +242,11 @@ class Supervisor:
             one.leaving = False
             self._permit(list(self._awaiting))
 
-    def restart(self, name: str) -> None:
-        """Stop and start a service; one that does not run is started."""
+    def restart(self, name: str, by: str = "") -> None:
+        """Stop and start a service; one that does not run is started. *by*: who asks."""
         one = self._find(name)
+        if not one.row.wanted:
+            one.origin = Origin("asked", by)
         self._displace(name)
         self._post(one, Event.RESTART_ASKED)
 
@@ -260,6 +269,11 @@ class Supervisor:
     def names(self) -> list[str]:
         """Return the names of all services."""
         return list(self._services)
+
+    @property
+    def rows(self) -> Mapping[str, Row]:
+        """Where all services are, as it counts for others that wait."""
+        return self._rows
 
     def row(self, name: str) -> Row:
         """Return where the service is in its life."""
@@ -309,7 +323,14 @@ class Supervisor:
     def _displace(self, name: str) -> None:
         """Stop what conflicts with *name*."""
         for rival in self.graph.conflicting(name):
-            self._post(self._services[rival], Event.UNWANTED)
+            self._unwant(rival, Origin("displaced", name))
+
+    def _unwant(self, name: str, origin: Origin) -> None:
+        """Stop a service, and remember why."""
+        one = self._services[name]
+        if one.row.wanted:
+            one.origin = origin
+        self._post(one, Event.UNWANTED)
 
     # --- one service ---------------------------------------------------------------------------------------------------
 
@@ -412,7 +433,8 @@ class Supervisor:
             one.awaits_permission = False
             self._awaiting.pop(name, None)
         one.since_ms = self._clock_ms()
-        self.history.append(Change(name, was, row, cause))
+        one.cause, one.times = cause, one.times.entered(row, one.since_ms)
+        self.history.append(Change(name, was, row, cause, one.since_ms))
         facts = {"reason": one.reason} if one.reason else {}
         self._log.note("service_state_changed", service=name, was=was.label, now=row.label, cause=cause.value, **facts)
         if is_lost(was, row):
@@ -440,7 +462,7 @@ class Supervisor:
             case "isolate":
                 self._log.note("service_isolated", service=name)
                 for other in self.graph.isolated(name):
-                    self._post(self._services[other], Event.UNWANTED)
+                    self._unwant(other, Origin("isolated", name))
             case "reboot":
                 self._log.note("service_asks_for_reboot", service=name)
                 self._on_reboot(name)
@@ -521,6 +543,7 @@ class Supervisor:
     def hold(self, one: Attended, run: Run) -> None:
         """Take *run* as the service's process: watch it for its end and its readiness."""
         one.run = run
+        one.times = one.times.with_process(self._clock_ms())
         self._log.note("service_process_started", service=one.definition.name, pid=run.running.pid)
         self._watch.add(run.running.pidfd, partial(self._process_ended, one, run))
         self._runs.watch_readiness(one, run)

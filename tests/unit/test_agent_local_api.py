@@ -37,7 +37,11 @@ GROUP = 4711
 ROOT = Peer(pid=1, uid=0, groups=frozenset({0}))
 MEMBER = Peer(pid=2, uid=1000, groups=frozenset({100, GROUP}))
 STRANGER = Peer(pid=3, uid=1001, groups=frozenset({100}))
-FOR_MEMBERS = {"status", "services", "layers", "deployments", "trust", "logs", "start", "stop", "restart", "apply"}
+FOR_MEMBERS = {
+    *("status", "services", "layers", "deployments", "trust", "logs"),
+    *("tree", "why", "blame", "critical-path", "top", "metrics", "events"),
+    *("start", "stop", "restart", "reload", "apply"),
+}
 
 
 def allowed(peer: Peer, *, group: int | None = GROUP) -> set[str]:
