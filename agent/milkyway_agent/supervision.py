@@ -94,8 +94,7 @@ class Supervision:
         services = kept.definitions if kept else self._read()
         if os.getpid() != 1:
             reaper.set_child_subreaper(True)
-        if self.options.logs:
-            self.log.open_files(FileSink(self.options.logs))
+        self._open_log()
         self.supervisor.add(*(self.definition(service) for service in services))
         async with trio.open_nursery() as nursery:
             await nursery.start(self.supervisor.run)
@@ -162,11 +161,22 @@ class Supervision:
             raise UnavailableError("cannot re-execute: services are being started or cleared away without end")
 
     def become_anew(self) -> None:
-        """Execute this program with all that is known. Raises OSError, or does not return."""
+        """Execute this program with all that is known. Raises OSError, and then all is as before, or does not return.
+
+        The launchers end with their sockets, which are closed on execution; the new program starts others.
+        """
         state = self._state()
+        descriptor = reexecution.write_state(state)
         self.log.close_files()
-        self._begun.launcher.close()
-        reexecution.execute(state, reexecution.write_state(state), self._old)
+        try:
+            reexecution.execute(state, descriptor, self._old)
+        finally:
+            os.close(descriptor)
+            self._open_log()
+
+    def _open_log(self) -> None:
+        if self.options.logs:
+            self.log.open_files(FileSink(self.options.logs))
 
     # --- the beginning -------------------------------------------------------------------------------------------------
 
