@@ -127,9 +127,9 @@ class Attended:
     """
 
     __slots__ = (
-        "alarm", "asked", "awaits_permission", "busy", "definition", "delay_ms", "effects", "failures", "health", "last_line",
-        "held", "leaving", "listeners", "queue", "queued", "reason", "restarts", "row", "run", "since_ms", "starts", "store",
-        "streams", "watchdog",
+        "alarm", "asked", "awaits_permission", "busy", "definition", "delay_ms", "effects", "failures", "health", "held",
+        "last_line", "leaving", "listeners", "queue", "queued", "reason", "restarts", "row", "run", "since_ms", "starts",
+        "store", "streams", "watchdog",
     )  # fmt: skip
 
     def __init__(self, definition: Definition, since_ms: int) -> None:
