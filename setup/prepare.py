@@ -37,6 +37,7 @@ TOOLS_PACKAGES = (
 def main(arguments: list[str]) -> int:
     """Run the steps named in *arguments* (``all``: every one). Return the exit code."""
     steps: dict[str, Callable[[], None]] = {"system": system_packages, "venv": virtual_environment, "tools": tools_tree}
+    steps["programs"] = supervisor_programs
     wanted = list(steps) if arguments in ([], ["all"]) else arguments
     BUILD.mkdir(exist_ok=True)
     for name in wanted:
@@ -135,6 +136,28 @@ def tools_tree() -> None:
     _run(command, "tools")
     _mark(stamp, inputs)
     done()
+
+
+def supervisor_programs() -> None:
+    """Put ``milkyway-agent`` and ``mwctl`` into the virtual environment as quick as on a server, and the static launcher."""
+    source = ROOT / "agent/launch/launch.c"
+    inputs = source.read_bytes() + (VENV / "stamp").read_bytes() + Path(__file__).read_bytes()
+    stamp = VENV / "lib/milkyway/stamp"
+    if _fresh(stamp, inputs):
+        return
+    (VENV / "lib/milkyway").mkdir(exist_ok=True)
+    code = "import sys; from pathlib import Path; from milkyway_coreos.programs import compile_program"
+    code += "; compile_program(Path(sys.argv[1]), Path(sys.argv[2]))"
+    _run([str(VENV / "bin/python"), "-c", code, str(source), str(VENV / "lib/milkyway")], "launch")
+    site = next((VENV / "lib").glob("python3*/site-packages"))
+    paths = [str(ROOT / "agent"), str(ROOT / "formats"), str(site)]
+    for name, module in {"milkyway-agent": "__main__", "mwctl": "mwctl"}.items():
+        # -I -S: nothing of the user's, and no module site, which takes longer than all that comes before the first service
+        text = f"#!{VENV / 'bin/python'} -IS\nimport sys\nsys.path[:0] = {paths!r}\n"
+        program = VENV / "bin" / name
+        program.write_text(f"{text}from milkyway_agent.{module} import main\nsys.exit(main())\n")
+        program.chmod(0o755)
+    _mark(stamp, inputs)
 
 
 def _remove_tree(path: Path) -> None:

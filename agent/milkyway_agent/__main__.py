@@ -1,7 +1,8 @@
-"""The first lines of PID 1. Standard library only, until the rest has proved that it can be imported.
+"""The agent's first lines. Standard library only, until the rest has proved that it can be imported.
 
-PID 1 never ends: the kernel panics when it does. So whatever goes wrong in here is printed, and
-what remains is a process that reaps orphans and lets the services live.
+As PID 1 of a server it never ends: the kernel panics when it does. So whatever goes wrong in here is printed, and
+what remains is a process that reaps orphans and lets the services live. With options it is one of the agent's other
+programs: see ``--help``.
 """
 
 import os
@@ -9,9 +10,14 @@ import sys
 import time
 import traceback
 
+BOOT = "import sys; sys.path[:] = {paths!r}; from milkyway_agent.__main__ import main; sys.exit(main())"
 
-def main() -> None:
-    """Be PID 1, for ever."""
+
+def main() -> int:
+    """Be PID 1, for ever; or, with options, a supervisor of its own and what belongs to it. Return the exit code."""
+    arguments = sys.argv[1:]
+    if arguments:
+        return _supervise(arguments)
     born_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
     print(f"milkyway: PID 1 at {born_ms / 1000:.2f} s", flush=True)
     try:
@@ -21,6 +27,41 @@ def main() -> None:
     except BaseException:  # noqa: BLE001 (an end of any kind would be a panic)
         traceback.print_exc()
     print("milkyway: the agent has failed; services go on, nothing supervises them", file=sys.stderr, flush=True)
+    _reap_for_ever()
+    return 1
+
+
+def _supervise(arguments: list[str]) -> int:
+    """Run the supervisor. One that was to replace another and can't makes room for the one before it."""
+    try:
+        from milkyway_agent import supervise
+
+        return supervise.main(arguments)
+    except BaseException:  # a new version must not take the services with it
+        if "--adopt" not in arguments:
+            raise
+        traceback.print_exc()
+    if "--old" in arguments:
+        print("milkyway: the new program has failed; the one before it takes over again", file=sys.stderr, flush=True)
+        try:
+            _execute_old(arguments)
+        except OSError:
+            traceback.print_exc()
+    print("milkyway: the supervisor has failed; services go on, nothing supervises them", file=sys.stderr, flush=True)
+    _reap_for_ever()
+    return 1
+
+
+def _execute_old(arguments: list[str]) -> None:
+    """Execute the program before this one from the descriptors that it has left us, with the same state."""
+    at = arguments.index("--old")
+    program, *paths = (int(number) for number in arguments[at + 1].split(","))
+    code = BOOT.format(paths=[f"/proc/self/fd/{number}" for number in paths] + [path for path in sys.path if "zip" in path])
+    kept = arguments[:at] + arguments[at + 2 :]
+    os.execv(f"/proc/self/fd/{program}", [sys.executable, "-IS", "-c", code, *kept])
+
+
+def _reap_for_ever() -> None:
     while True:
         try:
             os.waitpid(-1, 0)
@@ -31,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

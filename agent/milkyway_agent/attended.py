@@ -45,6 +45,9 @@ class DirectStarter(Protocol):
     def serve(self, start: Start, done: Done) -> None:
         """Start one more process of the service, for a connection; else as ``submit``."""
 
+    def adopt(self, running: Running) -> None:
+        """Take *running*, which was started before there was this starter, for what ``submit`` started."""
+
     async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str]) -> int | None:
         """Run *command* beside the service's process; return its exit status, None when it was killed for taking longer.
 

@@ -18,7 +18,7 @@ from milkyway_agent import credentials
 from milkyway_agent.accounts import Account, DynamicUsers, busy_users, resolve
 from milkyway_agent.attended import Done, Start
 from milkyway_agent.credentials import Secret
-from milkyway_agent.launcher import Launcher, Started, words_of
+from milkyway_agent.launcher import Launcher, Launchers, Started, words_of
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.seccomp_filter import default_filter
 from milkyway_agent.starter import Running, clear_group, kill_group, let_go
@@ -34,7 +34,7 @@ Answered = Callable[[Running | Exception], None]
 class Launching:
     """The launcher of one supervisor, and who waits for which of its answers."""
 
-    def __init__(self, launcher: Launcher, watch: Watch, reaper: Reaper) -> None:
+    def __init__(self, launcher: Launcher | Launchers, watch: Watch, reaper: Reaper) -> None:
         self._launcher = launcher
         self._reaper = reaper
         self._numbers = count(1_000_000)  # below are those of whoever used the launcher before
@@ -170,7 +170,7 @@ class Direct:
         return ended if in_time else None
 
     def adopt(self, running: Running) -> None:
-        """Take *running*, which an agent before us started, for what ``submit`` started."""
+        """Take over the main process; see ``attended.DirectStarter``."""
         self._session = running.pid
         if self._service.execution.credentials:
             self._secrets = self._place()
@@ -243,7 +243,7 @@ class Direct:
 
 def plan_words(
     service: Service,
-    places: Places,
+    places: Places | None,
     cgroup: str,
     account: Account | None,
     environment: Mapping[str, str],
@@ -251,9 +251,9 @@ def plan_words(
     *,
     beside: bool = False,
 ) -> list[str]:
-    """Return the launcher's words for *command* as *service* is to be. *beside*: only where its group is there already.
+    """Return the launcher's words for *command* as *service* is to be. Raises RefusedError for what there is not.
 
-    Raises RefusedError for what there is not.
+    *places* None: of a service that needs none of it, without a group. *beside*: only where its group is there already.
     """
     execution = service.execution
     try:
@@ -261,12 +261,12 @@ def plan_words(
             command,
             cgroup=cgroup,
             make_cgroup=bool(cgroup) and not beside,
-            cgroup_files=group_files(service.limits, places.controllers) if cgroup and not beside else {},
+            cgroup_files=group_files(service.limits, places.controllers) if places and cgroup and not beside else {},
             user=account.user if account else None,
             groups=account.groups if account else (),
             capabilities=execution.capabilities,
             no_new_privileges=execution.no_new_privileges,
-            seccomp=places.seccomp() if execution.seccomp == "default" else "",
+            seccomp=places.seccomp() if places and execution.seccomp == "default" else "",
             namespaces=execution.namespaces,
             umask=execution.umask,
             nice=execution.nice,

@@ -16,6 +16,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import trio
@@ -37,7 +38,9 @@ from milkyway_agent.core.service_state import (
     step,
 )
 from milkyway_agent.health_checks import HealthChecks
+from milkyway_agent.kept_state import KeptService, restore
 from milkyway_agent.log import Log
+from milkyway_agent.output import Stream
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.service_runs import ServiceRuns
 from milkyway_agent.service_triggers import ServiceTriggers
@@ -50,6 +53,14 @@ BURY_SECONDS = 10.0
 HISTORY = 1000
 LEAST_DELAY_MS = 1  # after a start that came to nothing at once: starts without end must let others have their turn
 _PERMISSIONS = frozenset({Event.PERMITTED, Event.ARM, Event.SKIPPED})
+# The timer that may run in a row, by what it brings about.
+_ALARMS = {
+    Row.WAITING: Event.BACKOFF_OVER,
+    Row.STARTING: Event.LATE,
+    Row.STOPPING: Event.OVERDUE,
+    Row.RESTARTING: Event.OVERDUE,
+    Row.FALTERING: Event.OVERDUE,
+}
 # What is said about a row that may be left by the time it is heard.
 _ONLY_IN = {
     Event.TRIGGERED: Row.ARMED,
@@ -76,6 +87,7 @@ class Lives:
     ) -> None:
         """See ``Supervisor``."""
         self.history: deque[Change] = deque(maxlen=HISTORY)
+        self.keeps_at_end = False
         self.services: dict[str, Attended] = {}
         self.rows: Mapping[str, Row] = _Rows(self.services)
         self.graph = Graph({})
@@ -104,7 +116,7 @@ class Lives:
         self.triggers.has_room = self.connections.has_room
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Let services live, until cancelled; what is open for them is closed then, and their processes go on."""
+        """Let services live, until cancelled; their processes go on. ``keeps_at_end``: what is open for them stays so."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -115,13 +127,18 @@ class Lives:
                 await trio.sleep_forever()
         finally:
             self._nursery = None
-            for one in self.services.values():
-                self.runs.let_go(one)
-                self.connections.let_go(one)
-                self.triggers.close(one)
-            self.triggers.close_clock()
-            self.watch.close()
             self._changed.set()
+            if not self.keeps_at_end:
+                self.release()
+
+    def release(self) -> None:
+        """Close every descriptor. Twice is the same as once."""
+        for one in self.services.values():
+            self.runs.let_go(one)
+            self.connections.let_go(one)
+            self.triggers.close(one)
+        self.triggers.close_clock()
+        self.watch.close()
 
     @property
     def is_running(self) -> bool:
@@ -138,6 +155,45 @@ class Lives:
         self.runs.forget(one)
         del self.services[one.definition.name]
         self.awaiting.pop(one.definition.name, None)
+
+    # --- taking over ---------------------------------------------------------------------------------------------------
+
+    def adopt(self, one: Attended, running: Running, output: int) -> None:
+        """Take a process that was started for an idle service before it was; *output*: its pipe's reading end."""
+        self._enter(one, Row.WAITING, Event.WANTED)
+        self._enter(one, Row.STARTING, Event.PERMITTED)
+        one.starts = restart.started(one.starts, _now_ms(), one.definition.service.restart)
+        self._carry_out(one, Effect.START_READY_TIMER)
+        self.runs.read_output(one, Stream(output, one.definition.name, self._log))
+        self._tell_starter(one, running)
+        self.hold(one, Run(running))
+
+    def restore(self, one: Attended, kept: KeptService) -> None:
+        """Go on with a service from where the program before this one left it."""
+        restore(one, kept, _now_ms())
+        self.triggers.restore(one, kept.pasts)
+        for stream in kept.streams:
+            self.runs.read_output(one, Stream(stream.descriptor, kept.name, self._log, rest=stream.rest))
+        if one.store is not None:
+            self.runs.watch_stored(one)
+        if one.run is not None:
+            run = one.run
+            self._reaper.claim(run.running.pid)
+            self._tell_starter(one, run.running)
+            self.watch.add(run.running.pidfd, partial(self._process_ended, one, run))
+            self.runs.watch_again(one, run, is_ready=one.row is not Row.STARTING)
+        if kept.alarm_ms is not None and one.row in _ALARMS:
+            self._start_alarm(one, kept.alarm_ms, _ALARMS[one.row])
+        if one.row is Row.ARMED:
+            self.triggers.arm(one)
+        elif one.row is Row.STARTED:
+            self.health.start(one)
+        elif one.awaits_permission:
+            self.awaiting[kept.name] = one
+
+    def _tell_starter(self, one: Attended, running: Running) -> None:
+        if is_direct(one.definition.starter):
+            one.definition.starter.adopt(running)
 
     # --- events --------------------------------------------------------------------------------------------------------
 
@@ -383,7 +439,7 @@ class Lives:
         """Take *run* as the service's process: watch it for its end and its readiness."""
         one.run = run
         self._log.note("service_process_started", service=one.definition.name, pid=run.running.pid)
-        self.watch.add(run.running.pidfd, lambda _: self._process_ended(one, run))
+        self.watch.add(run.running.pidfd, partial(self._process_ended, one, run))
         self.runs.watch_readiness(one, run)
 
     def _not_started(self, one: Attended, error: Exception) -> Event:
@@ -394,7 +450,7 @@ class Lives:
         one.delay_ms = max(one.delay_ms, LEAST_DELAY_MS)
         return event
 
-    def _process_ended(self, one: Attended, run: Run) -> None:
+    def _process_ended(self, one: Attended, run: Run, _events: int) -> None:
         self.watch.remove(run.running.pidfd)
         self.runs.hear_out(one, run)
         run.ended = True

@@ -100,12 +100,21 @@ def peer_of(connection: socket.socket | trio.socket.SocketType) -> Peer:
 
 
 async def serve(
-    listener: socket.socket, answers: Answers, start_front: StartFront, note: Note, *, limits: Limits = DEFAULT_LIMITS
+    listener: socket.socket,
+    answers: Answers,
+    start_front: StartFront,
+    note: Note,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    owner: int = 0,
 ) -> None:
-    """Accept on *listener* for ever; *start_front* is called when there is a connection and no front."""
+    """Accept on *listener* for ever; *start_front* is called when there is a connection and no front.
+
+    *owner*: the user who counts as root here, because what is asked runs as that user.
+    """
     accepting = trio.socket.from_stdlib_socket(listener)
     async with trio.open_nursery() as nursery:
-        fronts = _Fronts(nursery, answers, start_front, note, limits)
+        fronts = _Fronts(nursery, answers, start_front, note, limits, owner)
         while True:
             try:
                 connection, _ = await accepting.accept()
@@ -123,12 +132,15 @@ async def serve(
 class _Fronts:
     """The front of now, and when the next one may be started."""
 
-    def __init__(self, nursery: trio.Nursery, answers: Answers, start_front: StartFront, note: Note, limits: Limits) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, answers: Answers, start_front: StartFront, note: Note, limits: Limits, owner: int
+    ) -> None:
         self._nursery = nursery
         self._answers = answers
         self._start_front = start_front
         self._note = note
         self._limits = limits
+        self._owner = owner
         self._front: _Front | None = None
         self._numbers = count(1)
         self._failures = 0
@@ -137,6 +149,8 @@ class _Fronts:
     async def pass_on(self, connection: trio.socket.SocketType) -> None:
         """Hand *connection* to the front, starting it if there is none; past the limits it is just closed by the caller."""
         peer = peer_of(connection)
+        if peer.uid == self._owner:
+            peer = peer._replace(uid=0)
         if self._front is not None and self._front.usable:
             per_user = Counter(each.uid for each in self._front.peers.values())
             # The last places are kept for root, so that nobody else can lock the machine's owner out.

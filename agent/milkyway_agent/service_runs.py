@@ -142,6 +142,34 @@ class ServiceRuns:
                 return
             self._notified(one, run, 0)
 
+    def watch_again(self, one: Attended, run: Run, *, is_ready: bool) -> None:
+        """Go on watching a run that was started by the program before this one."""
+        if run.notify >= 0:
+            self._watch.add(run.notify, partial(self._notified, one, run))
+        if is_ready:
+            return
+        match one.definition.service.readiness:
+            case ReadyByTcp(port=port, interval_ms=interval):
+                self._look_for_port(one, run, port, max(interval / 1000, LEAST_INTERVAL))
+            case ReadyByDescriptor() if run.ready_pipe >= 0:
+                self._watch.add(run.ready_pipe, partial(self._ready_pipe_said, one, run))
+            case ReadyByProbe():
+                self.on_probe(one, run)
+            case ReadyAtOnce():
+                self._post(one, Event.READY, run)
+            case _:
+                pass
+
+    def watch_stored(self, one: Attended) -> None:
+        """Go on watching the stored descriptors of a service for a hang-up."""
+        for stored in one.store.stored if one.store else ():
+            if stored.polled:
+                self._watch_stored(one, stored.descriptor)
+
+    def _watch_stored(self, one: Attended, descriptor: int) -> None:
+        with contextlib.suppress(PermissionError):  # a file, as a memfd is one: it never hangs up
+            self._watch.add(descriptor, partial(self._hung_up, one, descriptor), select.EPOLLHUP | select.EPOLLERR)
+
     def close(self, one: Attended, run: Run) -> None:
         """Close what was open for a run that has ended."""
         self._alarms.cancel(run.probing)
@@ -324,8 +352,7 @@ class ServiceRuns:
             self._watch.remove(descriptor)
             os.close(descriptor)
         for descriptor in taken.watch:
-            with contextlib.suppress(PermissionError):  # a file, as a memfd is one: it never hangs up
-                self._watch.add(descriptor, partial(self._hung_up, one, descriptor), select.EPOLLHUP | select.EPOLLERR)
+            self._watch_stored(one, descriptor)
         if taken.refused:
             self._log.note("stored_descriptor_refused", service=one.definition.name, why=taken.refused)
         if words.get("READY") == "1" and isinstance(one.definition.service.readiness, ReadyByNotify):

@@ -5,7 +5,7 @@ What is asked for becomes events, which ``lives`` feeds to the table of each ser
 
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Container, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Container, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,11 +18,13 @@ from milkyway_agent.connections import Connections
 from milkyway_agent.core.dependencies import Changes, Graph, changed
 from milkyway_agent.core.service_state import Event, Row, has_process, satisfies
 from milkyway_agent.definition_checks import check
+from milkyway_agent.kept_state import KeptService, keep
 from milkyway_agent.lives import Lives
 from milkyway_agent.log import Log
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.service_runs import ServiceRuns
 from milkyway_agent.service_triggers import ServiceTriggers
+from milkyway_agent.starter import Running
 from milkyway_agent.system import kernel, selinux
 from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_agent.watching import Watch
@@ -66,6 +68,41 @@ class Supervisor:
         """Supervise, until cancelled. Processes are left as they are then: ``stop_all`` comes first where they shouldn't."""
         Path(self._notify_directory).mkdir(mode=0o711, parents=True, exist_ok=True)
         await self._lives.run(task_status)
+
+    @property
+    def keeps_at_end(self) -> bool:
+        """Whether descriptors stay open after ``run``, for whoever takes over."""
+        return self._lives.keeps_at_end
+
+    @keeps_at_end.setter
+    def keeps_at_end(self, keeps: bool) -> None:
+        self._lives.keeps_at_end = keeps
+
+    def release(self) -> None:
+        """Close every descriptor. Processes that still run go on, and nobody supervises them."""
+        self._lives.release()
+
+    # --- taking over, and being taken over -------------------------------------------------------------------------------
+
+    def adopt(self, name: str, running: Running, output: int) -> None:
+        """Take a process that was started for a service before there was a supervisor; *output*: its pipe's reading end."""
+        self._lives.adopt(self._find(name), running, output)
+
+    async def wait_at_rest(self) -> None:
+        """Return when no start and no clearing away is under way."""
+        while any(one.busy for one in self._services.values()):
+            await self._lives.change()
+
+    def keep(self) -> list[KeptService]:
+        """Return all that is known, for ``restore`` in the program that replaces this one. Nothing may be under way."""
+        pasts = {name: self._lives.triggers.pasts(one) for name, one in self._services.items()}
+        return keep([one for one in self._services.values() if not one.busy], pasts)
+
+    def restore(self, services: Iterable[KeptService]) -> None:
+        """Go on from what ``keep`` returned. The same services were added; the supervisor runs, and has started nothing."""
+        for kept in services:
+            self._lives.restore(self._find(kept.name), kept)
+        self._lives.permit(list(self._lives.awaiting))
 
     # --- which services there are --------------------------------------------------------------------------------------
 

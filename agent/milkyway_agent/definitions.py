@@ -1,0 +1,138 @@
+"""From a directory of definitions to the plan of a supervisor: ``milkyway-agent --check DIR``, or a child of the supervisor.
+
+Each ``NAME.yaml`` holds one ``milkyway_formats.service.Service``. They are read, checked one by one and together, and
+written as a plan that can be loaded in a millisecond. This runs in a process of its own, so that the supervisor never
+imports what it takes to read what people write, and can't be harmed by it.
+"""
+
+import marshal
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from milkyway_agent.core.calendar import parse
+from milkyway_agent.core.dependencies import Graph, needs_of
+from milkyway_agent.core.restart import is_triggered
+from milkyway_agent.direct import group_files, plan_words
+from milkyway_agent.early import CONTROLLERS, PLAN_FORMAT, files_of
+from milkyway_agent.launcher import capability_mask
+from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
+from milkyway_formats.service import ReadyAtOnce, ReadyByExit, ReadyByProbe, ReadyByTcp, Service
+from milkyway_formats.service_check import check_service
+from milkyway_formats.yaml_text import load
+
+SUFFIX = ".yaml"
+
+
+def read(directory: Path) -> dict[str, Service]:
+    """Return the services that *directory* defines, by name, checked. Raises RefusedError or UnavailableError."""
+    services: dict[str, Service] = {}
+    try:
+        files = sorted(path for path in directory.iterdir() if path.suffix == SUFFIX)
+        for file in files:
+            service = load(file.read_text(), Service, str(file))
+            if service.name != file.stem:
+                raise RefusedError(f"cannot read {file}: it defines {service.name}", hint=f"call it {service.name}{SUFFIX}")
+            _check(service)
+            services[service.name] = service
+    except OSError as error:
+        raise UnavailableError(f"cannot read {error.filename or directory}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RefusedError(f"cannot read {directory}: a definition is not UTF-8 text: {error}") from error
+    for service in services.values():
+        for other in (*service.requires, *service.wants):
+            if other not in services:
+                raise RefusedError(
+                    f"cannot use service {service.name}: it needs {other}, which is not there",
+                    hint=f"write {directory / other}{SUFFIX}",
+                )
+    Graph({name: needs_of(service) for name, service in services.items()}).check()
+    return services
+
+
+def _check(service: Service) -> None:
+    check_service(service)
+    try:
+        capability_mask(service.execution.capabilities)
+    except ValueError as error:
+        raise RefusedError(f"cannot use service {service.name}: {error}") from error
+    for timer in service.timers:
+        for text in timer.calendar:
+            parse(text)
+
+
+def plan_of(services: Mapping[str, Service], files: list[tuple[str, int, int, int]]) -> dict[str, object]:
+    """Return the plan: what ``early`` starts by itself, and all definitions for the supervisor."""
+    graph = Graph({name: needs_of(service) for name, service in services.items()})
+    zero = [
+        (name, plan_words(service, None, "", None, service.environment, service.command), _group_words(service))
+        for name, service in services.items()
+        if not graph.predecessors(name) and not graph.conflicting(name) and _starts_early(service)
+    ]
+    return {
+        "format": PLAN_FORMAT,
+        "python": sys.hexversion,
+        "files": files,
+        "zero": zero,
+        "services": msgspec.json.encode(list(services.values())),
+    }
+
+
+def _starts_early(service: Service) -> bool:
+    """Tell whether nothing has to be made, resolved or looked at before *service* can be started."""
+    execution = service.execution
+    needs_nothing = not (
+        is_triggered(service)
+        or service.listeners
+        or service.conditions
+        or service.watchdog_ms
+        or service.stored_descriptors
+        or execution.account
+        or execution.dynamic_user
+        or execution.credentials
+        or execution.seccomp != "none"
+    )
+    readiness = isinstance(service.readiness, (ReadyAtOnce, ReadyByExit, ReadyByTcp, ReadyByProbe))
+    return needs_nothing and readiness and service.type != "bundle"
+
+
+def _group_words(service: Service) -> list[str]:
+    files = group_files(service.limits, frozenset(CONTROLLERS))
+    return [word for name, value in files.items() for word in ("--cgroup-try", f"{name}={value}")]
+
+
+def compile_plan(directory: Path, plan_file: Path) -> dict[str, Service]:
+    """Read *directory*, write its plan to *plan_file* (replaced as a whole) and return the services."""
+    files = files_of(str(directory))
+    services = read(directory)
+    new = plan_file.with_suffix(f".{os.getpid()}")
+    try:
+        with new.open("wb") as file:
+            marshal.dump(plan_of(services, files), file)
+        new.chmod(0o600)
+        new.replace(plan_file)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise UnavailableError(f"cannot write {plan_file}: {error.strerror}") from error
+    return services
+
+
+def main(arguments: list[str]) -> int:
+    """Compile the plan of a directory, ``[DIR, PLAN]``; return the exit code, with one line on standard error if not 0."""
+    directory, plan_file = map(Path, arguments)
+    try:
+        services = compile_plan(directory, plan_file)
+    except MilkyWayError as error:
+        print(error, file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    print(f"{directory}: {len(services)} services")
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,167 @@
+"""The first milliseconds of ``milkyway-agent --supervise``: start what needs nothing, before anything else is imported.
+
+A directory of definitions is compiled beforehand into a plan (``definitions``). If it still fits the files, all
+services that wait for nobody are handed to the launcher here, with the standard library's smallest modules; trio and
+the supervisor are imported afterwards and take over what runs. Nothing is decided here: what may be
+started this early is said in the plan, word for word.
+
+The plan is marshal, which must not be read from strangers: it lies beside the definitions, and whoever can write
+there can have anything executed anyway.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import select
+import sys
+
+from milkyway_agent.launcher import Launchers, NotStarted, Started
+
+PLAN_NAME = ".plan"
+PLAN_FORMAT = 1
+CGROUP_MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+CONTROLLERS = ("cpu", "memory", "io", "pids")
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+
+
+class Early:
+    """What was done early: *started* by name (answer and the reading end of its output), *failed* by name (why)."""
+
+    __slots__ = ("failed", "groups", "launcher", "plan", "started")
+
+    def __init__(self, launcher: Launchers, groups: str, plan: dict[str, object] | None) -> None:
+        self.launcher = launcher
+        self.groups = groups
+        self.plan = plan
+        self.started: dict[str, tuple[Started, int]] = {}
+        self.failed: dict[str, str] = {}
+
+
+def launch_program() -> str:
+    """Return the launcher: MILKYWAY_LAUNCH, or that of this installation, or that of CoreOS."""
+    # Beside the interpreter, not below sys.prefix: without the module site that is the prefix of another installation.
+    installed = f"{os.path.dirname(os.path.dirname(sys.executable))}/lib/milkyway/launch"
+    for path in (os.environ.get("MILKYWAY_LAUNCH", ""), installed):
+        if path and os.path.exists(path):
+            return path
+    return "/usr/lib/milkyway/launch"
+
+
+def begin(directory: str, plan_file: str) -> Early:
+    """Start what the plan of *directory* lets start at once; return when the launcher has answered for all of it.
+
+    Raises OSError when there is no launcher.
+    """
+    launcher = Launchers(launch_program(), ENVIRONMENT)
+    try:
+        import resource  # three descriptors for each service; what the launcher has, and so the services, stays as it was
+
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        pass  # with what there is, then
+    early = Early(launcher, make_groups(), read_plan(directory, plan_file))
+    if early.plan is not None:
+        _start(early, early.plan["zero"])  # type: ignore[arg-type]  # marshal's values have no types
+    return early
+
+
+def read_plan(directory: str, plan_file: str) -> dict[str, object] | None:
+    """Return the plan in *plan_file* if it was made of exactly the files that *directory* holds now, else None."""
+    try:
+        with open(plan_file, "rb") as file:
+            plan = marshal.load(file)
+        if plan["format"] == PLAN_FORMAT and plan["python"] == sys.hexversion and plan["files"] == files_of(directory):
+            found: dict[str, object] = plan
+            return found
+    except (OSError, ValueError, EOFError, TypeError, KeyError):
+        pass  # none, or none that is any good: it is made anew
+    return None
+
+
+def files_of(directory: str) -> list[tuple[str, int, int, int]]:
+    """Return what tells the definitions in *directory* from changed ones: name, time of change, size, inode."""
+    with os.scandir(directory) as entries:
+        found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(".yaml")]
+    return sorted((name, stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in found)
+
+
+def make_groups() -> str:
+    """Make the directory of the services' control groups and move ourselves beside it; return it, "" where we may not."""
+    try:
+        with open("/proc/self/cgroup") as file:
+            own = next(line.rstrip("\n")[3:] for line in file if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return ""
+    for mount in CGROUP_MOUNTS:
+        if not os.path.exists(f"{mount}/cgroup.procs"):
+            continue
+        base = f"{mount}{own}".rstrip("/")
+        if base.endswith("/supervisor") and os.path.isdir(f"{base[: -len('/supervisor')]}/services"):
+            return f"{base[: -len('/supervisor')]}/services"  # re-executed: all of it is there
+        try:
+            _make_directory(f"{base}/services")
+        except OSError:
+            return ""
+        _hand_controllers_on(base)
+        return f"{base}/services"
+    return ""
+
+
+def _hand_controllers_on(base: str) -> None:
+    """Give the services' groups the controllers that we have; a group with processes of its own can't hand any on."""
+    try:
+        with open(f"{base}/cgroup.controllers") as file:
+            have = file.read().split()
+        wanted = " ".join(f"+{name}" for name in CONTROLLERS if name in have)
+        if wanted:
+            _make_directory(f"{base}/supervisor")
+            _write(f"{base}/supervisor/cgroup.procs", "0")
+            _write(f"{base}/cgroup.subtree_control", wanted)
+            _write(f"{base}/services/cgroup.subtree_control", wanted)
+    except OSError:
+        return  # no limits then; the services' status says so
+
+
+def _make_directory(path: str) -> None:
+    try:  # noqa: SIM105 (contextlib would be one import more)
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        pass
+
+
+def _write(path: str, text: str) -> None:
+    opened = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(opened, text.encode())
+    finally:
+        os.close(opened)
+
+
+def _start(early: Early, zero: list[tuple[str, list[str], list[str]]]) -> None:
+    """Submit all of *zero* (name, words, words for its group) and wait for the answers."""
+    launcher, reading = early.launcher, {}
+    for number, (name, words, for_group) in enumerate(zero, 1):
+        group = ["--cgroup", f"{early.groups}/{name}", "--cgroup-make", *for_group] if early.groups else []
+        pipe_reading, writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(pipe_reading, False)
+        reading[number] = (name, pipe_reading)
+        try:
+            launcher.submit(number, group + words, {1: writing, 2: writing})
+        except OSError as error:
+            early.failed[name] = f"cannot start it: {error.strerror}"
+            os.close(pipe_reading)
+            del reading[number]
+        os.close(writing)
+    watched = select.poll()
+    watched.register(launcher.fileno(), select.POLLIN)
+    while launcher.pending:
+        watched.poll()
+        for answer in launcher.results():
+            name, pipe_reading = reading.pop(answer.number)
+            if isinstance(answer, NotStarted):
+                early.failed[name] = answer.why
+                os.close(pipe_reading)
+            else:
+                early.started[name] = (answer, pipe_reading)

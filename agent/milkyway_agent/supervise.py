@@ -1,0 +1,130 @@
+"""``milkyway-agent --supervise DIR``: the supervisor by itself, on any Linux, in any container, with or without root.
+
+This module is imported first and imports little: services that need nothing are started (``early``) before trio
+and the supervisor are there. ``supervision`` is the rest of its life. Exit codes are those of every MilkyWay command.
+"""
+
+import os
+import sys
+
+from milkyway_agent import early
+
+HELP = """usage: milkyway-agent --supervise DIR [--runtime DIR] [--logs DIR] [--start NAME]... [--verbose]
+       milkyway-agent --check DIR
+
+Supervise the services that DIR defines: one NAME.yaml each (docs/reference/service.md).
+
+  --supervise DIR  start them and keep them running; SIGTERM or SIGINT stops all in order, SIGHUP reads DIR again
+  --check DIR      read and check them, and write the plan that lets a start be quick; start nothing
+  --runtime DIR    sockets, secrets and what a re-execution needs (default: below /run, or XDG_RUNTIME_DIR)
+  --logs DIR       keep what services write in rotated files there (default: print it)
+  --start NAME     start NAME and what it needs (default: the service "default" if there is one, else all)
+  --verbose        print every event, not only what services write and what goes wrong
+
+Ask it with: mwctl --socket RUNTIME/mwctl.sock services
+
+example: milkyway-agent --supervise examples/supervise --runtime /tmp/supervise
+exit codes: 0 done, 1 a bug, 2 wrong usage, 3 refused, 4 not available now
+"""
+USAGE = 2
+_VALUES = ("--supervise", "--check", "--runtime", "--logs", "--adopt", "--old", "--check-state")
+
+
+class Options:
+    """What the command line says."""
+
+    __slots__ = ("adopt", "check", "check_state", "front", "logs", "old", "runtime", "start", "supervise", "verbose")
+
+    def __init__(self) -> None:
+        self.supervise = self.check = self.runtime = self.logs = ""
+        self.adopt = self.old = self.check_state = ""
+        self.start: list[str] = []
+        self.verbose = self.front = False
+
+
+class UsageError(Exception):
+    """The command line makes no sense."""
+
+
+def read_options(arguments: list[str]) -> Options:
+    """Return what *arguments* say. Raises UsageError. (argparse would cost more than starting a hundred services.)"""
+    options, words = Options(), list(arguments)
+    while words:
+        word, _, value = words.pop(0).partition("=")
+        if word == "--verbose":
+            options.verbose = True
+        elif word == "--front":
+            options.front = True
+        elif word in (*_VALUES, "--start"):
+            if not value:
+                if not words:
+                    raise UsageError(f"{word} needs a value")
+                value = words.pop(0)
+            if word == "--start":
+                options.start.append(value)
+            else:
+                setattr(options, word[2:].replace("-", "_"), value)
+        else:
+            raise UsageError(f"there is no option {word}")
+    return options
+
+
+def default_runtime(directory: str) -> str:
+    """Return where a supervisor of *directory* keeps what lives as long as it runs."""
+    name = "milkyway-supervise-" + os.path.realpath(directory).strip("/").replace("/", "-")
+    base = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else f"/tmp/milkyway-{os.geteuid()}")
+    return f"{base}/{name}"
+
+
+def main(arguments: list[str]) -> int:
+    """Do what *arguments* say and return the exit code."""
+    if arguments in (["--help"], ["-h"]):
+        print(HELP, end="")
+        return 0
+    try:
+        options = read_options(arguments)
+        if not (options.supervise or options.check or options.check_state or options.front):
+            raise UsageError("nothing to do")
+    except UsageError as error:
+        print(f"cannot understand the command line: {error}\nhint: milkyway-agent --help", file=sys.stderr)
+        return USAGE
+    if options.front:
+        from milkyway_agent import front
+
+        front.main()
+        return 0
+    if options.check_state:
+        from milkyway_agent.reexecution import main_check
+
+        return main_check(int(options.check_state))
+    if options.check:
+        from milkyway_agent.definitions import main as check
+
+        return check([options.check, f"{options.check}/{early.PLAN_NAME}"])
+    return _supervise(options)
+
+
+def _supervise(options: Options) -> int:
+    directory = options.supervise
+    if not os.path.isdir(directory):
+        print(f"cannot supervise {directory}: there is no such directory", file=sys.stderr)
+        return 3
+    runtime = options.runtime = options.runtime or default_runtime(directory)
+    try:
+        os.makedirs(runtime, 0o711, exist_ok=True)
+        # A successor starts nothing early: it has no plan, and all that runs is in its state.
+        begun = early.begin("", "") if options.adopt else early.begin(directory, plan_file(directory, runtime))
+    except OSError as error:
+        print(f"cannot supervise {directory}: {error.strerror}: {error.filename or early.launch_program()}", file=sys.stderr)
+        return 4
+    from milkyway_agent import (
+        light_trio,  # noqa: F401 (first of all that import trio)
+        supervision,
+    )
+
+    return supervision.run(options, begun)
+
+
+def plan_file(directory: str, runtime: str) -> str:
+    """Return where the plan of *directory* is: in it, or where that can't be written, below *runtime*."""
+    return f"{directory if os.access(directory, os.W_OK) else runtime}/{early.PLAN_NAME}"

@@ -1,0 +1,308 @@
+"""The life of ``--supervise`` once the first services run: take them over, start the rest, serve the API, end in order."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import trio
+
+from milkyway_agent import early, reexecution
+from milkyway_agent.accounts import DynamicUsers
+from milkyway_agent.core.dependencies import needs_of
+from milkyway_agent.direct import Direct, Launching, Places
+from milkyway_agent.early import Early
+from milkyway_agent.keeping import keep
+from milkyway_agent.kept_state import KeptState
+from milkyway_agent.log import OUTPUT, FileSink, LineSink, Log
+from milkyway_agent.log_record import Record, describe
+from milkyway_agent.reaping import Reaper, wait_ended
+from milkyway_agent.reexecution import OldProgram
+from milkyway_agent.starter import Running
+from milkyway_agent.supervise import Options, plan_file
+from milkyway_agent.supervisor import Definition, Supervisor
+from milkyway_agent.system import cgroups, kernel, processes, reaper, sockets
+from milkyway_agent.system.state_file import KernelDirectory
+from milkyway_agent.timer_stamps import TimerStamps
+from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
+from milkyway_formats.service import Service
+
+DEFAULT = "default"
+STOP_SECONDS = 90.0
+REST_SECONDS = 10.0
+WARNING = 4
+
+
+def run(options: Options, begun: Early) -> int:
+    """Live until an end is asked for; return the exit code. An internal failure ends in a re-execution, not in an end."""
+    log = Log(kernel.realtime_ms, _Printed(verbose=options.verbose, outputs=not options.logs))
+    supervision = Supervision(options, begun, log)
+    try:
+        return trio.run(supervision.live)
+    except MilkyWayError as error:
+        print(error, file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    except BaseException as error:  # services outlive the supervisor's faults
+        if not supervision.lives:
+            raise
+        log.note("supervisor_failed", error=repr(error), traceback=traceback.format_exc())
+        time.sleep(1)  # a failure that comes back at once must not spin
+        supervision.become_anew()
+        raise
+
+
+class Supervision:
+    """One supervisor, from the first services on."""
+
+    def __init__(self, options: Options, begun: Early, log: Log) -> None:
+        self.lives = False
+        self.log = log
+        self.options = options
+        self._begun = begun
+        self._directory = Path(options.supervise)
+        self._runtime = Path(options.runtime)
+        self._old = OldProgram()
+        self._end = trio.Event()
+        self.reaper = Reaper(log)
+        self._stamps_directory = os.open(
+            _state_directory(self._directory, self._runtime), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        )
+        self.supervisor = Supervisor(
+            log,
+            self.reaper,
+            notify_directory=str(self._runtime / "notify"),
+            stamps=TimerStamps(KernelDirectory(self._stamps_directory)),
+            on_reboot=lambda name: log.note("reboot_not_done", service=name, why="this supervisor is not the machine's"),
+        )
+        self.supervisor.keeps_at_end = True
+        self._places = Places(begun.groups, self._runtime)
+        self._launching = Launching(begun.launcher, self.supervisor.watch, self.reaper)
+
+    async def live(self) -> int:
+        """Take over what runs, start the rest, and live until an end is asked for."""
+        kept = self._adopted()
+        services = kept.definitions if kept else self._read()
+        if os.getpid() != 1:
+            reaper.set_child_subreaper(True)
+        if self.options.logs:
+            self.log.open_files(FileSink(self.options.logs))
+        self.supervisor.add(*(self.definition(service) for service in services))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.supervisor.run)
+            nursery.start_soon(self.reaper.run)
+            nursery.start_soon(keep, "log", self.log.keep_files, self.log.note)
+            nursery.start_soon(keep, "signals", self._heed_signals, self.log.note)
+            nursery.start_soon(keep, "local-api", self._serve_api, self.log.note)
+            self.lives = True
+            if kept:
+                self._places.users = DynamicUsers(kept.users)
+                self.supervisor.restore(kept.services)
+                self.log.note("supervisor_re_executed", services=len(services))
+            else:
+                self._take_over()
+                self.supervisor.start(*self._wanted(services))
+            await self._end.wait()
+            with trio.move_on_after(STOP_SECONDS) as stopping:
+                await self.supervisor.stop_all()
+            if stopping.cancelled_caught:
+                left = [one.name for one in self.supervisor.status() if one.state not in ("stopped", "failed")]
+                self.log.note("stopped_late", left=", ".join(left))
+            self.lives = False
+            nursery.cancel_scope.cancel()
+        self._clear_up()
+        return ExitCode.OK
+
+    def definition(self, service: Service) -> Definition:
+        """Return *service* as this supervisor runs it."""
+        return Definition(
+            service.name, service, Direct(service.name, service, self._launching, self._places), needs_of(service)
+        )
+
+    def end(self) -> None:
+        """Begin the orderly end."""
+        self._end.set()
+
+    async def reexecute(self) -> None:
+        """Become the newest version of this program. Raises UnavailableError, and then all is as before."""
+        with trio.move_on_after(REST_SECONDS) as waiting:
+            await self.supervisor.wait_at_rest()
+        if waiting.cancelled_caught:
+            raise UnavailableError("cannot re-execute: services are being started or cleared away without end")
+        descriptor = reexecution.write_state(self._state())
+        try:
+            await reexecution.check(descriptor, self.reaper)
+        finally:
+            os.close(descriptor)
+        with trio.CancelScope(shield=True):
+            await self.supervisor.wait_at_rest()
+            self.become_anew()
+
+    def become_anew(self) -> None:
+        """Execute this program with all that is known. Raises OSError, or does not return."""
+        state = self._state()
+        self.log.close_files()
+        self._begun.launcher.close()
+        reexecution.execute(state, reexecution.write_state(state), self._old)
+
+    # --- the beginning -------------------------------------------------------------------------------------------------
+
+    def _adopted(self) -> KeptState | None:
+        if not self.options.adopt:
+            return None
+        state = reexecution.adopt(int(self.options.adopt))
+        for descriptor in filter(None, self.options.old.split(",")):
+            os.close(int(descriptor))
+        return state
+
+    def _read(self) -> list[Service]:
+        """Return the services that the directory defines, by its plan; where that is stale a child makes it anew."""
+        file = plan_file(str(self._directory), str(self._runtime))
+        if self._begun.plan is None:
+            words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+            code = os.waitstatus_to_exitcode(_run([sys.executable, *words[1:], "--check", str(self._directory)]))
+            self._begun.plan = early.read_plan(str(self._directory), file)
+            if code or self._begun.plan is None:
+                raise RefusedError(f"cannot supervise {self._directory}: its definitions can't be used")
+        plan: dict[str, object] = self._begun.plan
+        self._begun.plan = None  # half a megabyte that nobody needs any more
+        text = plan["services"]
+        assert isinstance(text, bytes), "as plan_of has written it"
+        return msgspec.json.decode(text, type=list[Service])
+
+    def _take_over(self) -> None:
+        """Take what was started early under supervision."""
+        for name, (answer, reading) in self._begun.started.items():
+            self.reaper.claim(answer.pid)
+            self.supervisor.adopt(name, Running(answer.pid, answer.pidfd), reading)
+        for name, why in self._begun.failed.items():
+            self.log.note("service_not_started", service=name, reason=why)
+        self._begun.started.clear()
+
+    def _wanted(self, services: Sequence[Service]) -> list[str]:
+        names = [service.name for service in services]
+        return self.options.start or ([DEFAULT] if DEFAULT in names else names)
+
+    # --- life ----------------------------------------------------------------------------------------------------------
+
+    def _state(self) -> KeptState:
+        services = [self.supervisor.attended(name).definition.service for name in self.supervisor.names()]
+        return KeptState(
+            format="milkyway.supervisor/1",
+            definitions=services,
+            services=self.supervisor.keep(),
+            users=dict(self._places.users.held),
+        )
+
+    async def _heed_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    await self._read_again()
+                else:
+                    self.log.note("end_asked", signal=signal.Signals(number).name)
+                    self.end()
+
+    async def _read_again(self) -> None:
+        """Take the definitions as they are now: only what changed restarts. What can't be used changes nothing."""
+        try:
+            services = await trio.to_thread.run_sync(self._read)
+            await self.supervisor.replace({service.name: self.definition(service) for service in services})
+        except MilkyWayError as error:
+            self.log.note("definitions_refused", why=str(error))
+
+    async def _serve_api(self) -> None:
+        """Serve the local API. What it takes is imported when somebody comes: most supervisors are never asked anything."""
+        path = str(self._runtime / "mwctl.sock")
+        with sockets.listen(path, 0o666) as listener:
+            try:
+                await trio.lowlevel.wait_readable(listener.fileno())
+                from milkyway_agent import local_api
+                from milkyway_agent.api_answers import Answers
+                from milkyway_agent.supervised_machine import SupervisedMachine
+
+                answers = Answers(SupervisedMachine(self), self.log.note, group=None, local=lambda: "read")
+                await local_api.serve(listener, answers, self._start_front, self.log.note, owner=os.geteuid())
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+
+    async def _start_front(self, end: socket.socket) -> "_Front":
+        words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+        pid = processes.spawn([sys.executable, *words[1:], "--front"], dict(os.environ), {2: 2, 3: end.fileno()})
+        self.reaper.claim(pid)
+        return _Front(pid, self.reaper)
+
+    def _clear_up(self) -> None:
+        self.supervisor.release()
+        self._begun.launcher.close()
+        self.log.close_files()
+        os.close(self._stamps_directory)
+        if self._places.groups:
+            with contextlib.suppress(OSError):
+                cgroups.remove(self._places.groups)
+
+
+class _Front:
+    """A front process: implements ``local_api.FrontProcess``."""
+
+    def __init__(self, pid: int, reaper: Reaper) -> None:
+        self._pid = pid
+        self._pidfd = processes.pidfd_open(pid)
+        self._reaper = reaper
+
+    def kill(self) -> None:
+        """Send SIGKILL; no error if it is gone."""
+        if self._pidfd >= 0 and not processes.has_ended(self._pidfd):
+            processes.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def wait(self) -> object:
+        """Return when it has ended and was reaped."""
+        if self._pidfd < 0:
+            return None
+        await wait_ended(self._pidfd)
+        code = processes.reap(self._pidfd).code
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self._reaper.release(self._pid)
+        return code
+
+
+class _Printed:
+    """Prints records: what services write to standard output, what goes wrong (or all) to standard error."""
+
+    def __init__(self, *, verbose: bool, outputs: bool) -> None:
+        self._outputs = outputs
+        self._least = 7 if verbose else WARNING
+        self._lines = LineSink(lambda line: os.write(2, f"milkyway: {line}\n".encode(errors="replace")))
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Print *records*, all of one service."""
+        if records and records[0].event == OUTPUT:
+            if self._outputs:
+                os.write(1, "".join(f"{describe(record)}\n" for record in records).encode(errors="replace"))
+            return
+        self._lines.write([record for record in records if record.priority <= self._least])
+
+
+def _state_directory(directory: Path, runtime: Path) -> Path:
+    """Return where timers keep their last starts: beside the definitions, or where that can't be written, below *runtime*."""
+    for base in (directory, runtime):
+        path = base / ".state"
+        with contextlib.suppress(OSError):
+            path.mkdir(mode=0o700, exist_ok=True)
+            return path
+    raise UnavailableError(f"cannot supervise {directory}: neither it nor {runtime} can be written")
+
+
+def _run(words: list[str]) -> int:
+    """Run *words* to their end and return the wait status; nothing else is waited for."""
+    pid = os.posix_spawn(words[0], words, os.environ)
+    return os.waitpid(pid, 0)[1]
