@@ -1,4 +1,4 @@
-"""What is shown of a real supervisor: reasons, times and figures of real processes, and that they stay right as these change."""
+"""What is shown of a real supervisor: reasons, times and figures of real processes, right while these come and go."""
 
 import json
 from typing import Any

@@ -61,14 +61,21 @@ def test_the_chain_of_reasons_goes_down_to_the_last() -> None:
 
 
 def test_what_is_met_again_is_not_told_again() -> None:
-    found = explained("shop", shop=waiting(), web=waiting(), report=waiting(), php=waiting(), db=FAILED)
+    found = explained("shop", shop=waiting(), web=waiting(), report=waiting(), php=waiting(), db=waiting(), disk=FAILED)
     assert [(one.depth, one.service, one.why) for one in found.because] == [
         (1, "web", "requires php, which is waiting"),
-        (2, "php", "requires db, which has failed"),
-        (3, "db", "ended with status 1"),
-        (1, "report", "requires db, which has failed"),
+        (2, "php", "requires db, which is waiting"),
+        (3, "db", "requires disk, which has failed"),
+        (4, "disk", "ended with status 1"),
+        (1, "report", "requires db, which is waiting"),
         (2, "db", "as above"),
     ]
+
+
+def test_one_that_waits_for_its_backoff_waits_for_nobody() -> None:
+    found = explained("php", php=Seen(row=Row.WAITING, reason="was killed by SIGKILL", delay_ms=400), db=FAILED)
+    assert (found.because, found.why) == ([], "was killed by SIGKILL; tries again after 0.4 s")
+    assert explained("db", php=Seen(row=Row.WAITING), db=FAILED).holds_back == []
 
 
 def test_two_that_wait_for_each_other_are_an_end() -> None:
