@@ -240,7 +240,9 @@ class Supervision:
         """Take the definitions as they are now: only what changed restarts. What can't be used changes nothing."""
         try:
             services = await trio.to_thread.run_sync(self._read)
-            await self.supervisor.replace({service.name: self.definition(service) for service in services})
+            changes = await self.supervisor.replace({service.name: self.definition(service) for service in services})
+            wanted = self._wanted(services)
+            self.supervisor.start(*(name for name in wanted if name in changes.added))
         except MilkyWayError as error:
             self.log.note("definitions_refused", why=str(error))
 

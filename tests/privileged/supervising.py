@@ -42,13 +42,20 @@ class Supervising:
 
     def start(self, *options: str) -> None:
         """Start the supervisor; return when it answers."""
-        self._process = subprocess.Popen(
-            [*self._words("__main__"), "--supervise", str(self.definitions), "--runtime", str(self.runtime), *options],
-            stdin=subprocess.DEVNULL,
-            stdout=self._printed.open("ab"),
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "MILKYWAY_LAUNCH": launch()},
-        )
+        words = [
+            *self._words("__main__"),
+            "--supervise",
+            str(self.definitions),
+            "--runtime",
+            str(self.runtime),
+            "--verbose",
+            *options,
+        ]
+        environment = {**os.environ, "MILKYWAY_LAUNCH": launch()}
+        with self._printed.open("ab") as printed:
+            self._process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT, env=environment
+            )
         self.wait_until(lambda: self.ask("services")[0] == 0, "its answer")
 
     def ask(self, *words: str) -> tuple[int, str]:
