@@ -9,10 +9,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from milkyway_agent.system import cgroups
 from tests.privileged.supervised import launch
 
 ROOT = Path(__file__).parents[2]
@@ -104,12 +105,29 @@ class Supervising:
             self._process.kill()
             self._process.wait()
             for pid in pids:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._remove_groups()
+
+    def _remove_groups(self) -> None:
+        for mount in (path for path in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified") if Path(path, "cgroup.procs").exists()):
+            for group in Path(mount).rglob(f"services-{self.pid}/*/"):
+                _end_group(group)
+            for group in Path(mount).rglob(f"services-{self.pid}"):
+                cgroups.remove(str(group))
 
     def _words(self, module: str) -> list[str]:
         paths = [str(self.program), str(ROOT / "formats"), *(path for path in sys.path if "site-packages" in path)]
         code = f"import sys; sys.path[:0] = {paths!r}; from milkyway_agent.{module} import main; sys.exit(main())"
         return [sys.executable, "-IS", "-c", code]
+
+
+def _end_group(group: Path) -> None:
+    """Kill what is left in *group*, and remove it."""
+    cgroups.kill(str(group))
+    while cgroups.is_populated(str(group)):
+        os.sched_yield()
+    cgroups.remove(str(group))
 
 
 @contextmanager
