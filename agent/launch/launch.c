@@ -25,6 +25,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,15 +52,17 @@ static enum { ALONE, SERVING, CHILD } role;
 static cpu_set_t everywhere;
 static jmp_buf give_answer;
 static struct { uint32_t number; int32_t pid, error; char why[1024]; } answer;
-static struct {
-	char *words[MOST_WORDS + 1], **command, *environment[MOST_WORDS + 1], *cgroup;
-	struct { const struct step *step; char *argument; } given[MOST_WORDS];
+static struct request {
+	char **command, *cgroup;
 	size_t given_count, descriptor_count;
-	int descriptors[MOST_DESCRIPTORS], pid_namespace;
-	uint32_t targets[MOST_DESCRIPTORS];
 	uint64_t capabilities;
 	struct sock_fprog filter;
+	int pid_namespace;
 	bool born_in_cgroup, no_new_privileges;
+	char *words[MOST_WORDS + 1], *environment[MOST_WORDS + 1]; /* from here on not cleared for the next request */
+	struct { const struct step *step; char *argument; } given[MOST_WORDS];
+	int descriptors[MOST_DESCRIPTORS];
+	uint32_t targets[MOST_DESCRIPTORS];
 } start;
 
 static _Noreturn void __attribute__((format(printf, 1, 2))) fail(const char *what, ...)
@@ -203,6 +206,8 @@ static void forgo(char *, int) { start.no_new_privileges = !need(prctl(PR_SET_NO
 /* The bounding set, while we may shrink it. Who may not is content with no_new_privs, by which nothing comes of it. */
 static void bound_capabilities(char *, int)
 {
+	if (role == CHILD && start.no_new_privileges)
+		return; /* capabilities(7): what is not permitted now can't be gained by execve then; eighty calls for nothing */
 	for (unsigned long which = 0; prctl(PR_CAPBSET_READ, which, 0, 0, 0) >= 0; which++)
 		if (!(which < 64 && start.capabilities >> which & 1) && prctl(PR_CAPBSET_DROP, which, 0, 0, 0) < 0 &&
 		    !(errno == EPERM && start.no_new_privileges))
@@ -290,8 +295,10 @@ static void read_words(char **words)
 	if (!*words || !words[1] || words[1][0] != '/')
 		fail("find the program: its absolute path follows --");
 	start.command = words + 1;
-	for (char **each = environ, **into = start.environment; *each && into < start.environment + MOST_WORDS;)
+	char **into = start.environment;
+	for (char **each = environ; *each && into < start.environment + MOST_WORDS;)
 		*into++ = *each++;
+	*into = NULL;
 }
 
 static _Noreturn void execute(void)
@@ -355,6 +362,7 @@ static void carry_out(const struct msghdr *request, char *text, const char *end)
 	memcpy(start.targets, head + 2, start.descriptor_count * sizeof *head);
 	for (; text < end && count < MOST_WORDS; text += strlen(text) + 1)
 		start.words[count++] = text;
+	start.words[count] = NULL;
 	read_words(start.words);
 	take_steps(true);
 	/* Child and server take turns: on one processor they do so without waking another, which takes several times as long. */
@@ -380,8 +388,8 @@ static _Noreturn void serve(int fd)
 		syscall(SYS_close_range, SOCKET + 1, ~0U, 0);
 		if ((length = recvmsg(SOCKET, &request, MSG_CMSG_CLOEXEC)) <= 0)
 			_exit(0);
-		memset(&start, 0, sizeof start);
-		memset(&answer, 0, sizeof answer);
+		memset(&start, 0, offsetof(struct request, words));
+		answer.pid = answer.error = 0, answer.why[0] = 0;
 		memcpy(&answer.number, message, sizeof answer.number);
 		role = SERVING, errno = 0;
 		if (!setjmp(give_answer))

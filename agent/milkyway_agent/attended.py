@@ -3,7 +3,7 @@
 import signal
 from collections import deque
 from collections.abc import Callable, Container, Mapping
-from typing import NamedTuple, Protocol, TypeGuard
+from typing import Final, NamedTuple, Protocol, TypeGuard
 
 from milkyway_agent import listening
 from milkyway_agent.alarms import Alarm
@@ -44,17 +44,26 @@ class DirectStarter(Protocol):
         The descriptors of *start* are the caller's, and may be closed when this returns.
         """
 
-    async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str]) -> int | None:
-        """Run *command* as the service is, to its end; return its exit status, None when it was killed for taking longer.
+    def serve(self, start: Start, done: Done) -> None:
+        """Start one more process of the service, for a connection; else as ``submit``."""
 
-        Raises MilkyWayError or OSError when it can't be started.
+    def adopt(self, running: Running) -> None:
+        """Take *running*, which was started before there was this starter, for what ``submit`` started."""
+
+    async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str]) -> int | None:
+        """Run *command* beside the service's process; return its exit status, None when it was killed for taking longer.
+
+        Raises MilkyWayError or OSError when it can't be started, as when nothing of the service is there any more.
         """
 
     def kill(self) -> None:
         """Send SIGKILL to all of the service's processes, if it has any."""
 
+    def ended(self) -> None:
+        """Take note that the main process has ended; it is reaped right after."""
+
     def clear(self) -> bool:
-        """Remove what a start made, if no process is left in it; tell whether all of it is gone."""
+        """Remove what a start made, if no process is left in it; tell whether all of it is gone. Raises OSError."""
 
     async def clean_up(self) -> None:
         """Undo ``submit``: end what is left of its processes and remove what it made. Twice is the same as once."""
@@ -106,6 +115,9 @@ class Run:
             processes.pidfd_send_signal(self.running.pidfd, number)
 
 
+AT_ONCE: Final = object()
+
+
 class Message(NamedTuple):
     """What waits to be handled: an event, or (None) the end of the process. *source*: what it is about, if anything."""
 
@@ -117,13 +129,14 @@ class Attended:
     """One service with all that the supervisor knows of it.
 
     ``busy``: an effect that takes its time is being carried out; messages wait. ``effects``: those that come after it.
-    ``cause``: of its last change of row. ``origin``: who wanted it last, or wanted it no more. ``times``: of its first start.
+    ``asked``: somebody wants it restarted, and not to wait for its trigger. ``cause``: of its last change of row.
+    ``origin``: who wanted it last, or wanted it no more. ``times``: of its first start.
     """
 
     __slots__ = (
-        "alarm", "awaits_permission", "busy", "cause", "definition", "delay_ms", "effects", "failures", "health", "last_line",
-        "leaving", "listeners", "origin", "queue", "queued", "reason", "restarts", "row", "run", "since_ms", "starts", "store",
-        "streams", "times", "watchdog",
+        "alarm", "asked", "awaits_permission", "busy", "cause", "definition", "delay_ms", "effects", "failures", "health",
+        "held", "last_line", "leaving", "listeners", "origin", "queue", "queued", "reason", "restarts", "row", "run",
+        "since_ms", "starts", "store", "streams", "times", "watchdog",
     )  # fmt: skip
 
     def __init__(self, definition: Definition, since_ms: int) -> None:
@@ -134,9 +147,11 @@ class Attended:
         self.run: Run | None = None
         self.alarm: Alarm | None = None
         self.awaits_permission = False
+        self.asked = False
         self.busy = False
         self.effects: tuple[Effect, ...] = ()
-        self.leaving = False  # others are being stopped so that this one can
+        self.leaving = 0  # how many stop it, and all that need it before
+        self.held = 0  # how many keep it from starting: because what it requires is leaving, or it is to be another
         self.starts = Starts()
         self.delay_ms = 0
         self.restarts = 0
@@ -160,6 +175,16 @@ class Attended:
     def is_idle(self) -> bool:
         """Tell whether it is stopped, and all that it left is cleared away."""
         return self.row is Row.IDLE and not self.busy
+
+
+def environment_for_commands(one: Attended) -> dict[str, str]:
+    """Return the variables for a command that is run beside the service: it has none of its descriptors."""
+    return {"MAINPID": str(one.run.running.pid)} if one.run else {}
+
+
+def accepts(service: Service) -> bool:
+    """Tell whether each connection to *service* is a process of its own; then it has no main process."""
+    return any(listener.accept for listener in service.listeners)
 
 
 def environment_of(one: Attended, notify: str | None) -> dict[str, str]:

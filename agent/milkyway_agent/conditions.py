@@ -13,7 +13,11 @@ def unmet(conditions: Sequence[Condition], cmdline: Path = CMDLINE) -> str:
     for condition in conditions:
         match condition:
             case PathExists(path=path, negated=negated):
-                if Path(path).exists() == negated:
+                try:
+                    is_there = Path(path).exists()
+                except OSError as error:
+                    return f"not started: cannot look at {path}: {error.strerror}"
+                if is_there == negated:
                     return f"not started: {path} {'is there' if negated else 'is not there'}"
             case KernelParameter(parameter=parameter, negated=negated):
                 if (parameter in cmdline.read_text().split()) == negated:

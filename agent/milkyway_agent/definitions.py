@@ -14,11 +14,10 @@ from pathlib import Path
 import msgspec
 
 from milkyway_agent.core.calendar import parse
-from milkyway_agent.core.dependencies import Graph
+from milkyway_agent.core.dependencies import Graph, needs_of
 from milkyway_agent.core.restart import is_triggered
 from milkyway_agent.direct import group_files, plan_words
 from milkyway_agent.early import CONTROLLERS, PLAN_FORMAT, files_of
-from milkyway_agent.executor import needs_of
 from milkyway_agent.launcher import capability_mask
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
 from milkyway_formats.service import ReadyAtOnce, ReadyByExit, ReadyByProbe, ReadyByTcp, Service

@@ -18,7 +18,7 @@ from milkyway_agent import credentials
 from milkyway_agent.accounts import Account, DynamicUsers, busy_users, resolve
 from milkyway_agent.attended import Done, Start
 from milkyway_agent.credentials import Secret
-from milkyway_agent.launcher import Launcher, Started, words_of
+from milkyway_agent.launcher import Launcher, Launchers, Started, words_of
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.seccomp_filter import default_filter
 from milkyway_agent.starter import Running, clear_group, kill_group, let_go
@@ -27,13 +27,14 @@ from milkyway_agent.watching import Watch
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.service import Limits, Service
 
+BURY_SECONDS = 10.0
 Answered = Callable[[Running | Exception], None]
 
 
 class Launching:
     """The launcher of one supervisor, and who waits for which of its answers."""
 
-    def __init__(self, launcher: Launcher, watch: Watch, reaper: Reaper) -> None:
+    def __init__(self, launcher: Launcher | Launchers, watch: Watch, reaper: Reaper) -> None:
         self._launcher = launcher
         self._reaper = reaper
         self._numbers = count(1_000_000)  # below are those of whoever used the launcher before
@@ -42,28 +43,41 @@ class Launching:
         reaper.hold_while(lambda: launcher.pending > 0)
 
     def submit(self, words: list[str], descriptors: Mapping[int, int], answered: Answered) -> None:
-        """Ask for one start. Raises OSError when it can't be asked for."""
+        """Ask for one start; *answered*, which must not raise, is told what came of it. Raises OSError."""
         number = next(self._numbers)
         self._launcher.submit(number, words, descriptors)
         self._asked[number] = answered
 
-    def bury(self, running: Running) -> int:
-        """Reap *running*, which was killed or has ended; return its exit status, or minus the signal that killed it."""
-        return let_go(running, self._reaper)
+    async def bury(self, running: Running, kill: Callable[[], None]) -> int | None:
+        """Reap *running* when it has ended; *kill* it first if it hasn't. Returns its exit status, or minus its signal.
+
+        None: it does not end. Then it is an orphan like any other from now on. Not to be cancelled.
+        """
+        if not processes.has_ended(running.pidfd):
+            kill()
+        with trio.move_on_after(BURY_SECONDS, shield=True):
+            await trio.lowlevel.wait_readable(running.pidfd)
+        if processes.has_ended(running.pidfd):
+            return let_go(running, self._reaper)
+        os.close(running.pidfd)
+        self._reaper.release(running.pid)
+        return None
 
     def _answer(self, _events: int) -> None:
         for result in self._launcher.results():
             answered = self._asked.pop(result.number, None)
             if isinstance(result, Started):
-                self._reaper.claim(result.pid)
                 running = Running(result.pid, result.pidfd)
                 if answered is None:  # whoever asked has gone
                     processes.pidfd_send_signal(running.pidfd, signal.SIGKILL)
-                    self.bury(running)
+                    os.close(running.pidfd)
                 else:
+                    self._reaper.claim(result.pid)
                     answered(running)
             elif answered is not None:
                 answered(UnavailableError(result.why))
+        if not self._launcher.pending:
+            self._reaper.look_again()
 
 
 class Places:
@@ -76,15 +90,21 @@ class Places:
         self.users = DynamicUsers()
 
     def seccomp(self) -> str:
-        """Return the file with the default filter, made when first asked for."""
+        """Return the file with the default filter, made when first asked for. Raises RefusedError where there is none."""
         path = self.runtime / "seccomp-default.bpf"
         if not path.exists():
-            path.write_bytes(default_filter(platform.machine()))
+            try:
+                text = default_filter(platform.machine())
+            except KeyError:
+                raise RefusedError(f"cannot filter system calls: no profile is known for {platform.machine()}") from None
+            path.write_bytes(text)
         return str(path)
 
 
 class Direct:
     """Starts one service through the launcher."""
+
+    __slots__ = ("_commands", "_launching", "_name", "_places", "_secrets", "_service", "_session", "cgroup")
 
     def __init__(self, name: str, service: Service, launching: Launching, places: Places) -> None:
         self.cgroup = f"{places.groups}/{name}" if places.groups else ""
@@ -93,17 +113,25 @@ class Direct:
         self._launching = launching
         self._places = places
         self._session = 0  # the leader's pid, for as long as it is not reaped: without a group, what can be killed
-        self._secrets = places.runtime / "credentials" / name
+        self._commands: tuple[int, ...] = ()  # pids of ours that are not reaped: the same for those of ``execute``
+        self._secrets = ""  # where they are, while they are
 
     def submit(self, start: Start, done: Done) -> None:
         """Start the service; see ``attended.DirectStarter``."""
+        self._submit(start, partial(self._started, done))
+
+    def serve(self, start: Start, done: Done) -> None:
+        """Start a process for one connection; see ``attended.DirectStarter``."""
+        self._submit(start, done)
+
+    def _submit(self, start: Start, done: Done) -> None:
         account = self._account()
         environment = {**self._service.environment, **start.environment}
         if self._service.execution.credentials:
             self._place_secrets(account)
-            environment["CREDENTIALS_DIRECTORY"] = str(self._secrets)
+            environment[credentials.ENVIRONMENT] = self._secrets
         words = plan_words(self._service, self._places, self.cgroup, account, environment, self._service.command)
-        self._launching.submit(words, {1: start.output, 2: start.output, **start.descriptors}, partial(self._started, done))
+        self._launching.submit(words, {1: start.output, 2: start.output, **start.descriptors}, done)
 
     def _started(self, done: Done, outcome: Running | Exception) -> None:
         if isinstance(outcome, Running):
@@ -120,36 +148,51 @@ class Direct:
             told.set()
 
         variables = {**self._service.environment, **environment}
-        words = plan_words(self._service, self._places, self.cgroup, self._account(), variables, command)
+        if self._secrets:
+            variables[credentials.ENVIRONMENT] = self._secrets
+        # It does not make the group: where that has been cleared away meanwhile, the command must not be started.
+        words = plan_words(self._service, self._places, self.cgroup, self._account(), variables, command, beside=True)
         self._launching.submit(words, {}, answered)
         with trio.CancelScope(shield=True):
             await told.wait()
         (outcome,) = answers
         if isinstance(outcome, Exception):
             raise outcome
-        code: int | None = None
+        self._commands = (*self._commands, outcome.pid)
+        in_time = False
         try:
             with trio.move_on_after(seconds):
                 await trio.lowlevel.wait_readable(outcome.pidfd)
-                code = 0
+                in_time = True
         finally:
-            if not processes.has_ended(outcome.pidfd):
-                processes.pidfd_send_signal(outcome.pidfd, signal.SIGKILL)
-            ended = self._launching.bury(outcome)
-        return ended if code is not None else None
+            ended = await self._launching.bury(outcome, partial(kill_process_group, outcome.pid))
+            self._commands = tuple(pid for pid in self._commands if pid != outcome.pid)
+        return ended if in_time else None
+
+    def adopt(self, running: Running) -> None:
+        """Take over the main process; see ``attended.DirectStarter``."""
+        self._session = running.pid
+        if self._service.execution.credentials:
+            self._secrets = self._place()
 
     def kill(self) -> None:
-        """Kill all processes of the service: its group, or where there is none the session of its main process."""
+        """Kill all processes of the service: its group, or where there is none the process group of its main process."""
         if self.cgroup:
             kill_group(self.cgroup)
-        elif self._session:
-            kill_session(self._session)
+            return
+        for leader in (*([self._session] if self._session else []), *self._commands):
+            kill_process_group(leader)
+
+    def ended(self) -> None:
+        """Where there is no group, kill what the main process leaves: once it is reaped, its number may be another's."""
+        if not self.cgroup:
+            self.kill()
+        self._session = 0
 
     def clear(self) -> bool:
         """Remove the group if nothing is left in it; tell whether all of it is gone."""
         if not self.cgroup:
-            if self._session:
-                kill_session(self._session)
+            self.kill()
             self._forget()
             return True
         try:
@@ -171,22 +214,31 @@ class Direct:
 
     def _forget(self) -> None:
         self._session = 0
-        if self._service.execution.credentials:
-            credentials.remove(str(self._secrets))
         if self._service.execution.dynamic_user:
             self._places.users.release(self._name)
+        if self._service.execution.credentials:
+            credentials.remove(self._place())  # whoever placed them: it may have been the agent before us
+            self._secrets = ""
 
     def _account(self) -> Account | None:
         execution = self._service.execution
         if execution.dynamic_user:
-            return self._places.users.hold(self._name, busy_users())
+            users = self._places.users
+            return users.hold(self._name, () if self._name in users.held else busy_users())
         return resolve(execution.account) if execution.account else None
 
     def _place_secrets(self, account: Account | None) -> None:
+        if self._secrets:
+            return  # another connection's process has them, or the start before failed half-way: they are the same
         user, group = (account.user, account.groups[0]) if account else (os.geteuid(), os.getegid())
-        self._secrets.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        place = self._place()
+        Path(place).parent.mkdir(mode=0o711, parents=True, exist_ok=True)
         wanted = [Secret(one.name, one.source) for one in self._service.execution.credentials]
-        credentials.place(str(self._secrets), wanted, user, group)
+        credentials.place(place, wanted, user, group)
+        self._secrets = place
+
+    def _place(self) -> str:
+        return f"{self._places.runtime}/credentials/{self._name}"
 
 
 def plan_words(
@@ -196,18 +248,20 @@ def plan_words(
     account: Account | None,
     environment: Mapping[str, str],
     command: list[str],
+    *,
+    beside: bool = False,
 ) -> list[str]:
     """Return the launcher's words for *command* as *service* is to be. Raises RefusedError for what there is not.
 
-    *places* None: of a service that needs none of it, without a group.
+    *places* None: of a service that needs none of it, without a group. *beside*: only where its group is there already.
     """
     execution = service.execution
     try:
         return words_of(
             command,
             cgroup=cgroup,
-            make_cgroup=bool(cgroup),
-            cgroup_files=group_files(service.limits, places.controllers) if places and cgroup else {},
+            make_cgroup=bool(cgroup) and not beside,
+            cgroup_files=group_files(service.limits, places.controllers) if places and cgroup and not beside else {},
             user=account.user if account else None,
             groups=account.groups if account else (),
             capabilities=execution.capabilities,
@@ -247,7 +301,7 @@ def group_files(limits: Limits, controllers: frozenset[str]) -> dict[str, str]:
     return found
 
 
-def kill_session(leader: int) -> None:
+def kill_process_group(leader: int) -> None:
     """Kill the process group of *leader*, a child of ours that is not reaped yet: its number can't be another's."""
     try:
         os.killpg(leader, signal.SIGKILL)

@@ -16,7 +16,7 @@ import trio
 
 from milkyway_agent.containers import CGROUPS, CRUN, Container, Machine
 from milkyway_agent.core import stack, transition
-from milkyway_agent.core.dependencies import Needs
+from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.core.effects import DeploymentEffect, MakeGroup, MountStack, OpenLayer, RunServices
 from milkyway_agent.core.transition import Plan, Step
 from milkyway_agent.core.uid_range import RANGE, first_uid
@@ -27,7 +27,6 @@ from milkyway_agent.supervisor import Definition, Supervisor
 from milkyway_agent.system import loop, mounts, verity
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 from milkyway_formats.manifest import BLOCK_SIZE
-from milkyway_formats.service import Service
 
 DEPLOYMENTS_GROUP = "/sys/fs/cgroup/deployments"
 TAKE_BACK_SECONDS = 60.0
@@ -245,17 +244,6 @@ class ServicePlane:
             )
             for service in manifest.services
         ]
-
-
-def needs_of(service: Service, prefix: str = "") -> Needs:
-    """Return what *service* needs, by full names: those of its siblings begin with *prefix*."""
-    return Needs(
-        requires=tuple(prefix + name for name in service.requires),
-        wants=tuple(prefix + name for name in service.wants),
-        after=tuple(prefix + name for name in service.after),
-        before=tuple(prefix + name for name in service.before),
-        conflicts=tuple(prefix + name for name in service.conflicts),
-    )
 
 
 def open_verity(name: str, path: str, effect: OpenLayer) -> str:

@@ -74,7 +74,7 @@ class KeptState(Document, frozen=True):
 
 def descriptors_of(state: KeptState) -> list[int]:
     """Return every descriptor that must stay open over the execution."""
-    found: list[int] = field(default_factory=list)
+    found: list[int] = []
     for one in state.services:
         found += [one.pidfd, one.notify, one.ready_pipe, *one.listeners]
         found += [stream.descriptor for stream in one.streams]

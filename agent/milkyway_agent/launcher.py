@@ -39,6 +39,8 @@ NAMESPACES = {
     "pid": "--pid-private",
 }
 
+MOST = 4  # launchers at once: more would only wait for one another in the kernel
+BURST = 2  # starts that wait in each before there is another
 _EINVAL, _EPIPE, _ETOOMANYREFS = 22, 32, 109  # the module errno is one import more
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 _ROOM = 8 << 20  # bytes of requests under way: a thousand services, started before anybody reads an answer
@@ -230,6 +232,54 @@ class Launcher:
         os.close(self._pidfd)
         self._pidfd = -1
         self.pid = 0
+
+
+class Launchers:
+    """Several launchers as one: a start waits for the one before it in its launcher alone, so a burst takes a part of the time.
+
+    The second and further ones are started when there is a burst, and stay.
+    """
+
+    def __init__(self, program: str = LAUNCH, environment: Mapping[str, str] = ENVIRONMENT, count: int = 0) -> None:
+        """Start one. *count*: at most so many, 0: one for each processor, but no more than MOST. Raises OSError."""
+        self._program = program
+        self._environment = environment
+        self._count = count or min(len(os.sched_getaffinity(0)), MOST)
+        self._all = [Launcher(program, environment)]
+        self._watched = select.epoll()
+        self._watched.register(self._all[0].fileno(), select.EPOLLIN)
+
+    @property
+    def pending(self) -> int:
+        """How many requests are not answered yet."""
+        return sum(one.pending for one in self._all)
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when ``results`` has something to say."""
+        return self._watched.fileno()
+
+    def submit(self, number: int, words: Sequence[str], descriptors: Mapping[int, int]) -> None:
+        """Ask for one start, of whichever has the least to do; see ``Launcher.submit``."""
+        quietest = min(self._all, key=_pending)
+        if quietest.pending >= BURST and len(self._all) < self._count:
+            quietest = Launcher(self._program, self._environment)
+            self._all.append(quietest)
+            self._watched.register(quietest.fileno(), select.EPOLLIN)
+        quietest.submit(number, words, descriptors)
+
+    def results(self) -> list[Started | NotStarted]:
+        """Return the answers that have come since."""
+        return [answer for one in self._all for answer in one.results()]
+
+    def close(self) -> None:
+        """End all of them; what they started goes on. Twice is the same as once."""
+        for one in self._all:
+            one.close()
+        self._watched.close()
+
+
+def _pending(launcher: Launcher) -> int:
+    return launcher.pending
 
 
 def request(number: int, words: Sequence[str], targets: Sequence[int]) -> bytes:

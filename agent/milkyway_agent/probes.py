@@ -1,17 +1,14 @@
 """Probes: asking a service whether it is well. No probe raises, and none takes much longer than it may."""
 
-from collections.abc import Callable
-from typing import Any
-
 import trio
 
-from milkyway_agent.alarms import Alarms
-from milkyway_agent.attended import Attended, Run, environment_of, is_direct
+from milkyway_agent.attended import Attended, Run, environment_for_commands, is_direct
 from milkyway_agent.system import processes
 from milkyway_formats.errors import MilkyWayError
 from milkyway_formats.service import ExecProbe, HttpProbe, Probe, TcpProbe
 
 HEAD_BYTES = 512
+LEAST_INTERVAL = 0.01  # seconds: a definition may say 0, which would ask without end
 
 
 async def probe(one: Attended, run: Run, asked: Probe, seconds: float) -> str:
@@ -19,24 +16,26 @@ async def probe(one: Attended, run: Run, asked: Probe, seconds: float) -> str:
     try:
         match asked:
             case TcpProbe(port=port):
-                return "" if _is_listening(one, run, port) else f"nobody listens on port {port}"
+                return "" if is_listening(one, run, port) else f"nobody listens on port {port}"
             case HttpProbe(port=port, path=path):
                 with trio.fail_after(seconds):
                     return await _get(port, path)
             case ExecProbe(command=command):
                 starter = one.definition.starter
                 assert is_direct(starter), "Supervisor.add saw to it"
-                code = await starter.execute(command, seconds, environment_of(one, None))
+                code = await starter.execute(command, seconds, environment_for_commands(one))
                 if code is None:
                     return f"its probe took longer than {seconds:g} s"
                 return "" if code == 0 else f"its probe ended with {code}"
     except trio.TooSlowError:
         return f"no answer within {seconds:g} s"
+    except trio.BrokenResourceError:
+        return "the connection was broken off"
     except (MilkyWayError, OSError) as error:
         return str(error)
 
 
-def _is_listening(one: Attended, run: Run, port: int) -> bool:
+def is_listening(one: Attended, run: Run, port: int) -> bool:
     """Tell whether one of the service's users listens: the kernel's table is read, so the service sees no client."""
     users = processes.listening_users(run.running.pid, port)
     allowed = one.definition.users
@@ -58,18 +57,3 @@ async def _get(port: int, path: str) -> str:
         return f"port {port} does not answer in HTTP"
     status = int(words[1])
     return "" if 200 <= status < 400 else f"GET {path} is answered with {status}"
-
-
-def until_well(alarms: Alarms) -> Callable[..., Any]:
-    """Return a task that asks a readiness probe until the service is well and then posts READY."""
-
-    async def ask(one: Attended, run: Run, asked: Probe, interval: float, ready: Callable[[], None]) -> None:
-        while one.run is run:
-            if not await probe(one, run, asked, max(interval, 1.0)):
-                ready()
-                return
-            woken = trio.Event()
-            alarms.set(interval, woken.set)
-            await woken.wait()
-
-    return ask

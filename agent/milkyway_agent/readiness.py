@@ -58,12 +58,17 @@ async def wait_notified(opened: socket.socket, belongs: Callable[[int], bool], t
 
 
 def belongs_to(running: Running, cgroup: str) -> Callable[[int], bool]:
-    """Return a test of whether a process is the service's: its main process, or one in its control group."""
+    """Return a test of whether a process is the service's: its main process, or one in its control group.
+
+    Where it has no group ("") of its own: one in the session that its main process leads.
+    """
 
     def belongs(pid: int) -> bool:
         if pid == running.pid:
             return True
         try:
+            if not cgroup:
+                return os.getsid(pid) == running.pid
             own = cgroups.of_process(pid)
         except OSError:
             return False  # it has ended, and can't be told any more

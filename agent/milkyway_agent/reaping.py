@@ -55,8 +55,15 @@ class Reaper:
             self._nudged.set()
 
     def hold_while(self, holds: Callable[[], bool]) -> None:
-        """Reap no orphan while *holds* returns true: somebody has children whose pids it does not know yet."""
+        """Reap no orphan while *holds* returns true: somebody has children whose pids it does not know yet.
+
+        Say so with ``look_again`` when it does not any more.
+        """
         self._holders.append(holds)
+
+    def look_again(self) -> None:
+        """Look for orphans: whoever had us hold back knows all of its children now."""
+        self._nudged.set()
 
     async def run_child(self, command: list[str], environment: dict[str, str], descriptors: dict[int, int]) -> int:
         """Run *command* to its end as a child of ours; return its exit status, or minus the signal that killed it.

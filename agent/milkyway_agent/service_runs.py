@@ -17,15 +17,15 @@ import trio
 
 from milkyway_agent import listening
 from milkyway_agent.alarms import Alarms
-from milkyway_agent.attended import Attended, Done, Run, Start, environment_of, is_direct
-from milkyway_agent.core.service_state import Event
+from milkyway_agent.attended import Attended, Done, Run, Start, environment_for_commands, environment_of, is_direct
+from milkyway_agent.core.service_state import Event, Row
 from milkyway_agent.fd_store import FdStore
 from milkyway_agent.log import OUTPUT, Log
 from milkyway_agent.output import AT_ONCE, ENDED, Stream
-from milkyway_agent.probes import until_well
+from milkyway_agent.probes import LEAST_INTERVAL, is_listening
 from milkyway_agent.readiness import belongs_to
 from milkyway_agent.starter import Starter, notify_path
-from milkyway_agent.system import processes, sockets
+from milkyway_agent.system import sockets
 from milkyway_agent.watching import Watch
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 from milkyway_formats.service import ReadyAtOnce, ReadyByDescriptor, ReadyByExit, ReadyByNotify, ReadyByProbe, ReadyByTcp
@@ -33,6 +33,9 @@ from milkyway_formats.service import ReadyAtOnce, ReadyByDescriptor, ReadyByExit
 START_SECONDS = 60.0
 FIRST_LISTENER = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 MESSAGES_AT_ONCE = 16
+LAST_MESSAGES = 64  # rounds of them that one which ends may leave unread; the kernel queues fewer (net.unix.max_dgram_qlen)
+CHUNKS_AT_END = 16
+MOST_HANDED_OVER = 250  # of what the launcher takes, less both outputs and the descriptor for readiness
 LINE_BYTES = 200
 
 Post = Callable[[Attended, Event | None, object | None], None]
@@ -52,6 +55,7 @@ class ServiceRuns:
         notify_directory: str,
     ) -> None:
         self.on_watchdog: Callable[[Attended], None] = lambda _: None
+        self.on_probe: Callable[[Attended, Run], None] = lambda _, __: None
         self._watch = watch
         self._alarms = alarms
         self._log = log
@@ -72,7 +76,7 @@ class ServiceRuns:
                 notify = sockets.datagram(path, 0o666)
                 notify.setblocking(False)
                 undo.callback(self._close_opened, one, notify, -1)
-            output = self._open_output(one)
+            output = self.open_output(one)
             if is_direct(starter):
                 given.callback(os.close, output)
             descriptors: dict[int, int] = {}
@@ -102,10 +106,10 @@ class ServiceRuns:
         try:
             with trio.fail_after(START_SECONDS):
                 outcome = await starter.start(start.output, start.notify)
-        except (MilkyWayError, OSError) as error:
-            done(error)
         except trio.TooSlowError:
             done(UnavailableError("cannot start it: it takes too long"))
+        except Exception as error:  # noqa: BLE001 (told to the service that waits for it, which it makes failed)
+            done(error)
         else:
             done(outcome)
         finally:
@@ -121,14 +125,22 @@ class ServiceRuns:
             case ReadyAtOnce():
                 self._post(one, Event.READY, run)
             case ReadyByTcp(port=port, interval_ms=interval):
-                self._look_for_port(one, run, port, max(interval, 10) / 1000)
+                self._look_for_port(one, run, port, max(interval / 1000, LEAST_INTERVAL))
             case ReadyByDescriptor():
                 self._watch.add(run.ready_pipe, partial(self._ready_pipe_said, one, run))
-            case ReadyByProbe(probe=probe, interval_ms=interval):
-                ready = partial(self._post, one, Event.READY, run)
-                self._spawn(until_well(self._alarms), one, run, probe, max(interval, 10) / 1000, ready)
+            case ReadyByProbe():
+                self.on_probe(one, run)
             case ReadyByNotify() | ReadyByExit():
                 pass
+
+    def hear_out(self, one: Attended, run: Run) -> None:
+        """Take what a process that has ended said before: that it is ready, or what it leaves with us."""
+        if run.ready_pipe >= 0:
+            self._ready_pipe_said(one, run, 0)
+        for _ in range(LAST_MESSAGES):
+            if run.notify < 0 or not _has_more(run.notify):
+                return
+            self._notified(one, run, 0)
 
     def watch_again(self, one: Attended, run: Run, *, is_ready: bool) -> None:
         """Go on watching a run that was started by the program before this one."""
@@ -138,12 +150,11 @@ class ServiceRuns:
             return
         match one.definition.service.readiness:
             case ReadyByTcp(port=port, interval_ms=interval):
-                self._look_for_port(one, run, port, max(interval, 10) / 1000)
+                self._look_for_port(one, run, port, max(interval / 1000, LEAST_INTERVAL))
             case ReadyByDescriptor() if run.ready_pipe >= 0:
                 self._watch.add(run.ready_pipe, partial(self._ready_pipe_said, one, run))
-            case ReadyByProbe(probe=probe, interval_ms=interval):
-                ready = partial(self._post, one, Event.READY, run)
-                self._spawn(until_well(self._alarms), one, run, probe, max(interval, 10) / 1000, ready)
+            case ReadyByProbe():
+                self.on_probe(one, run)
             case ReadyAtOnce():
                 self._post(one, Event.READY, run)
             case _:
@@ -153,8 +164,11 @@ class ServiceRuns:
         """Go on watching the stored descriptors of a service for a hang-up."""
         for stored in one.store.stored if one.store else ():
             if stored.polled:
-                hung_up = partial(self._hung_up, one, stored.descriptor)
-                self._watch.add(stored.descriptor, hung_up, select.EPOLLHUP | select.EPOLLERR)
+                self._watch_stored(one, stored.descriptor)
+
+    def _watch_stored(self, one: Attended, descriptor: int) -> None:
+        with contextlib.suppress(PermissionError):  # a file, as a memfd is one: it never hangs up
+            self._watch.add(descriptor, partial(self._hung_up, one, descriptor), select.EPOLLHUP | select.EPOLLERR)
 
     def close(self, one: Attended, run: Run) -> None:
         """Close what was open for a run that has ended."""
@@ -212,24 +226,27 @@ class ServiceRuns:
 
     async def _stop_by_command(self, one: Attended, run: Run) -> None:
         stop = one.definition.service.stop
-        await self._command(one, stop.command, stop.timeout_ms / 1000, "service_stop_command_failed")
+        await self._command(one, run, stop.command, stop.timeout_ms / 1000, "service_stop_command_failed")
         if one.run is run and not run.ended:
             self._send(run, stop.signal)
 
     def reload(self, one: Attended) -> None:
         """Have the service read its configuration again."""
         reload = one.definition.service.reload
+        if one.run is None:
+            return
         if reload.command:
-            self._spawn(self._command, one, reload.command, START_SECONDS, "service_reload_command_failed")
-        elif one.run is not None:
+            self._spawn(self._command, one, one.run, reload.command, START_SECONDS, "service_reload_command_failed")
+        else:
             self._send(one.run, reload.signal)
 
-    async def _command(self, one: Attended, command: list[str], seconds: float, failed: str) -> None:
+    async def _command(self, one: Attended, run: Run, command: list[str], seconds: float, failed: str) -> None:
         starter = one.definition.starter
         assert is_direct(starter), "Supervisor.add saw to it"
-        environment = {**environment_of(one, None), "MAINPID": str(one.run.running.pid if one.run else 0)}
+        if one.run is not run or run.ended:
+            return  # what it was meant for has ended before this task had its turn
         try:
-            code = await starter.execute(command, seconds, environment)
+            code = await starter.execute(command, seconds, environment_for_commands(one))
         except (MilkyWayError, OSError) as error:
             self._log.note(failed, service=one.definition.name, why=str(error))
             return
@@ -242,8 +259,8 @@ class ServiceRuns:
 
     # --- what it says --------------------------------------------------------------------------------------------------
 
-    def _open_output(self, one: Attended) -> int:
-        """Open the pipe of its output and watch it; return the end that is the service's."""
+    def open_output(self, one: Attended) -> int:
+        """Open a pipe for its output and watch it; return the end that is the service's."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reading, False)
         self.read_output(one, Stream(reading, one.definition.name, self._log))
@@ -274,12 +291,15 @@ class ServiceRuns:
         os.close(stream.descriptor)
 
     def drain(self, one: Attended) -> None:
-        """Read what a start that failed has written, and remember the last line; its pipe has no writer any more."""
-        for stream in one.streams:
-            self._watch.remove(stream.descriptor)
-            while _has_more(stream.descriptor) and stream.ready(trio.current_time()) != ENDED:
-                pass
-            self._end_output(one, stream)
+        """Read what a start that failed has written, as far as it is there already, and remember the last line."""
+        for stream in one.streams[-1:]:  # those before it are of other runs
+            for _ in range(CHUNKS_AT_END):
+                if not _has_more(stream.descriptor):
+                    break
+                if stream.ready(trio.current_time()) == ENDED:
+                    self._watch.remove(stream.descriptor)
+                    self._end_output(one, stream)
+                    break
         self._close_opened(one, *self._opened.pop(one, (None, -1)))
         for record in reversed(self._log.ring.records):
             if record.service == one.definition.name:
@@ -290,9 +310,7 @@ class ServiceRuns:
         """See whether one of the service's users listens on *port* yet; if not, look again in *interval*."""
         if one.run is not run:
             return
-        users = processes.listening_users(run.running.pid, port)
-        allowed = one.definition.users
-        if users and (allowed is None or any(user in allowed for user in users)):
+        if is_listening(one, run, port):
             self._post(one, Event.READY, run)
         else:
             run.probing = self._alarms.set(interval, partial(self._look_for_port, one, run, port, interval))
@@ -327,24 +345,25 @@ class ServiceRuns:
     def _take(self, one: Attended, run: Run, words: Mapping[str, str], descriptors: Sequence[int]) -> None:
         """Heed one message of sd_notify(3)."""
         if one.store is None and one.definition.service.stored_descriptors:
-            one.store = FdStore(one.definition.service.stored_descriptors)
+            room = MOST_HANDED_OVER - len(one.definition.service.listeners)
+            one.store = FdStore(min(one.definition.service.stored_descriptors, room))
         taken = (one.store or FdStore(0)).take(words, descriptors)
         for descriptor in taken.close:
             self._watch.remove(descriptor)
             os.close(descriptor)
         for descriptor in taken.watch:
-            self._watch.add(descriptor, partial(self._hung_up, one, descriptor), select.EPOLLHUP | select.EPOLLERR)
+            self._watch_stored(one, descriptor)
         if taken.refused:
             self._log.note("stored_descriptor_refused", service=one.definition.name, why=taken.refused)
+        if words.get("READY") == "1" and isinstance(one.definition.service.readiness, ReadyByNotify):
+            self._post(one, Event.READY, run)
         if "STATUS" in words:
             one.reason = words["STATUS"][:256]
         if words.get("WATCHDOG") == "1":
             self.on_watchdog(one)
-        elif words.get("WATCHDOG") == "trigger":
+        elif words.get("WATCHDOG") == "trigger" and one.row is Row.STARTED:
             one.reason = "it says itself that it hangs"
             self._post(one, Event.HUNG, run)
-        if words.get("READY") == "1" and isinstance(one.definition.service.readiness, ReadyByNotify):
-            self._post(one, Event.READY, run)
 
     def _hung_up(self, one: Attended, descriptor: int, _events: int) -> None:
         self._watch.remove(descriptor)

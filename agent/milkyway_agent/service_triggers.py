@@ -15,18 +15,19 @@ from milkyway_agent import listening
 from milkyway_agent.alarms import Alarm, Alarms
 from milkyway_agent.attended import Attended
 from milkyway_agent.core import schedule
-from milkyway_agent.core.calendar import parse
 from milkyway_agent.core.schedule import Due, Past
+from milkyway_agent.core.service_state import Row
 from milkyway_agent.system import timerfd
 from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_agent.watching import Watch
-from milkyway_formats.errors import UnavailableError
+from milkyway_formats.errors import MilkyWayError, UnavailableError
 from milkyway_formats.listener import Listener
 
 BUSY_SECONDS = 1.0  # how long a listener is left alone that can't be served now
 CONNECTIONS_AT_ONCE = 16
 
-Connected = Callable[[Attended, Listener, listening.Connection], bool]
+Connected = Callable[[Attended, Listener, listening.Connection], None]
+HasRoom = Callable[[Attended, Listener], bool]
 
 
 class _Timed:
@@ -56,7 +57,8 @@ class ServiceTriggers:
         chance: Callable[[], float],
         realtime_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        self.on_connection: Connected | None = None
+        self.on_connection: Connected = lambda _, __, connection: os.close(connection.descriptor)
+        self.has_room: HasRoom = lambda _, __: True  # for one connection more
         self._watch = watch
         self._alarms = alarms
         self._note = note
@@ -78,11 +80,8 @@ class ServiceTriggers:
     # --- a service comes and goes --------------------------------------------------------------------------------------
 
     def add(self, one: Attended) -> None:
-        """Begin to count its timers. Raises RefusedError when a calendar of theirs can't be read. Undo: ``remove``."""
+        """Begin to count its timers, whose calendars can be read. Undo: ``remove``."""
         timers = one.definition.service.timers
-        for timer in timers:
-            for text in timer.calendar:
-                parse(text)
         if timers:
             now, boottime = self._realtime_ms(), self._clock_ms()
             self._timed[one] = _Timed(
@@ -99,6 +98,21 @@ class ServiceTriggers:
         self.disarm(one)
         self.close(one)
         self._timed.pop(one, None)
+
+    def recount(self, one: Attended) -> None:
+        """Begin anew to count its timers, which are others now."""
+        timed = self._timed.pop(one, None)
+        is_armed = timed is not None and timed.armed
+        if timed is not None:
+            self._alarms.cancel(timed.alarm)
+        self.add(one)
+        if is_armed and one in self._timed:
+            self._timed[one].armed = True
+            self._set(one, self._timed[one])
+
+    def open(self, one: Attended) -> None:
+        """Open its listeners, if they are not. Raises RefusedError or UnavailableError when one can't be; then none is."""
+        self._open(one)
 
     def listeners(self, one: Attended) -> list[tuple[str, int]]:
         """Return the name and descriptor of each listener that is handed to the service, opening those that are not open.
@@ -126,7 +140,7 @@ class ServiceTriggers:
         self._open(one)
         for listener, descriptor in zip(one.definition.service.listeners, one.listeners, strict=True):
             if listener.accept or listener.start == "on-demand":
-                self._watch.add(descriptor, partial(self._client_came, one, listener, descriptor))
+                self._wait_for_client(one, listener, descriptor)
         timed = self._timed.get(one)
         if timed is not None:
             timed.armed = True
@@ -190,22 +204,29 @@ class ServiceTriggers:
             return
         try:
             for _ in range(CONNECTIONS_AT_ONCE):
+                if not self.has_room(one, listener):
+                    self._watch.remove(descriptor)  # until ``room_came``: who comes meanwhile waits in the backlog
+                    return
                 connection = listening.accept_connection(descriptor)
                 if connection is None:
                     return
-                if self.on_connection is None or not self.on_connection(one, listener, connection):
-                    break
+                self.on_connection(one, listener, connection)
         except UnavailableError as error:
             self._note("connection_not_accepted", service=one.definition.name, why=str(error))
-        else:
-            return
-        self._watch.remove(descriptor)
-        self._alarms.set(BUSY_SECONDS, partial(self._watch_again, one, listener, descriptor))
-
-    def _watch_again(self, one: Attended, listener: Listener, descriptor: int) -> None:
-        if descriptor in one.listeners and one.row.label == "armed":
             self._watch.remove(descriptor)
-            self._watch.add(descriptor, partial(self._client_came, one, listener, descriptor))
+            self._alarms.set(BUSY_SECONDS, partial(self.room_came, one))
+
+    def room_came(self, one: Attended) -> None:
+        """Go on to accept connections, where that was put off."""
+        if one.row is not Row.ARMED or one.busy:
+            return  # ``arm`` will see to it, if ever it is
+        for listener, descriptor in zip(one.definition.service.listeners, one.listeners, strict=False):
+            if listener.accept and self.has_room(one, listener):
+                self._wait_for_client(one, listener, descriptor)
+
+    def _wait_for_client(self, one: Attended, listener: Listener, descriptor: int) -> None:
+        self._watch.remove(descriptor)  # where it is watched already
+        self._watch.add(descriptor, partial(self._client_came, one, listener, descriptor))
 
     # --- timers --------------------------------------------------------------------------------------------------------
 
@@ -251,7 +272,7 @@ class ServiceTriggers:
         try:
             timerfd.timerfd_settime(self._timer, value, timerfd.TFD_TIMER_ABSTIME | timerfd.TFD_TIMER_CANCEL_ON_SET)
         except OSError:  # ECANCELED: the clock was set just now; the timer is armed nevertheless
-            self._clock_set()
+            self._alarms.set(0, self._clock_set)
 
     def _clock_rang(self, _events: int) -> None:
         try:
@@ -260,16 +281,21 @@ class ServiceTriggers:
             return
         except OSError:  # ECANCELED
             self._clock_set()
+            return
         for one, timed in list(self._timed.items()):
             if timed.armed and timed.realtime_ms is not None:
                 self._set(one, timed)
         self._set_clock()
 
     def _clock_set(self) -> None:
+        """Reckon anew what is due: another of a service's timers may be the nearest by this clock."""
         self._note("clock_was_set")
         now = self._realtime_ms()
-        for timed in self._timed.values():
+        for one, timed in list(self._timed.items()):
             timed.pasts = [schedule.clock_set(past, now_ms=now) for past in timed.pasts]
+            if timed.armed:
+                self._set(one, timed)
+        self._set_clock()
 
     def _elapsed(self, one: Attended, timed: _Timed, number: int, due: Due) -> None:
         if not timed.armed:
@@ -281,7 +307,10 @@ class ServiceTriggers:
         timer = one.definition.service.timers[number]
         if timer.persistent and self._stamps is not None and past.last_trigger_ms is not None:
             # A few bytes, a few times a day: the start must not come before it is on the disk (verify, persist, act).
-            self._stamps.set(_key(one, number), past.last_trigger_ms)
+            try:
+                self._stamps.set(_key(one, number), past.last_trigger_ms)
+            except MilkyWayError as error:  # once too often after the next boot is better than not now
+                self._note("timer_stamp_not_kept", service=one.definition.name, why=str(error))
         self._trigger(one, due.why)
 
 

@@ -117,7 +117,10 @@ def _supervise(options: Options) -> int:
     except OSError as error:
         print(f"cannot supervise {directory}: {error.strerror}: {error.filename or early.launch_program()}", file=sys.stderr)
         return 4
-    from milkyway_agent import supervision
+    from milkyway_agent import (
+        light_trio,  # noqa: F401 (first of all that import trio)
+        supervision,
+    )
 
     return supervision.run(options, begun)
 

@@ -97,5 +97,5 @@ class SupervisedMachine:
         self._supervision.end()
 
     async def reexec(self) -> None:
-        """Become the newest version of the program."""
+        """Begin to become the newest version of the program, once it has answered that it can take over."""
         await self._supervision.reexecute()

@@ -13,12 +13,11 @@ from pathlib import Path
 import msgspec
 import trio
 
-from milkyway_agent import early, local_api, reexecution
+from milkyway_agent import early, reexecution
 from milkyway_agent.accounts import DynamicUsers
-from milkyway_agent.api_answers import Answers
+from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.direct import Direct, Launching, Places
 from milkyway_agent.early import Early
-from milkyway_agent.executor import needs_of
 from milkyway_agent.keeping import keep
 from milkyway_agent.kept_state import KeptState
 from milkyway_agent.log import OUTPUT, FileSink, LineSink, Log
@@ -27,9 +26,8 @@ from milkyway_agent.reaping import Reaper, wait_ended
 from milkyway_agent.reexecution import OldProgram
 from milkyway_agent.starter import Running
 from milkyway_agent.supervise import Options, plan_file
-from milkyway_agent.supervised_machine import SupervisedMachine
 from milkyway_agent.supervisor import Definition, Supervisor
-from milkyway_agent.system import cgroups, kernel, processes, reaper
+from milkyway_agent.system import cgroups, kernel, processes, reaper, sockets
 from milkyway_agent.system.state_file import KernelDirectory
 from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
@@ -38,6 +36,7 @@ from milkyway_formats.service import Service
 DEFAULT = "default"
 STOP_SECONDS = 90.0
 REST_SECONDS = 10.0
+ANSWER_SECONDS = 0.05
 WARNING = 4
 
 
@@ -73,6 +72,7 @@ class Supervision:
         self._runtime = Path(options.runtime)
         self._old = OldProgram()
         self._end = trio.Event()
+        self._renewal = trio.Event()
         self.reaper = Reaper(log)
         self._stamps_directory = os.open(
             _state_directory(self._directory, self._runtime), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -94,14 +94,14 @@ class Supervision:
         services = kept.definitions if kept else self._read()
         if os.getpid() != 1:
             reaper.set_child_subreaper(True)
-        if self.options.logs:
-            self.log.open_files(FileSink(self.options.logs))
+        self._open_log()
         self.supervisor.add(*(self.definition(service) for service in services))
         async with trio.open_nursery() as nursery:
             await nursery.start(self.supervisor.run)
             nursery.start_soon(self.reaper.run)
             nursery.start_soon(keep, "log", self.log.keep_files, self.log.note)
             nursery.start_soon(keep, "signals", self._heed_signals, self.log.note)
+            nursery.start_soon(keep, "renewal", self._renew, self.log.note)
             nursery.start_soon(keep, "local-api", self._serve_api, self.log.note)
             self.lives = True
             if kept:
@@ -133,26 +133,50 @@ class Supervision:
         self._end.set()
 
     async def reexecute(self) -> None:
-        """Become the newest version of this program. Raises UnavailableError, and then all is as before."""
-        with trio.move_on_after(REST_SECONDS) as waiting:
-            await self.supervisor.wait_at_rest()
-        if waiting.cancelled_caught:
-            raise UnavailableError("cannot re-execute: services are being started or cleared away without end")
+        """Have the newest version of this program say that it can take over; it does so soon after this returns.
+
+        Raises UnavailableError when it can't: then all is as before.
+        """
+        await self._wait_at_rest()
         descriptor = reexecution.write_state(self._state())
         try:
             await reexecution.check(descriptor, self.reaper)
         finally:
             os.close(descriptor)
-        with trio.CancelScope(shield=True):
-            await self.supervisor.wait_at_rest()
+        self._renewal.set()
+
+    async def _renew(self) -> None:
+        """Become the new program as soon as it has said that it can, and whoever asked has their answer."""
+        while True:
+            await self._renewal.wait()
+            self._renewal = trio.Event()
+            await trio.sleep(ANSWER_SECONDS)
+            await self._wait_at_rest()
             self.become_anew()
 
+    async def _wait_at_rest(self) -> None:
+        with trio.move_on_after(REST_SECONDS) as waiting:
+            await self.supervisor.wait_at_rest()
+        if waiting.cancelled_caught:
+            raise UnavailableError("cannot re-execute: services are being started or cleared away without end")
+
     def become_anew(self) -> None:
-        """Execute this program with all that is known. Raises OSError, or does not return."""
+        """Execute this program with all that is known. Raises OSError, and then all is as before, or does not return.
+
+        The launchers end with their sockets, which are closed on execution; the new program starts others.
+        """
         state = self._state()
+        descriptor = reexecution.write_state(state)
         self.log.close_files()
-        self._begun.launcher.close()
-        reexecution.execute(state, reexecution.write_state(state), self._old)
+        try:
+            reexecution.execute(state, descriptor, self._old)
+        finally:
+            os.close(descriptor)
+            self._open_log()
+
+    def _open_log(self) -> None:
+        if self.options.logs:
+            self.log.open_files(FileSink(self.options.logs))
 
     # --- the beginning -------------------------------------------------------------------------------------------------
 
@@ -216,16 +240,23 @@ class Supervision:
         """Take the definitions as they are now: only what changed restarts. What can't be used changes nothing."""
         try:
             services = await trio.to_thread.run_sync(self._read)
-            await self.supervisor.replace({service.name: self.definition(service) for service in services})
+            changes = await self.supervisor.replace({service.name: self.definition(service) for service in services})
+            wanted = self._wanted(services)
+            self.supervisor.start(*(name for name in wanted if name in changes.added))
         except MilkyWayError as error:
             self.log.note("definitions_refused", why=str(error))
 
     async def _serve_api(self) -> None:
+        """Serve the local API. What it takes is imported when somebody comes: most supervisors are never asked anything."""
         path = str(self._runtime / "mwctl.sock")
-        machine = SupervisedMachine(self)
-        answers = Answers(machine, self.log.note, group=None, local=lambda: "read")
-        with local_api.listen(path) as listener:
+        with sockets.listen(path, 0o666) as listener:
             try:
+                await trio.lowlevel.wait_readable(listener.fileno())
+                from milkyway_agent import local_api
+                from milkyway_agent.api_answers import Answers
+                from milkyway_agent.supervised_machine import SupervisedMachine
+
+                answers = Answers(SupervisedMachine(self), self.log.note, group=None, local=lambda: "read")
                 await local_api.serve(listener, answers, self._start_front, self.log.note, owner=os.geteuid())
             finally:
                 with contextlib.suppress(FileNotFoundError):

@@ -26,7 +26,10 @@ class Watch:
         self._note = note
 
     def add(self, descriptor: int, callback: Callback, events: int = select.EPOLLIN) -> None:
-        """Call *callback* whenever *descriptor* has *events*. Undo: ``remove``, before the descriptor is closed."""
+        """Call *callback* whenever *descriptor* has *events*. Undo: ``remove``, before the descriptor is closed.
+
+        Raises PermissionError for what can't be watched: a file, a directory.
+        """
         self._epoll.register(descriptor, events)
         self._callbacks[descriptor] = callback
 
@@ -37,15 +40,18 @@ class Watch:
 
     def dispatch(self) -> None:
         """Call the callbacks of all that has events now."""
-        for descriptor, events in self._epoll.poll(0, _AT_ONCE):
-            callback = self._callbacks.get(descriptor)  # an earlier callback of this turn may have removed it
-            if callback is None:
+        came = [(descriptor, events, self._callbacks.get(descriptor)) for descriptor, events in self._epoll.poll(0, _AT_ONCE)]
+        for descriptor, events, callback in came:
+            # An earlier callback of this turn may have removed it, and its number may be another descriptor's by now:
+            # an event that was not its own would have a process that lives reaped, and us waiting for its end.
+            if callback is None or self._callbacks.get(descriptor) is not callback:
                 continue
             try:
                 callback(events)
             except Exception as error:  # noqa: BLE001 (one descriptor's bug must not end the others')
                 self._note("watch_failed", error=repr(error), traceback=traceback.format_exc())
-                self.remove(descriptor)
+                if self._callbacks.get(descriptor) is callback:
+                    self.remove(descriptor)
 
     async def run(self) -> None:
         """Dispatch for ever."""

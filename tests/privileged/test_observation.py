@@ -1,4 +1,4 @@
-"""What is shown of a real supervisor: reasons, times and figures of real processes, right while these come and go."""
+"""What is shown of a real supervisor: reasons, times and figures of real processes, right also while these change."""
 
 import json
 from typing import Any

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import pytest
 
-from milkyway_agent.executor import Executor, needs_of
+from milkyway_agent.core.dependencies import needs_of
+from milkyway_agent.executor import Executor
 from milkyway_agent.log import Log
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.service import Service

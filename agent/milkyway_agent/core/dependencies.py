@@ -29,6 +29,17 @@ class Needs(NamedTuple):
     conflicts: tuple[str, ...] = ()
 
 
+def needs_of(service: Service, prefix: str = "") -> Needs:
+    """Return what *service* needs, by full names: those of its siblings begin with *prefix*."""
+    return Needs(
+        requires=tuple(prefix + name for name in service.requires),
+        wants=tuple(prefix + name for name in service.wants),
+        after=tuple(prefix + name for name in service.after),
+        before=tuple(prefix + name for name in service.before),
+        conflicts=tuple(prefix + name for name in service.conflicts),
+    )
+
+
 class Obstacle(NamedTuple):
     """One service that keeps another from starting; *row* is None where it is not there at all."""
 

@@ -51,14 +51,15 @@ def is_triggered(service: Service) -> bool:
     return bool(service.timers) or is_on_demand(service)
 
 
-def permission(service: Service, starts: Starts, conditions_hold: bool) -> Event:
+def permission(service: Service, starts: Starts, conditions_hold: bool, *, asked: bool = False) -> Event:
     """Return the answer to AWAIT_PERMISSION once nothing holds *service* back: PERMITTED, ARM or SKIPPED.
 
-    One that is to be tried again after a failure is not left to its next trigger.
+    One that is to be tried again after a failure is not left to its next trigger, nor is one that somebody *asked* to
+    be restarted.
     """
     if not conditions_hold:
         return Event.SKIPPED
-    return Event.ARM if is_triggered(service) and not starts.failures else Event.PERMITTED
+    return Event.ARM if is_triggered(service) and not (starts.failures or asked) else Event.PERMITTED
 
 
 def started(starts: Starts, now: int, policy: Restart) -> Starts:

@@ -6,7 +6,6 @@ file loses nothing; ``read_copies`` returns the newest good one. What the conten
 what to do when nothing good is left, is for whoever keeps it to decide.
 """
 
-import hashlib
 import os
 import struct
 from typing import NamedTuple, Protocol
@@ -142,4 +141,6 @@ def _unseal(data: bytes | None) -> tuple[int, bytes] | None:
 
 
 def _checksum(generation: int, content: bytes) -> bytes:
+    import hashlib  # late: it brings OpenSSL, and PID 1 needs no sum
+
     return hashlib.sha256(struct.pack("<QQ", generation, len(content)) + content).digest()

@@ -1,5 +1,6 @@
 """MilkyWay's own supervisor: ``milkyway-agent --supervise DIR``, with the profile that every service has by default."""
 
+import subprocess
 from pathlib import Path
 
 from bench.supervisor.peer import HOST, PeerMissingError, Place, service_name
@@ -15,6 +16,7 @@ class MilkyWay:
     name = "milkyway"
     notes = (
         "its default profile: a cgroup, a log pipe and no-new-privileges for each service",
+        "its definitions were compiled before, by milkyway-agent --check",
         "its restart delay is set to 0 (100 ms by default)",
     )
     tree: Path = HOST
@@ -35,6 +37,8 @@ class MilkyWay:
             name = service_name(index)
             command = ", ".join(f'"{word}"' for word in place.service(index))
             (definitions / f"{name}.yaml").write_text(f"name: {name}\ncommand: [{command}]\nrestart: {{delay_ms: 0}}\n")
+        # As s6-rc-compile and systemd's generators do: what people wrote is read before the start, not during it.
+        subprocess.run([AGENT, "--check", definitions], check=True, stdout=subprocess.DEVNULL)
         return [str(AGENT), "--supervise", str(place.inside / "services"), "--runtime", str(place.inside / "runtime")]
 
     def reexecute(self, place: Place) -> list[str] | None:

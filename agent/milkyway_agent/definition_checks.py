@@ -1,0 +1,44 @@
+"""Whether a service can be supervised at all as it is defined: what its fields ask for, and what its starter can give."""
+
+from milkyway_agent.attended import Definition, accepts, is_direct
+from milkyway_agent.core.calendar import parse
+from milkyway_formats.errors import RefusedError
+from milkyway_formats.execution import Execution
+from milkyway_formats.service import ReadyByDescriptor, ReadyByProbe, Service
+from milkyway_formats.service_check import check_service
+
+FIRST_LISTENER = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
+
+
+def check(definition: Definition) -> None:
+    """Raise RefusedError when the service contradicts itself, or asks for what its starter does not give."""
+    name, service = definition.name, definition.service
+    check_service(service)
+    for timer in service.timers:
+        for text in timer.calendar:
+            parse(text)
+    if not is_direct(definition.starter) and _asks_for_more(service):
+        raise RefusedError(f"cannot supervise {name}: its starter gives it no listeners, probes, commands or execution")
+    if accepts(service):
+        if not all(listener.accept for listener in service.listeners):
+            raise RefusedError(f"cannot supervise {name}: either all of its listeners accept connections, or none does")
+        if service.timers:
+            raise RefusedError(f"cannot supervise {name}: it runs for each connection, not at times")
+    elif isinstance(service.readiness, ReadyByDescriptor):
+        taken = FIRST_LISTENER + len(service.listeners) + service.stored_descriptors
+        if service.readiness.descriptor < taken and taken > FIRST_LISTENER:
+            number = service.readiness.descriptor
+            raise RefusedError(f"cannot supervise {name}: descriptor {number} is for a listener, or one that it has stored")
+
+
+def _asks_for_more(service: Service) -> bool:
+    """Tell whether the service needs a starter that takes descriptors, runs commands and reads ``execution``."""
+    return bool(
+        service.listeners
+        or service.health
+        or service.stored_descriptors
+        or service.stop.command
+        or service.reload.command
+        or service.execution != Execution()
+        or isinstance(service.readiness, (ReadyByDescriptor, ReadyByProbe))
+    )
