@@ -336,7 +336,8 @@ class Lives:
             self.runs.forget(one)
         if row is Row.FAILED:
             self._on_failure(one)
-        self.permit(self.graph.concerned(name))
+        # Who waits after one that waits for this one is let go when this one is given up, and is no neighbour of it.
+        self.permit(list(self.awaiting) if row in (Row.IDLE, Row.FAILED) else self.graph.concerned(name))
 
     def _tell_loss(self, name: str) -> None:
         for other in self.graph.required_by(name):

@@ -244,7 +244,7 @@ class Agent:
     def _supervise(self, name: str, program: Program, restart: Restart) -> None:
         service = Service(name=name, command=list(program.command), restart=restart)
         self.supervisor.add(Definition(name, service, Launched(program, f"{GROUPS}/{name}", self.reaper)))
-        self.supervisor.start(name)
+        self.supervisor.start(name, by="the boot")
 
     async def _start_program(self, name: str, descriptors: dict[int, int]) -> local_api.FrontProcess:
         return await self._programs_().start(name, descriptors)

@@ -110,7 +110,7 @@ class Supervision:
                 self.log.note("supervisor_re_executed", services=len(services))
             else:
                 self._take_over()
-                self.supervisor.start(*self._wanted(services))
+                self.supervisor.start(*self._wanted(services), by="the boot")
             await self._end.wait()
             with trio.move_on_after(STOP_SECONDS) as stopping:
                 await self.supervisor.stop_all()
@@ -242,7 +242,7 @@ class Supervision:
             services = await trio.to_thread.run_sync(self._read)
             changes = await self.supervisor.replace({service.name: self.definition(service) for service in services})
             wanted = self._wanted(services)
-            self.supervisor.start(*(name for name in wanted if name in changes.added))
+            self.supervisor.start(*(name for name in wanted if name in changes.added), by="a changed directory")
         except MilkyWayError as error:
             self.log.note("definitions_refused", why=str(error))
 

@@ -60,6 +60,8 @@ class CycleError(RefusedError):
 _UNSETTLED = frozenset({Row.WAITING, Row.STARTING, Row.RESTARTING, Row.FALTERING})
 
 
+# Nobody is bringing these up.
+_GIVEN_UP = frozenset({Row.IDLE, Row.FAILED})
 _Edges = dict[str, dict[str, None]]
 
 
@@ -183,7 +185,7 @@ class Graph:
             if row is None or not satisfies(row):
                 found.append(Obstacle("requires", other, row))
         for other in self._earlier.get(name, ()):
-            if other not in requires and rows.get(other) in _UNSETTLED:
+            if other not in requires and rows.get(other) in _UNSETTLED and not self._is_stuck(other, rows):
                 found.append(Obstacle("comes after", other, rows[other]))
         for other in self._conflicting.get(name, ()):
             row = rows.get(other)
@@ -195,6 +197,22 @@ class Graph:
     def holding_back(self, name: str, rows: Mapping[str, Row]) -> list[str]:
         """Return why *name* may not start now, as sentences; none: it may."""
         return [one.describe() for one in self.obstacles(name, rows)]
+
+    def _is_stuck(self, name: str, rows: Mapping[str, Row]) -> bool:
+        """Tell whether *name* waits for what nobody is bringing up: whoever merely comes after it would wait for ever."""
+        seen: set[str] = set()
+        queue = [name]
+        while queue:
+            one = queue.pop()
+            if one in seen or rows.get(one) is not Row.WAITING or one not in self._needs:
+                continue
+            seen.add(one)
+            for other in self._needs[one].requires:
+                row = rows.get(other)
+                if row is None or row in _GIVEN_UP:
+                    return True
+                queue.append(other)
+        return False
 
     def _descend(self, name: str, entered: set[str], path: list[tuple[str, Iterator[str]]]) -> None:
         if name in self._needs and name not in entered:
