@@ -35,6 +35,7 @@ def waiting(origin: Origin = ASKED) -> Seen:
     return Seen(row=Row.WAITING, awaits_permission=True, origin=origin)
 
 
+STARTING = Seen(row=Row.STARTING, cause=Event.PERMITTED, since_ms=7000)
 FAILED = Seen(row=Row.FAILED, reason="ended with status 1", cause=Event.GAVE_UP, since_ms=7000)
 
 
@@ -61,12 +62,12 @@ def test_the_chain_of_reasons_goes_down_to_the_last() -> None:
 
 
 def test_what_is_met_again_is_not_told_again() -> None:
-    found = explained("shop", shop=waiting(), web=waiting(), report=waiting(), php=waiting(), db=waiting(), disk=FAILED)
+    found = explained("shop", shop=waiting(), web=waiting(), report=waiting(), php=waiting(), db=waiting(), disk=STARTING)
     assert [(one.depth, one.service, one.why) for one in found.because] == [
         (1, "web", "requires php, which is waiting"),
         (2, "php", "requires db, which is waiting"),
-        (3, "db", "requires disk, which has failed"),
-        (4, "disk", "ended with status 1"),
+        (3, "db", "requires disk, which is starting"),
+        (4, "disk", "waits until it is ready"),
         (1, "report", "requires db, which is waiting"),
         (2, "db", "as above"),
     ]
@@ -158,7 +159,7 @@ def test_every_row_has_a_sentence() -> None:
 
 
 def test_the_tree_has_every_service_and_begins_with_those_that_nobody_needs() -> None:
-    all_of_them = seen(shop=waiting(), db=FAILED, report=waiting(), php=waiting(), web=waiting())
+    all_of_them = seen(shop=waiting(), db=STARTING, report=waiting(), php=waiting(), web=waiting())
     found = tree(all_of_them, Graph(NEEDS), {name: one.row for name, one in all_of_them.items()}, 10_000)
     assert found.roots == ["shop"]
     assert [one.name for one in found.services] == list(NEEDS)
