@@ -9,7 +9,6 @@ trio's clock begins anew.
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-import trio
 from msgspec import field
 
 from milkyway_agent.attended import Attended, Run
@@ -87,9 +86,8 @@ def descriptors_of(state: KeptState) -> list[int]:
     return [descriptor for descriptor in found if descriptor >= 0]
 
 
-def keep(services: Iterable[Attended], pasts: dict[str, Sequence[Past]]) -> list[KeptService]:
-    """Return what is to be kept of *services*, none of which is busy; *pasts*: of their timers, by name."""
-    now = trio.current_time()
+def keep(services: Iterable[Attended], pasts: dict[str, Sequence[Past]], now: float) -> list[KeptService]:
+    """Return what is to be kept of *services*, none of which is busy, at *now* of trio's clock; *pasts*: of their timers."""
     return [_keep(one, pasts.get(one.definition.name, ()), now) for one in services]
 
 

@@ -65,6 +65,7 @@ class Supervision:
 
     def __init__(self, options: Options, begun: Early, log: Log) -> None:
         self.lives = False
+        self._clock_offset = 0.0  # of trio's clock against the monotonic one
         self.log = log
         self.options = options
         self._begun = begun
@@ -96,6 +97,7 @@ class Supervision:
             reaper.set_child_subreaper(True)
         self._open_log()
         self.supervisor.add(*(self.definition(service) for service in services))
+        self._clock_offset = trio.current_time() - time.monotonic()
         async with trio.open_nursery() as nursery:
             await nursery.start(self.supervisor.run)
             nursery.start_soon(self.reaper.run)
@@ -106,8 +108,7 @@ class Supervision:
             self.lives = True
             if kept:
                 self._places.users = DynamicUsers(kept.users)
-                self.supervisor.restore(kept.services)
-                self.log.note("supervisor_re_executed", services=len(services))
+                self._go_on(kept)
             else:
                 self._take_over()
                 self.supervisor.start(*self._wanted(services), by="the boot")
@@ -121,6 +122,15 @@ class Supervision:
             nursery.cancel_scope.cancel()
         self._clear_up()
         return ExitCode.OK
+
+    def _go_on(self, kept: KeptState) -> None:
+        """Go on from where the program before this one has left. What it was about to start when it failed is started anew."""
+        self.supervisor.restore(kept.services)
+        lost = {service.name for service in kept.definitions} - {one.name for one in kept.services}
+        for name in lost:
+            self.supervisor.attended(name).definition.starter.kill()
+        self.supervisor.start(*lost, by="a supervisor that has failed")
+        self.log.note("supervisor_re_executed", services=len(kept.definitions))
 
     def definition(self, service: Service) -> Definition:
         """Return *service* as this supervisor runs it."""
@@ -223,7 +233,8 @@ class Supervision:
         return KeptState(
             format="milkyway.supervisor/1",
             definitions=services,
-            services=self.supervisor.keep(),
+            # Not trio.current_time(): after a failure trio does not run any more.
+            services=self.supervisor.keep(time.monotonic() + self._clock_offset),
             users=dict(self._places.users.held),
         )
 

@@ -94,10 +94,13 @@ class Supervisor:
         while any(one.busy for one in self._services.values()):
             await self._lives.change()
 
-    def keep(self) -> list[KeptService]:
-        """Return all that is known, for ``restore`` in the program that replaces this one. Nothing may be under way."""
+    def keep(self, now: float) -> list[KeptService]:
+        """Return all that is known at *now* of trio's clock, for ``restore`` in the program that replaces this one.
+
+        What is under way is not in it: wait for ``wait_at_rest`` before, if there is time.
+        """
         pasts = {name: self._lives.triggers.pasts(one) for name, one in self._services.items()}
-        return keep([one for one in self._services.values() if not one.busy], pasts)
+        return keep([one for one in self._services.values() if not one.busy], pasts, now)
 
     def restore(self, services: Iterable[KeptService]) -> None:
         """Go on from what ``keep`` returned. The same services were added; the supervisor runs, and has started nothing."""

@@ -166,6 +166,26 @@ def test_a_new_program_that_fails_after_all_makes_room_for_the_old_one() -> None
         assert os.path.exists(f"/proc/{pid}")
 
 
+def test_an_internal_failure_is_a_re_execution_and_no_service_notices() -> None:
+    with supervising(own_program=True) as one:
+        file = one.program / "milkyway_agent/supervision.py"
+        text = file.read_text()
+        assert "await self._read_again()" in text
+        file.write_text(text.replace("await self._read_again()", "raise SystemExit('a bug of the supervisor')"))
+        one.define("web", SLEEP)
+        one.define("backing-off", ["/bin/false"], restart={"delay_ms": 60_000, "delay_limit_ms": 60_000})
+        one.start()
+        one.wait_until(lambda: started(one, "web") and one.services()["backing-off"]["restarts"] == 1, "all of it")
+        before = one.services()
+        os.kill(one.pid, signal.SIGHUP)
+        one.wait_until(lambda: "supervisor re executed" in one.printed(), "its new life")
+        assert "supervisor failed" in one.printed()
+        after = one.wait_until(lambda: one.ask("services")[0] == 0 and one.services(), "its answer")
+        assert after["web"]["pid"] == before["web"]["pid"]
+        assert after["backing-off"]["restarts"] == 1
+        assert one.stop() == 0
+
+
 def test_a_damaged_state_is_refused() -> None:
     import subprocess
     import sys
