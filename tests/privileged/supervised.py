@@ -123,6 +123,12 @@ class Supervised:
             while line not in self.lines(name):
                 await records.receive()
 
+    async def status(self, name: str, status: str) -> None:
+        """Wait until a service has said what it is at."""
+        with trio.fail_after(10):
+            while self.supervisor.status_of(name).reason != status:
+                await trio.lowlevel.checkpoint()
+
     async def event(self, name: str) -> None:
         """Wait until the event *name* was noted."""
         with trio.fail_after(10), self.log.follow() as records:

@@ -4,14 +4,16 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
+from milkyway_agent.system import cgroups
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.listener import Address, Fifo, Listener, Tcp, Udp, UnixDatagram, UnixStream
-from milkyway_formats.service import Restart, Stop
+from milkyway_formats.service import Restart, Service, Stop
 from tests.privileged.misbehaviour.programs import ONCE, SHORTLY, STOPPED, UP, begin_direct, misbehaving, shell
 from tests.privileged.supervised import Supervised, supervised
 from tests.privileged.test_misbehaviour_readiness import free_port
@@ -31,7 +33,8 @@ def address(kind: str, directory: Path) -> Address:
             return UnixStream(path=str(directory / "socket"))
         case "unix-datagram":
             return UnixDatagram(path=str(directory / "socket"))
-    return Fifo(path=str(directory / "pipe"))
+        case _:
+            return Fifo(path=str(directory / "pipe"))
 
 
 async def call(where: Address) -> str:
@@ -135,9 +138,9 @@ async def test_a_port_in_use_is_tried_again_and_given_up() -> None:
 # --- a process for each connection ---------------------------------------------------------------------------------------
 
 
-def accepting(one: Supervised, behaviour: str, where: Address, **fields: object) -> str:
+def accepting(one: Supervised, behaviour: str, where: Address, **fields: Any) -> str:
     most = fields.pop("connections", 64)
-    listener = Listener(name="front", address=where, accept=True, connections=most)  # type: ignore[arg-type] # a number
+    listener = Listener(name="front", address=where, accept=True, connections=most)
     return begin_direct(one, f"engine/{behaviour}", listeners=[listener], **fields)
 
 
@@ -146,13 +149,13 @@ async def test_each_connection_is_a_process_of_the_service() -> None:
         where = Tcp(port=free_port())
         name = accepting(one, "is_a_connection", where)
         assert one.path(name) == ARMED
-        async with await trio.open_tcp_stream("127.0.0.1", where.port) as first:
-            async with await trio.open_tcp_stream("127.0.0.1", where.port) as second:
-                pids = {int(await first.receive_some(64)), int(await second.receive_some(64))}
-                assert len(pids) == 2
-                there = {int(line) for line in Path(one.group, name, "cgroup.procs").read_text().split()}
-                assert there == pids
-                await one.line(name, "from 127.0.0.1")
+        streams = [await trio.open_tcp_stream("127.0.0.1", where.port) for _ in range(2)]
+        pids = {int(await stream.receive_some(64)) for stream in streams}
+        assert len(pids) == 2
+        assert set(cgroups.processes(f"{one.group}/{name}")) == pids
+        await one.line(name, "from 127.0.0.1")
+        for stream in streams:
+            await stream.aclose()
         with trio.fail_after(10), one.log.follow() as records:
             while one.log.ring.events(name).count("connection_process_ended") < 2:
                 await records.receive()
@@ -221,8 +224,7 @@ async def test_a_connection_whose_process_cannot_be_started_is_closed(tmp_path: 
     async with supervised() as one:
         where = UnixStream(path=str(tmp_path / "socket"))
         listener = Listener(name="front", address=where, accept=True, connections=1)
-        service = shell("web", "", listeners=[listener])
-        one.add_direct(type(service)(name="web", command=["/not/there"], listeners=[listener], restart=ONCE))
+        one.add_direct(Service(name="web", command=["/not/there"], listeners=[listener], restart=ONCE))
         one.supervisor.start("web")
         for _ in range(2):
             async with await trio.open_unix_socket(where.path) as client:

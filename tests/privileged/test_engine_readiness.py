@@ -59,7 +59,8 @@ async def test_ready_by_a_command_that_ends_well(tmp_path: Path) -> None:
             one.add_direct(shell("web", "exec sleep 1000", readiness=ReadyByProbe(probe=probe, interval_ms=10)))
             one.supervisor.start("web")
             for _ in range(3):
-                assert f"pid {one.supervisor.status_of('web').pid}" in await asked()
+                said = await asked()
+                assert said == f"pid {one.supervisor.status_of('web').pid}\n"
             assert one.path("web") == ["waiting", "starting"]
             (tmp_path / "there").touch()
             await one.supervisor.wait_state("web", "started")
