@@ -21,7 +21,10 @@ def main() -> int:
     born_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
     print(f"milkyway: PID 1 at {born_ms / 1000:.2f} s", flush=True)
     try:
-        from milkyway_agent import pid1
+        from milkyway_agent import (
+            light_trio,  # noqa: F401 (first of all that import trio)
+            pid1,
+        )
 
         pid1.run(born_ms)
     except BaseException:  # noqa: BLE001 (an end of any kind would be a panic)

@@ -75,7 +75,7 @@ class Answers:
         except Exception as error:  # noqa: BLE001 (PID 1 survives every bug behind the API; the answer says 500)
             self._note("api_request_failed", verb=request.verb, uid=peer.uid, traceback=traceback.format_exc())
             return failure(error)
-        if request.verb in ("start", "stop", "restart", "apply", "reboot", "poweroff"):
+        if request.verb in ("start", "stop", "restart", "reload", "apply", "reexec", "reboot", "poweroff"):
             self._note("api_request_done", verb=request.verb, argument=request.argument, uid=peer.uid, pid=peer.pid)
         return answer
 
@@ -94,15 +94,33 @@ class Answers:
                 return _found(plain(await machine.trust()))
             case "logs":
                 return Answer(200, lines=await machine.logs(read_log_query(request.parameters)))
+            case "events":
+                return Answer(200, lines=await machine.view.events(read_log_query(request.parameters)))
+            case "tree":
+                return _found(await machine.view.tree())
+            case "why":
+                return _found(await machine.view.why(_service(request)))
+            case "blame":
+                return _found(await machine.view.blame())
+            case "critical-path":
+                return _found(await machine.view.critical_path(request.parameters.get("service", "")))
+            case "top":
+                return _found(await machine.view.top())
+            case "metrics":
+                return Answer(200, (await machine.view.metrics()).rstrip("\n").encode())
             case "start":
                 return _found(plain(await machine.start(_service(request))))
             case "stop":
                 return _found(plain(await machine.stop(_service(request))))
             case "restart":
                 return _found(plain(await machine.restart(_service(request))))
+            case "reload":
+                return _found(plain(await machine.reload(_service(request))))
             case "apply":
                 check_sealed(fds[0], what="the envelope", limit=MAX_ENVELOPE_BYTES)
                 return _found(plain(await machine.apply(fds[0], change=may_change(peer, self._local()))))
+            case "reexec":
+                await machine.reexec()
             case "reboot":
                 await machine.reboot()
             case "poweroff":
@@ -142,6 +160,6 @@ def _service(request: ApiRequest) -> str:
         return msgspec.convert(request.argument, ServiceAddress)
     except msgspec.ValidationError as error:
         raise MalformedRequestError(
-            f"cannot {request.verb} {request.argument!r}: not the name of a service",
+            f"cannot {'explain' if request.verb == 'why' else request.verb} {request.argument!r}: not the name of a service",
             hint="services are named web/nginx (a deployment's) or dhcp (CoreOS's); `mwctl services` lists them",
         ) from error

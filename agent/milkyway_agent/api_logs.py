@@ -22,7 +22,12 @@ RECORDS_AT_A_TIME = 100
 READERS = 2
 
 
-def open_log(log: Log, query: LogQuery, services: Iterable[str]) -> AsyncGenerator[LogLine, None]:
+def open_events(log: Log, query: LogQuery, services: Iterable[str]) -> AsyncGenerator[LogLine, None]:
+    """Return what happened, as *query* says: as ``open_log``, without what services wrote themselves."""
+    return open_log(log, query, services, events_only=True)
+
+
+def open_log(log: Log, query: LogQuery, services: Iterable[str], *, events_only: bool = False) -> AsyncGenerator[LogLine, None]:
     """Return the lines of *log* that *query* names, of the known *services* (``dhcp``, ``web/nginx``) and the agent.
 
     A service that no longer exists is known for as long as records of it are kept. Raises RefusedError at once
@@ -44,14 +49,15 @@ def open_log(log: Log, query: LogQuery, services: Iterable[str]) -> AsyncGenerat
         raise RefusedError(
             f"cannot read logs of {query.deployment}: there is no such deployment", hint="`mwctl deployments` lists them"
         )
-    return _lines(log, query)
+    return _lines(log, query, Choice(query.since * 1000, query.until * 1000, query.priority, events_only))
 
 
-async def _lines(log: Log, query: LogQuery) -> AsyncGenerator[LogLine, None]:
-    choice = Choice(query.since * 1000, query.until * 1000, query.priority)
+async def _lines(log: Log, query: LogQuery, choice: Choice) -> AsyncGenerator[LogLine, None]:
+    # Not by its time: a clock that is set back meanwhile must not silence a follower.
+    follows = choice._replace(since=0)
 
     def wants(record: Record) -> bool:
-        return query.follow and record.priority <= query.priority and is_wanted(record.service, query)
+        return query.follow and follows.takes(record) and is_wanted(record.service, query)
 
     with log.follow(wants) as fresh:
         # ``past`` ends where ``fresh`` begins: no record is in both and none in neither.

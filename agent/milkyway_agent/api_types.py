@@ -9,8 +9,10 @@ socket, because the envelope carries the authority and the verifier checks it. O
 policy is ``change`` may root apply what no operator signed.
 """
 
+from __future__ import annotations
+
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 from msgspec import Meta, field
@@ -22,6 +24,11 @@ from milkyway_formats.command import CommandClass
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.names import ShortText, Text
 from milkyway_formats.report import LayerStatus, ServiceStatus, Status, TrustStatus
+
+if TYPE_CHECKING:
+    from milkyway_agent.core.explanation import Tree, Why
+    from milkyway_agent.core.start_times import Blame, CriticalPath
+    from milkyway_agent.figures import Top
 
 MAX_ENVELOPE_BYTES = 256 * 1024
 MAX_LOG_LINES = 10_000
@@ -37,10 +44,19 @@ CLASS_OF_VERB: dict[ApiVerb, CommandClass | None] = {
     "deployments": "read",
     "trust": "read",
     "logs": "read",
+    "tree": "read",
+    "why": "read",
+    "blame": "read",
+    "critical-path": "read",
+    "top": "read",
+    "metrics": "read",
+    "events": "read",
     "start": "restart",
     "restart": "restart",
+    "reload": "restart",
     "stop": "stop",
     "apply": None,
+    "reexec": "deep",
     "reboot": "deep",
     "poweroff": "deep",
 }
@@ -104,8 +120,37 @@ class Applied(Document, frozen=True):
     detail: Text = ""
 
 
+class View(Protocol):
+    """What there is to see of a supervisor. A name that is not there raises RefusedError, with a hint."""
+
+    async def tree(self) -> Tree:
+        """Return all services with what they need and why they are where they are."""
+
+    async def why(self, service: str) -> Why:
+        """Return why a service is in its state."""
+
+    async def blame(self) -> Blame:
+        """Return how long each service took to come up."""
+
+    async def critical_path(self, service: str) -> CriticalPath:
+        """Return what a service ("": the one that the boot had ready last) waited for."""
+
+    async def top(self) -> Top:
+        """Return what every service uses."""
+
+    async def metrics(self) -> str:
+        """Return everything as metrics, in Prometheus's text format."""
+
+    async def events(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
+        """Return what happened, as *query* says: as ``Machine.logs``, without what services wrote themselves."""
+
+
 class Machine(Protocol):
     """What the API needs of the machine. Refusals raise RefusedError, "not now" UnavailableError."""
+
+    @property
+    def view(self) -> View:
+        """What there is to see of its services."""
 
     async def status(self) -> Status:
         """Return everything that ``mwctl status`` shows."""
@@ -128,11 +173,17 @@ class Machine(Protocol):
     async def restart(self, service: str) -> ServiceStatus:
         """Stop a service and start it again."""
 
+    async def reload(self, service: str) -> ServiceStatus:
+        """Have a started service read its configuration again, and return at once."""
+
     async def apply(self, envelope_fd: int, *, change: bool) -> Applied:
         """Have the verifier admit the envelope in *envelope_fd* (sealed, the caller closes it).
 
         *change*: who asks may change the machine without operators' signatures (``may_change``).
         """
+
+    async def reexec(self) -> None:
+        """Have the agent become its newest version, services going on: begin it and return, so that the answer still leaves."""
 
     async def reboot(self) -> None:
         """Begin an orderly reboot and return at once, so that the answer still leaves."""
@@ -172,8 +223,18 @@ def _words(verb: ApiVerb) -> str:
     match verb:
         case "status" | "services" | "layers" | "deployments" | "trust" | "logs":
             return f"show {verb}"
-        case "start" | "stop" | "restart":
+        case "tree" | "blame" | "events" | "metrics":
+            return f"show {verb}"
+        case "critical-path":
+            return "show the critical path"
+        case "top":
+            return "show what services use"
+        case "why":
+            return "explain a service"
+        case "start" | "stop" | "restart" | "reload":
             return f"{verb} a service"
+        case "reexec":
+            return "re-execute the agent"
         case "poweroff":
             return "power off"
         case _:

@@ -8,8 +8,10 @@ from typing import Final, NamedTuple, Protocol, TypeGuard
 from milkyway_agent import listening
 from milkyway_agent.alarms import Alarm
 from milkyway_agent.core.dependencies import Needs
+from milkyway_agent.core.explanation import Origin
 from milkyway_agent.core.restart import Starts
 from milkyway_agent.core.service_state import Effect, Event, Row, has_process
+from milkyway_agent.core.start_times import Times
 from milkyway_agent.fd_store import FdStore
 from milkyway_agent.output import Stream
 from milkyway_agent.starter import Running, Starter
@@ -86,12 +88,13 @@ class Definition(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One change of row, for the history."""
+    """One change of row, for the history. *at_ms*: milliseconds of CLOCK_BOOTTIME."""
 
     name: str
     was: Row
     now: Row
     cause: Event
+    at_ms: int = 0
 
 
 class Run:
@@ -126,13 +129,14 @@ class Attended:
     """One service with all that the supervisor knows of it.
 
     ``busy``: an effect that takes its time is being carried out; messages wait. ``effects``: those that come after it.
-    ``asked``: somebody wants it restarted, and not to wait for its trigger.
+    ``asked``: somebody wants it restarted, and not to wait for its trigger. ``cause``: of its last change of row.
+    ``origin``: who wanted it last, or wanted it no more. ``times``: of its first start.
     """
 
     __slots__ = (
-        "alarm", "asked", "awaits_permission", "busy", "definition", "delay_ms", "effects", "failures", "health", "held",
-        "last_line", "leaving", "listeners", "queue", "queued", "reason", "restarts", "row", "run", "since_ms", "starts",
-        "store", "streams", "watchdog",
+        "alarm", "asked", "awaits_permission", "busy", "cause", "definition", "delay_ms", "effects", "failures", "health",
+        "held", "last_line", "leaving", "listeners", "origin", "queue", "queued", "reason", "restarts", "row", "run",
+        "since_ms", "starts", "store", "streams", "times", "watchdog",
     )  # fmt: skip
 
     def __init__(self, definition: Definition, since_ms: int) -> None:
@@ -152,6 +156,9 @@ class Attended:
         self.delay_ms = 0
         self.restarts = 0
         self.since_ms = since_ms
+        self.cause: Event | None = None
+        self.origin = Origin()
+        self.times = Times()
         self.reason = ""
         self.last_line = ""
         self.streams: tuple[Stream, ...] = ()  # of its pipe, and of pipes that what it left behind still holds

@@ -192,9 +192,9 @@ class Convergence:
     async def _act(self, action: Action) -> None:
         match action:
             case RestartService():
-                self._supervisor.restart(action.service)
+                self._supervisor.restart(action.service, by="a signed command")
             case StartService():
-                self._supervisor.start(action.service)
+                self._supervisor.start(action.service, by="a signed command")
             case StopService():
                 await self._supervisor.stop(action.service)
             case Reboot():

@@ -97,29 +97,31 @@ def make_groups() -> str:
     for mount in CGROUP_MOUNTS:
         if not os.path.exists(f"{mount}/cgroup.procs"):
             continue
-        base = f"{mount}{own}".rstrip("/")
-        if base.endswith("/supervisor") and os.path.isdir(f"{base[: -len('/supervisor')]}/services"):
-            return f"{base[: -len('/supervisor')]}/services"  # re-executed: all of it is there
+        # Several supervisors may begin in one group. The pid stays the same over a re-execution.
+        ours = f"/supervisor-{os.getpid()}"
+        base = f"{mount}{own}".rstrip("/").removesuffix(ours)
+        services = f"{base}/services-{os.getpid()}"
         try:
-            _make_directory(f"{base}/services")
+            _make_directory(services)
         except OSError:
             return ""
-        _hand_controllers_on(base)
-        return f"{base}/services"
+        if not own.endswith(ours):
+            _hand_controllers_on(base, base + ours, services)
+        return services
     return ""
 
 
-def _hand_controllers_on(base: str) -> None:
+def _hand_controllers_on(base: str, ours: str, services: str) -> None:
     """Give the services' groups the controllers that we have; a group with processes of its own can't hand any on."""
     try:
         with open(f"{base}/cgroup.controllers") as file:
             have = file.read().split()
         wanted = " ".join(f"+{name}" for name in CONTROLLERS if name in have)
         if wanted:
-            _make_directory(f"{base}/supervisor")
-            _write(f"{base}/supervisor/cgroup.procs", "0")
+            _make_directory(ours)
+            _write(f"{ours}/cgroup.procs", "0")
             _write(f"{base}/cgroup.subtree_control", wanted)
-            _write(f"{base}/services/cgroup.subtree_control", wanted)
+            _write(f"{services}/cgroup.subtree_control", wanted)
     except OSError:
         return  # no limits then; the services' status says so
 

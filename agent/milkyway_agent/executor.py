@@ -208,7 +208,7 @@ class ServicePlane:
                 if definition.name not in there:
                     self._supervisor.add(definition)
             for definition in definitions:
-                self._supervisor.start(definition.name)
+                self._supervisor.start(definition.name, by=f"deployment {effect.deployment.name}")
             with trio.move_on_after(SETTLE_SECONDS):
                 for definition in definitions:
                     await self._supervisor.wait_settled(definition.name, tries=SETTLE_TRIES)

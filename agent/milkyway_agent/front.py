@@ -20,7 +20,7 @@ import trio
 
 from milkyway_agent.api_types import MAX_ENVELOPE_BYTES
 from milkyway_agent.channel import Channel, ChannelClosedError, close_all
-from milkyway_agent.front_routes import HttpRefusedError, Route, route
+from milkyway_agent.front_routes import JSON, HttpRefusedError, Route, content_type, route
 from milkyway_agent.messages import ApiAnswer, ApiClosed, ApiConnection, ApiRequest, FromFront, ToFront
 from milkyway_agent.sealed import seal
 
@@ -140,9 +140,9 @@ class Conversation:
             asked = route(request.method.decode("ascii"), request.target.decode("ascii"))
             answer, fds = await self._pid1.ask(self._number, asked, await self._read_body(request, asked))
             if fds:
-                await self._respond_with(answer.status, fds[0], lines=asked.verb == "logs")
+                await self._respond_with(answer.status, fds[0], content_type(asked.verb, answer.status))
             else:
-                await self._respond(answer.status, answer.body.encode())
+                await self._respond(answer.status, answer.body.encode(), content_type(asked.verb, answer.status))
         except h11.RemoteProtocolError as error:
             await self._refuse(error.error_status_hint, f"cannot read the request: {error}")
         except HttpRefusedError as error:
@@ -184,8 +184,8 @@ class Conversation:
             with trio.fail_after(self._seconds.write):
                 await self._stream.send_all(data)
 
-    async def _respond(self, status: int, body: bytes) -> None:
-        headers = [("content-type", "application/json"), ("content-length", str(len(body) + 1))]
+    async def _respond(self, status: int, body: bytes, kind: str = JSON) -> None:
+        headers = [("content-type", kind), ("content-length", str(len(body) + 1))]
         if self._http.their_state is not h11.DONE:  # what is left of the body will not be read
             headers.append(("connection", "close"))
         await self._send(h11.Response(status_code=status, headers=headers))
@@ -197,9 +197,8 @@ class Conversation:
             body = {"error": {"kind": REFUSED, "message": message, "hint": hint}}
             await self._respond(status, msgspec.json.encode(body))
 
-    async def _respond_with(self, status: int, descriptor: int, *, lines: bool) -> None:
+    async def _respond_with(self, status: int, descriptor: int, kind: str) -> None:
         """Pass on what comes out of the pipe *descriptor* until it ends or the client leaves."""
-        kind = "application/x-ndjson" if lines else "application/json"
         async with trio.lowlevel.FdStream(descriptor) as pipe:
             await self._send(h11.Response(status_code=status, headers=[("content-type", kind), ("connection", "close")]))
             async with trio.open_nursery() as nursery:

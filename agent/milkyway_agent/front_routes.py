@@ -12,6 +12,11 @@ from milkyway_formats.errors import RefusedError
 
 MAX_ARGUMENT = 256
 LOG_PARAMETERS = frozenset({"names", "service", "deployment", "follow", "lines", "since", "until", "priority"})
+PARAMETERS: dict[ApiVerb, frozenset[str]] = {
+    "logs": LOG_PARAMETERS,
+    "events": LOG_PARAMETERS,
+    "critical-path": frozenset({"service"}),
+}
 READ: dict[str, ApiVerb] = {
     "/v1/status": "status",
     "/v1/services": "services",
@@ -19,14 +24,30 @@ READ: dict[str, ApiVerb] = {
     "/v1/deployments": "deployments",
     "/v1/trust": "trust",
     "/v1/logs": "logs",
+    "/v1/tree": "tree",
+    "/v1/blame": "blame",
+    "/v1/critical-path": "critical-path",
+    "/v1/top": "top",
+    "/v1/metrics": "metrics",
+    "/v1/events": "events",
 }
-DO: dict[str, ApiVerb] = {"/v1/apply": "apply", "/v1/reboot": "reboot", "/v1/poweroff": "poweroff"}
-ON_SERVICE: dict[str, ApiVerb] = {"start": "start", "stop": "stop", "restart": "restart"}
+DO: dict[str, ApiVerb] = {
+    "/v1/apply": "apply",
+    "/v1/reexec": "reexec",
+    "/v1/reboot": "reboot",
+    "/v1/poweroff": "poweroff",
+}
+ON_SERVICE: dict[str, ApiVerb] = {"start": "start", "stop": "stop", "restart": "restart", "reload": "reload"}
 SERVICES = "/v1/services/"
+WHY = "/v1/why/"
+JSON = "application/json"
+JSON_LINES = "application/x-ndjson"
+# https://prometheus.io/docs/instrumenting/exposition_formats/
+METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Route(NamedTuple):
-    """What is asked: a verb, for three of them of which service, for ``logs`` with which parameters."""
+    """What is asked: a verb, for some of them of which service, for those in PARAMETERS with which of these."""
 
     verb: ApiVerb
     argument: str
@@ -58,12 +79,19 @@ def route(method: str, target: str) -> Route:
     parameters = dict(pairs)
     if len(parameters) != len(pairs):
         raise HttpRefusedError(400, f"cannot {method} {path}: a parameter is given twice")
-    unknown = sorted(set(parameters) - (LOG_PARAMETERS if verb == "logs" else frozenset()))
+    unknown = sorted(set(parameters) - PARAMETERS.get(verb, frozenset()))
     if unknown:
         raise HttpRefusedError(400, f"cannot {method} {path}: unknown parameter {unknown[0]!r}")
     if max(map(len, [argument, *parameters.values()])) > MAX_ARGUMENT:
         raise HttpRefusedError(400, f"cannot {method} {path[:80]}: longer than {MAX_ARGUMENT} characters")
     return Route(verb, argument, parameters)
+
+
+def content_type(verb: ApiVerb, status: int) -> str:
+    """Return what the body of an answer is."""
+    if status != 200:
+        return JSON
+    return JSON_LINES if verb in ("logs", "events") else METRICS if verb == "metrics" else JSON
 
 
 def _find(path: str) -> tuple[ApiVerb, str, str]:
@@ -76,6 +104,8 @@ def _find(path: str) -> tuple[ApiVerb, str, str]:
         name, _, last = path.removeprefix(SERVICES).rpartition("/")
         if name and last in ON_SERVICE:
             return ON_SERVICE[last], name, "POST"
+    if path.startswith(WHY) and path != WHY:
+        return "why", path.removeprefix(WHY), "GET"
     raise HttpRefusedError(
         404, f"cannot find {path[:80]!r}: no such path", hint="docs/reference/local-api.md lists them; /v1/status is one"
     )

@@ -9,13 +9,14 @@ trio's clock begins anew.
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-import trio
 from msgspec import field
 
 from milkyway_agent.attended import Attended, Run
+from milkyway_agent.core.explanation import Origin
 from milkyway_agent.core.restart import Starts
 from milkyway_agent.core.schedule import Past
-from milkyway_agent.core.service_state import Row
+from milkyway_agent.core.service_state import Event, Row
+from milkyway_agent.core.start_times import Times
 from milkyway_agent.fd_store import FdStore, Stored
 from milkyway_agent.starter import Running
 from milkyway_formats.codec import Document
@@ -60,6 +61,9 @@ class KeptService(Document, frozen=True):
     alarm_ms: int | None = None
     awaits_permission: bool = False
     unwell: int = 0
+    cause: str = ""
+    origin: Origin = Origin()
+    times: Times = Times()
     pasts: list[Past] = field(default_factory=list)
 
 
@@ -74,7 +78,7 @@ class KeptState(Document, frozen=True):
 
 def descriptors_of(state: KeptState) -> list[int]:
     """Return every descriptor that must stay open over the execution."""
-    found: list[int] = field(default_factory=list)
+    found: list[int] = []
     for one in state.services:
         found += [one.pidfd, one.notify, one.ready_pipe, *one.listeners]
         found += [stream.descriptor for stream in one.streams]
@@ -82,9 +86,8 @@ def descriptors_of(state: KeptState) -> list[int]:
     return [descriptor for descriptor in found if descriptor >= 0]
 
 
-def keep(services: Iterable[Attended], pasts: dict[str, Sequence[Past]]) -> list[KeptService]:
-    """Return what is to be kept of *services*, none of which is busy; *pasts*: of their timers, by name."""
-    now = trio.current_time()
+def keep(services: Iterable[Attended], pasts: dict[str, Sequence[Past]], now: float) -> list[KeptService]:
+    """Return what is to be kept of *services*, none of which is busy, at *now* of trio's clock; *pasts*: of their timers."""
     return [_keep(one, pasts.get(one.definition.name, ()), now) for one in services]
 
 
@@ -115,6 +118,9 @@ def _keep(one: Attended, pasts: Sequence[Past], now: float) -> KeptService:
         alarm_ms=None if left is None else max(int(left * 1000), 0),
         awaits_permission=one.awaits_permission,
         unwell=one.failures,
+        cause=one.cause.value if one.cause else "",
+        origin=one.origin,
+        times=one.times,
         pasts=list(pasts),
     )
 
@@ -125,6 +131,8 @@ def restore(one: Attended, kept: KeptService, now_ms: int) -> None:
     one.restarts, one.since_ms, one.reason = kept.restarts, kept.since_ms, kept.reason
     one.starts = Starts(tuple(now_ms - ago for ago in kept.starts_ago_ms), kept.failures)
     one.delay_ms = kept.delay_ms
+    one.cause = Event(kept.cause) if kept.cause else None
+    one.origin, one.times = kept.origin, kept.times
     one.awaits_permission = kept.awaits_permission
     one.listeners = tuple(kept.listeners)
     if kept.stored:

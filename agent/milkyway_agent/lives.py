@@ -27,6 +27,7 @@ from milkyway_agent.conditions import unmet
 from milkyway_agent.connections import Connections
 from milkyway_agent.core import restart
 from milkyway_agent.core.dependencies import Graph
+from milkyway_agent.core.explanation import Origin
 from milkyway_agent.core.service_state import (
     Effect,
     Event,
@@ -213,6 +214,12 @@ class Lives:
         if not self._pumping:
             self._pump()
 
+    def unwant(self, one: Attended, origin: Origin) -> None:
+        """Stop a service, and remember why."""
+        if one.row.wanted:
+            one.origin = origin
+        self.post(one, Event.UNWANTED)
+
     def _pump(self) -> None:
         """Handle all that waits to be handled and can be."""
         if self._nursery is None:
@@ -318,7 +325,8 @@ class Lives:
         if row in (Row.STARTING, Row.IDLE, Row.FAILED):
             one.asked = False
         one.since_ms = self._clock_ms()
-        self.history.append(Change(name, was, row, cause))
+        one.cause, one.times = cause, one.times.entered(row, one.since_ms)
+        self.history.append(Change(name, was, row, cause, one.since_ms))
         facts = {"reason": one.reason} if one.reason else {}
         self._log.note("service_state_changed", service=name, was=was.label, now=row.label, cause=cause.value, **facts)
         if is_lost(was, row):
@@ -328,7 +336,8 @@ class Lives:
             self.runs.forget(one)
         if row is Row.FAILED:
             self._on_failure(one)
-        self.permit(self.graph.concerned(name))
+        # Who waits after one that waits for this one is let go when this one is given up, and is no neighbour of it.
+        self.permit(list(self.awaiting) if row in (Row.IDLE, Row.FAILED) else self.graph.concerned(name))
 
     def _tell_loss(self, name: str) -> None:
         for other in self.graph.required_by(name):
@@ -346,7 +355,7 @@ class Lives:
             case "isolate":
                 self._log.note("service_isolated", service=name)
                 for other in self.graph.isolated(name):
-                    self.post(self.services[other], Event.UNWANTED)
+                    self.unwant(self.services[other], Origin("isolated", name))
             case "reboot":
                 self._log.note("service_asks_for_reboot", service=name)
                 self._on_reboot(name)
@@ -438,6 +447,7 @@ class Lives:
     def hold(self, one: Attended, run: Run) -> None:
         """Take *run* as the service's process: watch it for its end and its readiness."""
         one.run = run
+        one.times = one.times.with_process(self._clock_ms())
         self._log.note("service_process_started", service=one.definition.name, pid=run.running.pid)
         self.watch.add(run.running.pidfd, partial(self._process_ended, one, run))
         self.runs.watch_readiness(one, run)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from milkyway_agent.log_record import Record, decode
+from milkyway_agent.log_record import OUTPUT, Record, decode
 
 CHUNK_BYTES = 8192  # for each service that is read at once
 LONGEST_LINE = 65536  # longer than any record (4096 characters, each six bytes at most): what is longer is none
@@ -28,15 +28,23 @@ class Part(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Which records: noted from *since* to before *until* (milliseconds since 1970), at least as grave as *priority*."""
+    """Which records: noted from *since* to before *until* (milliseconds since 1970), at least as grave as *priority*.
+
+    *events_only*: without what services wrote themselves.
+    """
 
     since: int = 0
     until: int = 1 << 62
     priority: int = 7
+    events_only: bool = False
 
     def takes(self, record: Record) -> bool:
         """Return whether *record* is one of them."""
-        return self.since <= record.at < self.until and record.priority <= self.priority
+        return (
+            self.since <= record.at < self.until
+            and record.priority <= self.priority
+            and not (self.events_only and record.event == OUTPUT)
+        )
 
 
 EVERYTHING = Choice()

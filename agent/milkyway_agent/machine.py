@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from milkyway_agent.api_logs import open_log
 from milkyway_agent.api_types import Applied, Local, LogLine, LogQuery
 from milkyway_agent.core import stack
-from milkyway_agent.programs import pss_bytes
+from milkyway_agent.observation import Observation
+from milkyway_agent.programs import GROUPS, pss_bytes
 from milkyway_agent.system import kernel, processes, selinux, verity
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.report import (
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from milkyway_agent.pid1 import Agent
 
 VERSION = "0.1.0"
+BY = "mwctl"  # who asks, as `mwctl why` shows it
 KERNEL_THREADS = 2  # kthreadd: itself and its children run no program
 
 
@@ -35,6 +37,9 @@ class LiveMachine:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
+        self.view = Observation(
+            agent.supervisor, agent.log, version=VERSION, phases=lambda: agent.boot.finished_ms, others=self._programs
+        )
 
     def snapshot(self) -> Status:
         """Return all there is to say now."""
@@ -94,20 +99,29 @@ class LiveMachine:
 
     async def start(self, service: str) -> ServiceStatus:
         """Start a service."""
-        self._agent.supervisor.start(service)
+        self.view.check_name("start", service)
+        self._agent.supervisor.start(service, by=BY)
         await self._agent.supervisor.wait_state(service, "started", "failed")
         return self._agent.supervisor.status_of(service)
 
     async def stop(self, service: str) -> ServiceStatus:
         """Stop a service."""
-        await self._agent.supervisor.stop(service)
+        self.view.check_name("stop", service)
+        await self._agent.supervisor.stop(service, by=BY)
         return self._agent.supervisor.status_of(service)
 
     async def restart(self, service: str) -> ServiceStatus:
         """Stop a service and start it again."""
-        self._agent.supervisor.restart(service)
+        self.view.check_name("restart", service)
+        self._agent.supervisor.restart(service, by=BY)
         await self._agent.supervisor.wait_state(service, "stopping", "starting", "failed")
         await self._agent.supervisor.wait_state(service, "started", "failed")
+        return self._agent.supervisor.status_of(service)
+
+    async def reload(self, service: str) -> ServiceStatus:
+        """Have a service read its configuration again."""
+        self.view.check_name("reload", service)
+        self._agent.supervisor.reload(service)
         return self._agent.supervisor.status_of(service)
 
     async def apply(self, envelope_fd: int, *, change: bool) -> Applied:
@@ -116,6 +130,12 @@ class LiveMachine:
             raise UnavailableError("cannot apply: the verifier does not run", hint="see `mwctl status` for why")
         return await self._agent.convergence.apply(envelope_fd, int(time.time()), change=change)
 
+    async def reexec(self) -> None:
+        """Refuse: PID 1 can't yet."""
+        raise UnavailableError(
+            "cannot re-execute: this agent is PID 1, which can't yet", hint="a new version comes with `mwctl reboot`"
+        )
+
     async def reboot(self) -> None:
         """Begin a reboot."""
         self._agent.end("reboot")
@@ -123,6 +143,10 @@ class LiveMachine:
     async def poweroff(self) -> None:
         """Begin a power-off."""
         self._agent.end("poweroff")
+
+    def _programs(self) -> dict[str, str]:
+        """Return the control groups of the agent's own programs."""
+        return {one.name: f"{GROUPS}/{one.name}" for one in self._agent.own_programs()}
 
     def _deployments(self, convergence: Convergence) -> list[DeploymentStatus]:
         services = {one.name: one for one in self._agent.services()}

@@ -14,6 +14,7 @@ import sys
 from typing import NoReturn
 
 from milkyway_agent import mwctl_client, mwctl_screen
+from milkyway_agent.mwctl_commands import make_parser
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
 
 Json = mwctl_screen.Json
@@ -24,6 +25,7 @@ LISTS = {
     "layers": mwctl_screen.layers_lines,
     "deployments": mwctl_screen.deployments_lines,
 }
+DOINGS = {"reboot": "rebooting", "poweroff": "powering off", "reexec": "re-executing the agent"}
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -57,21 +59,26 @@ def run(arguments: list[str]) -> int:
 def carry_out(options: argparse.Namespace) -> int:
     """Ask what *options* say and print the answer."""
     verb = options.verb
-    if verb in ("start", "stop", "restart"):
+    if verb in ("start", "stop", "restart", "reload"):
         service = _ask_json(options, "POST", f"/v1/services/{_quote(options.service, safe='/')}/{verb}")
         _print(options, service, [mwctl_screen.service_line(verb, options.service, service)])
         return ExitCode.OK if service["state"] != "failed" else ExitCode.UNAVAILABLE
-    if verb == "logs":
-        _show_logs(options)
+    if verb in ("logs", "events"):
+        _show_log(options)
+    elif verb in ("tree", "why", "blame", "critical-path"):
+        _show_view(options)
+    elif verb == "top":
+        _show_top(options)
+    elif verb == "metrics":
+        _show_metrics(options)
     elif verb == "apply":
         applied = _ask_json(options, "POST", "/v1/apply", _read_envelope(options.file))
         version = f" version {applied['version']}" if applied["version"] else ""
         what = "desired state" if applied["kind"] == "desired" else "command"
         detail = f": {applied['detail']}" if applied["detail"] else ""
         _print(options, applied, [mwctl_screen.clean(f"admitted: {what}{version} ({applied['id']}){detail}")])
-    elif verb in ("reboot", "poweroff"):
-        answer = _ask_json(options, "POST", f"/v1/{verb}")
-        _print(options, answer, ["rebooting" if verb == "reboot" else "powering off"])
+    elif verb in DOINGS:
+        _print(options, _ask_json(options, "POST", f"/v1/{verb}"), [DOINGS[verb]])
     else:
         answer = _ask_json(options, "GET", f"/v1/{verb}")
         if verb == "status":
@@ -82,67 +89,6 @@ def carry_out(options: argparse.Namespace) -> int:
             lines = LISTS[verb](answer, _painter())
         _print(options, answer, lines)
     return ExitCode.OK
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of every command."""
-    shared = argparse.ArgumentParser(add_help=False, formatter_class=_formatter)
-    # SUPPRESS: given before the verb, it must not be overwritten by the verb's default
-    shared.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for programs")
-    shared.add_argument("--socket", metavar="PATH", default=argparse.SUPPRESS, help="the agent's socket")
-    parser = argparse.ArgumentParser(
-        prog="mwctl",
-        description="Show and command this MilkyWay server.",
-        epilog="example: mwctl status\n\nexit codes: 0 done, 1 a bug, 2 wrong usage, 3 refused, 4 not available now",
-        formatter_class=_formatter,
-        parents=[shared],
-        allow_abbrev=False,
-    )
-    verbs = parser.add_subparsers(prog="mwctl", dest="verb", metavar="COMMAND", required=True)
-
-    def verb(name: str, text: str, example: str) -> argparse.ArgumentParser:
-        return verbs.add_parser(
-            name,
-            help=text[0].lower() + text[1:].rstrip("."),
-            description=text,
-            epilog=f"example: {example}",
-            formatter_class=_formatter,
-            parents=[shared],
-            allow_abbrev=False,
-        )
-
-    verb("status", "Show the machine: what protects it, what runs, what failed.", "mwctl status --json")
-    verb("services", "List every service with its state and SELinux context.", "mwctl services")
-    verb("layers", "List the open layers with their verity devices.", "mwctl layers")
-    verb("deployments", "List the deployments.", "mwctl deployments")
-    verb("trust", "Show whose signatures this machine takes.", "mwctl trust")
-    logs = verb("logs", "Show log lines, oldest first.", "mwctl logs web dhcp -f -n 20 --priority warning")
-    logs.add_argument(
-        "names", nargs="*", metavar="NAME", help="services (web/nginx, dhcp, agent) or deployments (web); default all"
-    )
-    logs.add_argument("-f", "--follow", action="store_true", help="go on with every new line until Ctrl-C")
-    logs.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="how many past lines (default 100)")
-    logs.add_argument("--since", metavar="T", help="only newer lines: 90s, 10m, 2h, 1d ago, or Unix seconds")
-    logs.add_argument("--until", metavar="T", help="only older lines, T as above")
-    logs.add_argument("--priority", metavar="P", help="only as grave or worse: 0 to 7, or emerg … err, warning … debug")
-    for name, text in (
-        ("start", "Start a service that was stopped."),
-        ("stop", "Stop a service until it is started or the machine boots."),
-        ("restart", "Stop a service and start it again."),
-    ):
-        verb(name, text, f"mwctl {name} web/nginx").add_argument("service", metavar="SERVICE", help="web/nginx or dhcp")
-    apply = verb(
-        "apply", "Hand in a signed envelope: a desired state or a command (unsigned: see trust).", "mwctl apply desired.json"
-    )
-    apply.add_argument("file", metavar="FILE", help="the envelope; - reads standard input")
-    verb("reboot", "Stop everything in order and boot again.", "mwctl reboot")
-    verb("poweroff", "Stop everything in order and switch off.", "mwctl poweroff")
-    return parser
-
-
-def _formatter(prog: str) -> argparse.HelpFormatter:
-    # A width of its own: to find out the terminal's, argparse imports shutil with all its compressors at every start.
-    return argparse.RawDescriptionHelpFormatter(prog, width=100)
 
 
 def _ask(
@@ -165,8 +111,57 @@ def _ask_json(options: argparse.Namespace, method: str, target: str, body: bytes
     return answer
 
 
-def _show_logs(options: argparse.Namespace) -> None:
+def _show_view(options: argparse.Namespace) -> None:
+    from milkyway_agent import mwctl_boot, mwctl_views  # late: other commands need neither
+
+    painter, width = _painter(), _width()
+    match options.verb:
+        case "tree":
+            answer = _ask_json(options, "GET", "/v1/tree")
+            lines = mwctl_views.tree_lines(answer, painter, root=options.service, width=width)
+        case "why":
+            answer = _ask_json(options, "GET", f"/v1/why/{_quote(options.service, safe='/')}")
+            lines = mwctl_views.why_lines(answer, painter, width=width)
+        case "blame":
+            answer = _ask_json(options, "GET", "/v1/blame")
+            lines = mwctl_boot.blame_lines(answer, painter, everything=options.everything, width=width)
+        case _:
+            query = f"?service={_quote(options.service)}" if options.service else ""
+            answer = _ask_json(options, "GET", f"/v1/critical-path{query}")
+            lines = mwctl_boot.path_lines(answer, painter, width=width)
+    _print(options, answer, lines)
+
+
+def _show_top(options: argparse.Namespace) -> None:
+    from milkyway_agent import mwctl_top
+
+    def ask() -> Json:
+        return _ask_json(options, "GET", "/v1/top")
+
+    is_json = getattr(options, "json", False)
+    if sys.stdout.isatty() and sys.stdin.isatty() and not options.once and not is_json:
+        mwctl_top.watch(ask, _painter(), sort=options.sort)
+        return
+    before = ask()
+    if is_json:
+        _print(options, before, [])
+        return
+    import time
+
+    time.sleep(mwctl_top.ONCE_SECONDS)  # rates are differences
+    _print(options, before, mwctl_top.top_lines(ask(), before, _painter(), sort=options.sort))
+
+
+def _show_metrics(options: argparse.Namespace) -> None:
+    if getattr(options, "json", False):
+        raise RefusedError("cannot print metrics as JSON: they have a format of their own", hint="`mwctl top --json` is JSON")
+    print(_ask(options, "GET", "/v1/metrics").read().decode("utf-8", "backslashreplace"), end="")
+
+
+def _show_log(options: argparse.Namespace) -> None:
     import json
+
+    from milkyway_agent import mwctl_views
 
     query = [f"lines={options.lines}"]
     query += [f"names={_quote(','.join(options.names))}"] if options.names else []
@@ -174,13 +169,14 @@ def _show_logs(options: argparse.Namespace) -> None:
     query += [f"until={_seconds('--until', options.until)}"] if options.until else []
     query += [f"priority={_quote(options.priority)}"] if options.priority else []
     query += ["follow=1"] if options.follow else []
-    reply = _ask(options, "GET", "/v1/logs?" + "&".join(query), endless=options.follow)
+    reply = _ask(options, "GET", f"/v1/{options.verb}?" + "&".join(query), endless=options.follow)
     painter = _painter()
+    show = mwctl_screen.log_line if options.verb == "logs" else mwctl_views.event_line
     for data in reply.lines():
         if getattr(options, "json", False):
             print(data.decode("utf-8", "backslashreplace").rstrip("\n"), flush=options.follow)
         else:
-            print(mwctl_screen.log_line(json.loads(data), painter, moment=_moment), flush=options.follow)
+            print(show(json.loads(data), painter, moment=_moment), flush=options.follow)
     if options.follow:
         # Nobody ends a followed log but its reader.
         raise UnavailableError("cannot follow the log further: the agent closed the connection", hint="ask again in a moment")
@@ -193,6 +189,14 @@ def _print(options: argparse.Namespace, answer: Json, lines: list[str]) -> None:
         print(json.dumps(answer, indent=2))
     else:
         print("\n".join(lines))
+
+
+def _width() -> int | None:
+    """Return how many columns the terminal has, None where there is none."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except (OSError, ValueError):  # no terminal; no descriptor
+        return None
 
 
 def _painter() -> mwctl_screen.Painter:

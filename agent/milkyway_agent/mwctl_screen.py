@@ -4,6 +4,7 @@ Whatever a service, a layer or somebody far away may have written is cleaned of 
 characters first: a log line cannot move the cursor of the admin who reads it.
 """
 
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 Json = dict[str, Any]
@@ -12,6 +13,7 @@ COLOURS = {"good": "32", "busy": "33", "bad": "1;31", "faint": "2", "bold": "1",
 STYLE_OF_STATE = {
     "started": "good",
     "active": "good",
+    "armed": "good",
     "failed": "bad",
     "stopped": "faint",
 }  # every other state is on its way somewhere: busy
@@ -40,16 +42,23 @@ class Painter:
         """Return *text* in the colours of *style*."""
         return f"\x1b[{COLOURS[style]}m{text}\x1b[0m" if self._colour and style and text else text
 
-    def table(self, rows: list[list[Cell]], *, head: list[Cell] | None = None, indent: str = "") -> list[str]:
-        """Return *rows* under *head* with their columns aligned, two spaces apart; a column without content is left out."""
+    def table(
+        self, rows: list[list[Cell]], *, head: list[Cell] | None = None, indent: str = "", right: Container[int] = ()
+    ) -> list[str]:
+        """Return *rows* under *head* with their columns aligned, two spaces apart; a column without content is left out.
+
+        *right*: the columns that are aligned to the right.
+        """
         used = [index for index in range(max(map(len, rows), default=0)) if any(row[index].text for row in rows)]
         rows = [head, *rows] if head else rows
         width = {index: max(len(row[index].text) for row in rows) for index in used}
         lines = []
         for row in rows:
-            cells = [
-                self.paint(row[index].text, row[index].style) + " " * (width[index] - len(row[index].text)) for index in used
-            ]
+            cells = []
+            for index in used:
+                space = " " * (width[index] - len(row[index].text))
+                word = self.paint(row[index].text, row[index].style)
+                cells.append(space + word if index in right else word + space)
             lines.append((indent + "  ".join(cells)).rstrip())
         return lines
 
@@ -126,7 +135,7 @@ def failures(status: Json) -> list[str]:
 
 def services_lines(body: Json, painter: Painter) -> list[str]:
     """Return the table of ``mwctl services``."""
-    head = _head("SERVICE", "STATE", "PID", "RESTARTS", "CONTEXT", "REASON")
+    names = head("SERVICE", "STATE", "PID", "RESTARTS", "CONTEXT", "REASON")
     rows = [
         [
             Cell(clean(each["name"])),
@@ -138,12 +147,12 @@ def services_lines(body: Json, painter: Painter) -> list[str]:
         ]
         for each in body["services"]
     ]
-    return painter.table(rows, head=head) if rows else ["no services"]
+    return painter.table(rows, head=names) if rows else ["no services"]
 
 
 def layers_lines(body: Json, painter: Painter) -> list[str]:
     """Return the table of ``mwctl layers``."""
-    head = _head("LAYER", "VERSION", "ROOT HASH", "VERITY DEVICE", "USED BY")
+    names = head("LAYER", "VERSION", "ROOT HASH", "VERITY DEVICE", "USED BY")
     rows = [
         [
             Cell(clean(each["path"])),
@@ -154,12 +163,12 @@ def layers_lines(body: Json, painter: Painter) -> list[str]:
         ]
         for each in body["layers"]
     ]
-    return painter.table(rows, head=head) if rows else ["no layers are open"]
+    return painter.table(rows, head=names) if rows else ["no layers are open"]
 
 
 def deployments_lines(body: Json, painter: Painter) -> list[str]:
     """Return the table of ``mwctl deployments``."""
-    head = _head("DEPLOYMENT", "STATE", "ID", "GENERATION", "SERVICES", "LAYERS", "REASON")
+    names = head("DEPLOYMENT", "STATE", "ID", "GENERATION", "SERVICES", "LAYERS", "REASON")
     rows = [
         [
             Cell(clean(each["name"])),
@@ -172,7 +181,7 @@ def deployments_lines(body: Json, painter: Painter) -> list[str]:
         ]
         for each in body["deployments"]
     ]
-    return painter.table(rows, head=head) if rows else ["no deployments"]
+    return painter.table(rows, head=names) if rows else ["no deployments"]
 
 
 def trust_lines(trust: Json, painter: Painter, *, date: Any) -> list[str]:
@@ -270,7 +279,8 @@ def _state(state: str) -> Cell:
     return Cell(clean(state), STYLE_OF_STATE.get(state, "busy"))
 
 
-def _head(*names: str) -> list[Cell]:
+def head(*names: str) -> list[Cell]:
+    """Return *names* as the head of a table."""
     return [Cell(name, "faint") for name in names]
 
 

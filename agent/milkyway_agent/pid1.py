@@ -124,7 +124,11 @@ class Agent:
 
     def services(self) -> list[ServiceStatus]:
         """Return all services: the supervisor's, and the agent's own programs."""
-        return self.supervisor.status() + (self._programs.statuses() if self._programs else [])
+        return self.supervisor.status() + self.own_programs()
+
+    def own_programs(self) -> list[ServiceStatus]:
+        """Return the agent's own programs that run now, as services."""
+        return self._programs.statuses() if self._programs else []
 
     # --- the phases of the boot ------------------------------------------------------------------------------------------
 
@@ -240,7 +244,7 @@ class Agent:
     def _supervise(self, name: str, program: Program, restart: Restart) -> None:
         service = Service(name=name, command=list(program.command), restart=restart)
         self.supervisor.add(Definition(name, service, Launched(program, f"{GROUPS}/{name}", self.reaper)))
-        self.supervisor.start(name)
+        self.supervisor.start(name, by="the boot")
 
     async def _start_program(self, name: str, descriptors: dict[int, int]) -> local_api.FrontProcess:
         return await self._programs_().start(name, descriptors)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from milkyway_agent.api_logs import open_log
 from milkyway_agent.api_types import Applied, LogLine, LogQuery
-from milkyway_agent.machine import VERSION
+from milkyway_agent.machine import BY, VERSION
+from milkyway_agent.observation import Observation
 from milkyway_agent.programs import pss_bytes
 from milkyway_agent.system import kernel, selinux
 from milkyway_formats.errors import RefusedError, UnavailableError
@@ -27,6 +28,7 @@ class SupervisedMachine:
     def __init__(self, supervision: Supervision) -> None:
         self._supervision = supervision
         self._supervisor = supervision.supervisor
+        self.view = Observation(supervision.supervisor, supervision.log, version=VERSION)
 
     async def status(self) -> Status:
         """Return the services and their supervisor; there is no root, no slot and no trust to speak of."""
@@ -57,20 +59,29 @@ class SupervisedMachine:
 
     async def start(self, service: str) -> ServiceStatus:
         """Start a service."""
-        self._supervisor.start(service)
+        self.view.check_name("start", service)
+        self._supervisor.start(service, by=BY)
         await self._supervisor.wait_state(service, "started", "failed", "armed")
         return self._supervisor.status_of(service)
 
     async def stop(self, service: str) -> ServiceStatus:
         """Stop a service."""
-        await self._supervisor.stop(service)
+        self.view.check_name("stop", service)
+        await self._supervisor.stop(service, by=BY)
         return self._supervisor.status_of(service)
 
     async def restart(self, service: str) -> ServiceStatus:
         """Stop a service and start it again."""
-        self._supervisor.restart(service)
+        self.view.check_name("restart", service)
+        self._supervisor.restart(service, by=BY)
         await self._supervisor.wait_state(service, "stopping", "starting", "failed")
         await self._supervisor.wait_state(service, "started", "failed", "armed")
+        return self._supervisor.status_of(service)
+
+    async def reload(self, service: str) -> ServiceStatus:
+        """Have a service read its configuration again."""
+        self.view.check_name("reload", service)
+        self._supervisor.reload(service)
         return self._supervisor.status_of(service)
 
     async def apply(self, envelope_fd: int, *, change: bool) -> Applied:  # noqa: ARG002 (the protocol's signature)
@@ -86,5 +97,5 @@ class SupervisedMachine:
         self._supervision.end()
 
     async def reexec(self) -> None:
-        """Become the newest version of the program."""
+        """Begin to become the newest version of the program, once it has answered that it can take over."""
         await self._supervision.reexecute()

@@ -36,6 +36,7 @@ from milkyway_formats.service import Service
 DEFAULT = "default"
 STOP_SECONDS = 90.0
 REST_SECONDS = 10.0
+ANSWER_SECONDS = 0.05
 WARNING = 4
 
 
@@ -64,6 +65,7 @@ class Supervision:
 
     def __init__(self, options: Options, begun: Early, log: Log) -> None:
         self.lives = False
+        self._clock_offset = 0.0  # of trio's clock against the monotonic one
         self.log = log
         self.options = options
         self._begun = begun
@@ -71,6 +73,7 @@ class Supervision:
         self._runtime = Path(options.runtime)
         self._old = OldProgram()
         self._end = trio.Event()
+        self._renewal = trio.Event()
         self.reaper = Reaper(log)
         self._stamps_directory = os.open(
             _state_directory(self._directory, self._runtime), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -92,23 +95,23 @@ class Supervision:
         services = kept.definitions if kept else self._read()
         if os.getpid() != 1:
             reaper.set_child_subreaper(True)
-        if self.options.logs:
-            self.log.open_files(FileSink(self.options.logs))
+        self._open_log()
         self.supervisor.add(*(self.definition(service) for service in services))
+        self._clock_offset = trio.current_time() - time.monotonic()
         async with trio.open_nursery() as nursery:
             await nursery.start(self.supervisor.run)
             nursery.start_soon(self.reaper.run)
             nursery.start_soon(keep, "log", self.log.keep_files, self.log.note)
             nursery.start_soon(keep, "signals", self._heed_signals, self.log.note)
+            nursery.start_soon(keep, "renewal", self._renew, self.log.note)
             nursery.start_soon(keep, "local-api", self._serve_api, self.log.note)
             self.lives = True
             if kept:
                 self._places.users = DynamicUsers(kept.users)
-                self.supervisor.restore(kept.services)
-                self.log.note("supervisor_re_executed", services=len(services))
+                self._go_on(kept)
             else:
                 self._take_over()
-                self.supervisor.start(*self._wanted(services))
+                self.supervisor.start(*self._wanted(services), by="the boot")
             await self._end.wait()
             with trio.move_on_after(STOP_SECONDS) as stopping:
                 await self.supervisor.stop_all()
@@ -119,6 +122,15 @@ class Supervision:
             nursery.cancel_scope.cancel()
         self._clear_up()
         return ExitCode.OK
+
+    def _go_on(self, kept: KeptState) -> None:
+        """Go on from where the program before this one has left. What it was about to start when it failed is started anew."""
+        self.supervisor.restore(kept.services)
+        lost = {service.name for service in kept.definitions} - {one.name for one in kept.services}
+        for name in lost:
+            self.supervisor.attended(name).definition.starter.kill()
+        self.supervisor.start(*lost, by="a supervisor that has failed")
+        self.log.note("supervisor_re_executed", services=len(kept.definitions))
 
     def definition(self, service: Service) -> Definition:
         """Return *service* as this supervisor runs it."""
@@ -131,26 +143,50 @@ class Supervision:
         self._end.set()
 
     async def reexecute(self) -> None:
-        """Become the newest version of this program. Raises UnavailableError, and then all is as before."""
-        with trio.move_on_after(REST_SECONDS) as waiting:
-            await self.supervisor.wait_at_rest()
-        if waiting.cancelled_caught:
-            raise UnavailableError("cannot re-execute: services are being started or cleared away without end")
+        """Have the newest version of this program say that it can take over; it does so soon after this returns.
+
+        Raises UnavailableError when it can't: then all is as before.
+        """
+        await self._wait_at_rest()
         descriptor = reexecution.write_state(self._state())
         try:
             await reexecution.check(descriptor, self.reaper)
         finally:
             os.close(descriptor)
-        with trio.CancelScope(shield=True):
-            await self.supervisor.wait_at_rest()
+        self._renewal.set()
+
+    async def _renew(self) -> None:
+        """Become the new program as soon as it has said that it can, and whoever asked has their answer."""
+        while True:
+            await self._renewal.wait()
+            self._renewal = trio.Event()
+            await trio.sleep(ANSWER_SECONDS)
+            await self._wait_at_rest()
             self.become_anew()
 
+    async def _wait_at_rest(self) -> None:
+        with trio.move_on_after(REST_SECONDS) as waiting:
+            await self.supervisor.wait_at_rest()
+        if waiting.cancelled_caught:
+            raise UnavailableError("cannot re-execute: services are being started or cleared away without end")
+
     def become_anew(self) -> None:
-        """Execute this program with all that is known. Raises OSError, or does not return."""
+        """Execute this program with all that is known. Raises OSError, and then all is as before, or does not return.
+
+        The launchers end with their sockets, which are closed on execution; the new program starts others.
+        """
         state = self._state()
+        descriptor = reexecution.write_state(state)
         self.log.close_files()
-        self._begun.launcher.close()
-        reexecution.execute(state, reexecution.write_state(state), self._old)
+        try:
+            reexecution.execute(state, descriptor, self._old)
+        finally:
+            os.close(descriptor)
+            self._open_log()
+
+    def _open_log(self) -> None:
+        if self.options.logs:
+            self.log.open_files(FileSink(self.options.logs))
 
     # --- the beginning -------------------------------------------------------------------------------------------------
 
@@ -197,7 +233,8 @@ class Supervision:
         return KeptState(
             format="milkyway.supervisor/1",
             definitions=services,
-            services=self.supervisor.keep(),
+            # Not trio.current_time(): after a failure trio does not run any more.
+            services=self.supervisor.keep(time.monotonic() + self._clock_offset),
             users=dict(self._places.users.held),
         )
 
@@ -214,7 +251,9 @@ class Supervision:
         """Take the definitions as they are now: only what changed restarts. What can't be used changes nothing."""
         try:
             services = await trio.to_thread.run_sync(self._read)
-            await self.supervisor.replace({service.name: self.definition(service) for service in services})
+            changes = await self.supervisor.replace({service.name: self.definition(service) for service in services})
+            wanted = self._wanted(services)
+            self.supervisor.start(*(name for name in wanted if name in changes.added), by="a changed directory")
         except MilkyWayError as error:
             self.log.note("definitions_refused", why=str(error))
 

@@ -16,6 +16,7 @@ from milkyway_agent.attended import AT_ONCE, Attended, Change, Run
 from milkyway_agent.attended import Definition as Definition
 from milkyway_agent.connections import Connections
 from milkyway_agent.core.dependencies import Changes, Graph, changed
+from milkyway_agent.core.explanation import Origin, origins
 from milkyway_agent.core.service_state import Event, Row, has_process, satisfies
 from milkyway_agent.definition_checks import check
 from milkyway_agent.kept_state import KeptService, keep
@@ -93,10 +94,13 @@ class Supervisor:
         while any(one.busy for one in self._services.values()):
             await self._lives.change()
 
-    def keep(self) -> list[KeptService]:
-        """Return all that is known, for ``restore`` in the program that replaces this one. Nothing may be under way."""
+    def keep(self, now: float) -> list[KeptService]:
+        """Return all that is known at *now* of trio's clock, for ``restore`` in the program that replaces this one.
+
+        What is under way is not in it: wait for ``wait_at_rest`` before, if there is time.
+        """
         pasts = {name: self._lives.triggers.pasts(one) for name, one in self._services.items()}
-        return keep([one for one in self._services.values() if not one.busy], pasts)
+        return keep([one for one in self._services.values() if not one.busy], pasts, now)
 
     def restore(self, services: Iterable[KeptService]) -> None:
         """Go on from what ``keep`` returned. The same services were added; the supervisor runs, and has started nothing."""
@@ -244,10 +248,14 @@ class Supervisor:
 
     # --- what they do --------------------------------------------------------------------------------------------------
 
-    def start(self, *names: str) -> None:
-        """Want services, and what they require and want, to run; what they conflict with is stopped."""
+    def start(self, *names: str, by: str = "") -> None:
+        """Want services, and what they require and want, to run; what they conflict with is stopped. *by*: who asks."""
         for name in names:
             self._find(name)
+        for other, origin in origins(names, self.graph.pulled_in(*names), self.graph.parts, by).items():
+            one = self._services[other]
+            if origin.kind == "asked" or not one.row.wanted or not one.origin.kind:
+                one.origin = origin
         self._pull_in(*names)
         for name in names:
             self._lives.post(self._services[name], Event.WANTED)
@@ -259,9 +267,10 @@ class Supervisor:
             if other not in names:
                 self._lives.post(self._services[other], Event.WANTED)
 
-    async def stop(self, name: str) -> None:
-        """Stop a service, after those that can't run without it; return when it is stopped."""
+    async def stop(self, name: str, by: str = "") -> None:
+        """Stop a service, after those that can't run without it; return when it is stopped. *by*: who asks."""
         one = self._find(name)
+        one.origin = Origin("stopped", by)
         async with self._held(self._with_dependents([name]) - {name}):
             one.leaving += 1
             try:
@@ -273,9 +282,11 @@ class Supervisor:
     def _with_dependents(self, names: Collection[str]) -> set[str]:
         return {*names, *(other for name in names for other in self.graph.dependents(name))}
 
-    def restart(self, name: str) -> None:
-        """Stop and start a service, which does not wait for its trigger then; one that does not run is started."""
+    def restart(self, name: str, by: str = "") -> None:
+        """Stop and start a service, not waiting for its trigger; one that does not run is started. *by*: who asks."""
         one = self._find(name)
+        if not one.row.wanted:
+            one.origin = Origin("asked", by)
         self._displace(name)
         self._lives.post(one, Event.RESTART_ASKED, AT_ONCE)
 
@@ -299,13 +310,18 @@ class Supervisor:
     def _displace(self, name: str) -> None:
         """Stop what conflicts with *name*."""
         for rival in self.graph.conflicting(name):
-            self._lives.post(self._services[rival], Event.UNWANTED)
+            self._lives.unwant(self._services[rival], Origin("displaced", name))
 
     # --- how they are --------------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
         """Return the names of all services."""
         return list(self._services)
+
+    @property
+    def rows(self) -> Mapping[str, Row]:
+        """Where all services are, as it counts for others that wait."""
+        return self._lives.rows
 
     def row(self, name: str) -> Row:
         """Return where the service is in its life."""

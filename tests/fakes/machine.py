@@ -7,8 +7,16 @@ from dataclasses import dataclass, field
 import msgspec
 import trio
 
+from milkyway_agent import metrics
 from milkyway_agent.api_logs import is_wanted
 from milkyway_agent.api_types import Applied, LogLine, LogQuery
+from milkyway_agent.core import explanation, start_times
+from milkyway_agent.core.dependencies import Graph, Needs
+from milkyway_agent.core.explanation import Origin, Seen, Tree, Why
+from milkyway_agent.core.service_state import Event, Row
+from milkyway_agent.core.start_times import Blame, CriticalPath, Times
+from milkyway_agent.figures import Figures, Top, Use
+from milkyway_agent.observation import hint_for
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.report import (
     DeploymentStatus,
@@ -95,6 +103,117 @@ LOG = [
 ]
 
 
+# What the services of the view went through: nginx needs php, which waits for a database that was given up.
+SEEN = {
+    "disk": Seen(
+        row=Row.COMPLETED,
+        since_ms=9_400,
+        kind="oneshot",
+        cause=Event.COMPLETED,
+        origin=Origin("pulled-in", "shop/db"),
+        times=Times(9_000, 9_000, 9_001, 9_400, 9_400),
+    ),
+    "dhcp": Seen(
+        row=Row.STARTED,
+        since_ms=12_500,
+        pid=88,
+        origin=Origin("asked", "the boot"),
+        times=Times(9_000, 9_001, 9_005, 12_500, 12_500),
+    ),
+    "shop/db": Seen(
+        row=Row.FAILED,
+        since_ms=14_000,
+        restarts=9,
+        reason="ended with status 1; given up after 10 starts within 60 s",
+        cause=Event.GAVE_UP,
+        origin=Origin("pulled-in", "shop/php"),
+        times=Times(9_000, 9_400, 9_420, 0, 14_000),
+        requires=("disk",),
+    ),
+    "shop/php": Seen(
+        row=Row.WAITING,
+        since_ms=9_000,
+        origin=Origin("pulled-in", "shop/nginx"),
+        times=Times(9_000),
+        awaits_permission=True,
+        requires=("shop/db",),
+    ),
+    "shop/nginx": Seen(
+        row=Row.WAITING,
+        since_ms=9_000,
+        origin=Origin("asked", "the boot"),
+        times=Times(9_000),
+        awaits_permission=True,
+        requires=("shop/php",),
+        wants=("dhcp",),
+    ),
+    "time": Seen(),
+}
+NOW_MS = 8_040_500
+FIGURES = {
+    "dhcp": Figures(
+        memory_bytes=3 << 20,
+        cpu_usec=1_500_000,
+        tasks=2,
+        read_bytes=4096,
+        written_bytes=0,
+        cpu_pressure=0.0,
+        memory_pressure=12.5,
+        io_pressure=None,
+    )
+}
+
+
+@dataclass
+class FakeView:
+    """Implements ``api_types.View`` over SEEN, by the real explanations; ``top`` counts up by itself."""
+
+    machine: "FakeMachine"
+    asked: int = 0
+
+    @property
+    def graph(self) -> Graph:
+        return Graph({name: Needs(requires=one.requires, wants=one.wants) for name, one in SEEN.items()})
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        return {name: one.row for name, one in SEEN.items()}
+
+    @property
+    def times(self) -> dict[str, Times]:
+        return {name: one.times for name, one in SEEN.items()}
+
+    async def tree(self) -> Tree:
+        return explanation.tree(SEEN, self.graph, self.rows, NOW_MS)
+
+    async def why(self, service: str) -> Why:
+        if service not in SEEN:
+            raise RefusedError(f"cannot explain {service}: there is no such service", hint=hint_for(service, SEEN))
+        return explanation.why(service, SEEN, self.graph, self.rows, NOW_MS)
+
+    async def blame(self) -> Blame:
+        return start_times.blame(self.times, self.machine.state.boot_ms, NOW_MS)
+
+    async def critical_path(self, service: str) -> CriticalPath:
+        target = service or start_times.last_of_boot(self.times)
+        return start_times.critical_path(target, self.times, self.graph.predecessors, 0, NOW_MS)
+
+    async def top(self) -> Top:
+        self.asked += 1
+        grown = {
+            name: msgspec.structs.replace(one, cpu_usec=(one.cpu_usec or 0) + self.asked * 250_000)
+            for name, one in FIGURES.items()
+        }
+        services = [Use(name, one.row.current, one.pid, grown.get(name, Figures())) for name, one in SEEN.items()]
+        return Top(self.asked * 1_000_000, NOW_MS, 2, services)
+
+    async def metrics(self) -> str:
+        return metrics.text(metrics.Scene("0.1.0", NOW_MS, self.machine.state.boot_ms, SEEN, FIGURES))
+
+    async def events(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
+        return self.machine.lines(query, streams=("event",))
+
+
 @dataclass
 class FakeMachine:
     """Implements ``api_types.Machine``; ``calls`` records what it was told to do."""
@@ -108,6 +227,13 @@ class FakeMachine:
     more: trio.Event = field(default_factory=trio.Event)
     broken: Exception | None = None
 
+    @property
+    def view(self) -> FakeView:
+        return self._view
+
+    def __post_init__(self) -> None:
+        self._view = FakeView(self)
+
     async def status(self) -> Status:
         self._fail_if_broken()
         return self.state
@@ -119,7 +245,7 @@ class FakeMachine:
         for name in [*query.names, query.service]:
             if name and not any(each == name or each.startswith(f"{name}/") for each in self._services()):
                 raise RefusedError(f"cannot read logs of {name}: there is no such service")
-        return self._lines(query)
+        return self.lines(query)
 
     async def start(self, service: str) -> ServiceStatus:
         return self._act("start", service, "started")
@@ -130,6 +256,9 @@ class FakeMachine:
     async def restart(self, service: str) -> ServiceStatus:
         return self._act("restart", service, "started")
 
+    async def reload(self, service: str) -> ServiceStatus:
+        return self._act("reload", service, "started")
+
     async def apply(self, envelope_fd: int, *, change: bool) -> Applied:
         data = os.pread(envelope_fd, 1 << 20, 0)
         self.envelopes.append(data)
@@ -137,6 +266,9 @@ class FakeMachine:
         if b"forged" in data:
             raise RefusedError("cannot admit the document: signed by an unknown key", hint="`mwctl trust` lists the keys")
         return Applied(kind="desired", id="e" * 32, version=8)
+
+    async def reexec(self) -> None:
+        self.calls.append(("reexec", ""))
 
     async def reboot(self) -> None:
         self.calls.append(("reboot", ""))
@@ -150,10 +282,10 @@ class FakeMachine:
         self.more.set()
         self.more = trio.Event()
 
-    async def _lines(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
+    async def lines(self, query: LogQuery, streams: tuple[str, ...] = ("output", "event")) -> AsyncGenerator[LogLine, None]:
         self.followers += query.follow
         try:
-            chosen = [line for line in self.log if self._wanted(line, query)]
+            chosen = [line for line in self.log if line.stream in streams and self._wanted(line, query)]
             seen = len(self.log)
             for line in chosen[len(chosen) - query.lines if query.lines < len(chosen) else 0 :]:
                 self._fail_if_broken()
@@ -164,7 +296,7 @@ class FakeMachine:
                     await more.wait()
                 fresh, seen = self.log[seen:], len(self.log)
                 for line in fresh:
-                    if self._wanted(line, query):
+                    if line.stream in streams and self._wanted(line, query):
                         yield line
         finally:
             self.followers -= query.follow

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+import msgspec
 import pytest
 import trio
 
@@ -51,8 +52,6 @@ async def test_status_as_json_is_the_status_document_with_every_field() -> None:
         shown = json.loads(out)
         assert shown["slot"] is None
         assert shown["boot_failures"] == []
-        import msgspec
-
         assert msgspec.convert(shown, Status) == STATUS
 
 
@@ -64,17 +63,84 @@ async def test_every_command_does_what_it_says() -> None:
         assert "ada, grace" in (await api.mwctl("trust"))[1]
         assert await api.mwctl("restart", "web/nginx") == (0, "web/nginx is started, pid 500 (after restart)\n", "")
         assert await api.mwctl("stop", "dhcp") == (0, "dhcp is stopped (after stop)\n", "")
+        assert await api.mwctl("reload", "dhcp") == (0, "dhcp is started, pid 500 (after reload)\n", "")
+        assert await api.mwctl("reexec") == (0, "re-executing the agent\n", "")
         assert await api.mwctl("start", "web/nginx") == (0, "web/nginx is started, pid 500 (after start)\n", "")
         assert await api.mwctl("reboot") == (0, "rebooting\n", "")
         assert await api.mwctl("--json", "poweroff") == (0, '{\n  "accepted": "poweroff"\n}\n', "")
         assert api.machine.calls == [
             ("restart", "web/nginx"),
             ("stop", "dhcp"),
+            ("reload", "dhcp"),
+            ("reexec", ""),
             ("start", "web/nginx"),
             ("reboot", ""),
             ("poweroff", ""),
         ]
         assert len(api.fronts.started) == 1
+
+
+async def test_every_view_is_shown_and_comes_as_json() -> None:
+    async with running_api() as api:
+        for arguments, word in (
+            (("tree",), "└─ dhcp (optional)"),
+            (("why", "shop/nginx"), "which has failed"),
+            (("blame",), "phases of the boot"),
+            (("critical-path",), "dhcp was ready"),
+            (("critical-path", "shop/nginx"), "shop/nginx is not ready yet"),
+            (("top",), "CPU WAIT %"),
+            (("top", "--once", "--sort", "name"), "CPU %"),
+            (("events",), "upstream gone"),
+        ):
+            code, out, err = await api.mwctl(*arguments)
+            assert (code, err) == (0, ""), arguments
+            assert word in out, arguments
+            assert "\x1b" not in out, arguments
+            code, out, _ = await api.mwctl(*arguments, "--json")
+            assert code == 0
+            assert json.loads(out), arguments
+        code, out, _ = await api.mwctl("metrics")
+        assert code == 0
+        assert out.startswith("# HELP milkyway_info ")
+        assert not out.endswith("\n\n")
+
+
+async def test_a_mistyped_name_is_one_line_and_a_hint() -> None:
+    async with running_api() as api:
+        for arguments, message in (
+            (("why", "nginx"), "cannot explain nginx: there is no such service\nhint: did you mean shop/nginx?\n"),
+            (("why", "dhpc"), "cannot explain dhpc: there is no such service\nhint: did you mean dhcp?\n"),
+            (
+                ("tree", "x"),
+                "cannot show the tree of x: there is no such service\nhint: `mwctl tree` without a name shows all\n",
+            ),
+        ):
+            assert await api.mwctl(*arguments) == (3, "", message)
+
+
+async def test_metrics_are_text_whether_they_are_short_or_long_and_failures_are_json() -> None:
+    async with running_api() as api:
+        answer = await api.raw(GET_STATUS.replace(b"status", b"metrics"))
+        assert b"\r\ncontent-type: text/plain; version=0.0.4" in answer.lower()
+        api.machine.state = msgspec.structs.replace(STATUS, boot_ms={f"phase-{number}": number for number in range(3000)})
+        answer = await api.raw(GET_STATUS.replace(b"status", b"metrics"))
+        assert b"\r\ncontent-type: text/plain; version=0.0.4" in answer.lower()
+        assert answer.endswith(b"\n")
+        assert b'phase="phase-2999"' in answer
+        answer = await api.raw(GET_STATUS.replace(b"status", b"why/nowhere"))
+        assert status_of(answer) == 409
+        assert b"\r\ncontent-type: application/json" in answer.lower()
+
+
+async def test_a_service_is_reloaded_by_the_group_and_the_agent_re_executed_by_root_alone() -> None:
+    async with running_api(group=GROUP) as api:
+        assert (await api.mwctl("reload", "dhcp", user=NOBODY, group=GROUP))[0] == 0
+        code, _, err = await api.mwctl("reexec", user=NOBODY, group=GROUP)
+        assert (code, err.splitlines()[0]) == (3, "cannot re-execute the agent: only root may")
+        code, _, err = await api.mwctl("top", user=NOBODY, group=NOBODY)
+        assert code == 3
+        assert err.startswith(f"cannot show what services use: user {NOBODY} is neither root")
+        assert api.machine.calls == [("reload", "dhcp")]
 
 
 async def test_apply_hands_over_exactly_the_bytes_and_says_what_became_of_them() -> None:
@@ -290,8 +356,6 @@ async def test_several_requests_follow_each_other_on_one_connection() -> None:
 
 
 async def test_a_long_status_comes_whole() -> None:
-    import msgspec
-
     long = msgspec.structs.replace(STATUS, processes=STATUS.processes * 3000)
     async with running_api(FakeMachine(state=long)) as api:
         code, out, _ = await api.mwctl("status", "--json")

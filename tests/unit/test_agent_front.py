@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock, memory_stream_pair
 
 from milkyway_agent.front import Conversation
-from milkyway_agent.front_routes import DO, READ, HttpRefusedError, Route, route
+from milkyway_agent.front_routes import DO, READ, HttpRefusedError, Route, content_type, route
 from milkyway_agent.messages import ApiAnswer
 
 
@@ -21,6 +21,10 @@ from milkyway_agent.messages import ApiAnswer
         ("POST", "/v1/services/web%2Fnginx/start", Route("start", "web/nginx", {})),
         ("GET", "/v1/logs?service=web%2Fnginx&follow=1", Route("logs", "", {"service": "web/nginx", "follow": "1"})),
         ("GET", "/v1/logs?names=web%2Cdhcp&priority=err", Route("logs", "", {"names": "web,dhcp", "priority": "err"})),
+        ("GET", "/v1/why/web/nginx", Route("why", "web/nginx", {})),
+        ("GET", "/v1/critical-path?service=web%2Fnginx", Route("critical-path", "", {"service": "web/nginx"})),
+        ("GET", "/v1/events?names=web&follow=1", Route("events", "", {"names": "web", "follow": "1"})),
+        ("POST", "/v1/services/web/nginx/reload", Route("reload", "web/nginx", {})),
         ("GET", "/v1/logs?since=1&until=2", Route("logs", "", {"since": "1", "until": "2"})),
     ],
 )
@@ -40,6 +44,12 @@ def test_a_url_asks_for_one_thing(method: str, target: str, asked: Route) -> Non
         ("POST", "/v1/services/%ff/restart", 400, "cannot read the URL: 'utf-8' codec can't decode"),
         ("GET", "/v1/logs?lines", 400, "cannot read the URL: bad query field"),
         ("GET", "/v1/logs?" + "&".join(f"a{n}=1" for n in range(17)), 400, "cannot read the URL: Max number of fields"),
+        ("GET", "/v1/why", 404, "cannot find '/v1/why': no such path"),
+        ("GET", "/v1/why/", 404, "cannot find '/v1/why/': no such path"),
+        ("POST", "/v1/why/dhcp", 405, "cannot POST /v1/why/dhcp: it takes GET"),
+        ("GET", "/v1/reexec", 405, "cannot GET /v1/reexec: it takes POST"),
+        ("GET", "/v1/tree?service=dhcp", 400, "cannot GET /v1/tree: unknown parameter 'service'"),
+        ("GET", "/v1/critical-path?names=dhcp", 400, "cannot GET /v1/critical-path: unknown parameter 'names'"),
         ("POST", "/v1/reboot?now=1", 400, "cannot POST /v1/reboot: unknown parameter 'now'"),
         ("GET", "/v1/logs?service=" + "a" * 257, 400, "cannot GET /v1/logs: longer than 256 characters"),
     ],
@@ -49,6 +59,12 @@ def test_a_url_that_asks_for_nothing_we_have_is_refused(method: str, target: str
         route(method, target)
     assert caught.value.status == status
     assert str(caught.value).startswith(message)
+
+
+def test_an_answer_is_what_its_verb_says_and_a_failure_json() -> None:
+    assert content_type("metrics", 200).startswith("text/plain; version=0.0.4")
+    assert content_type("events", 200) == content_type("logs", 200) == "application/x-ndjson"
+    assert content_type("tree", 200) == content_type("metrics", 403) == content_type("events", 409) == "application/json"
 
 
 class FakePid1:

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from milkyway_agent.api_answers import Answers
-from milkyway_agent.api_logs import open_log
+from milkyway_agent.api_logs import open_events, open_log
 from milkyway_agent.api_types import (
     CLASS_OF_VERB,
     ForbiddenError,
@@ -37,7 +37,11 @@ GROUP = 4711
 ROOT = Peer(pid=1, uid=0, groups=frozenset({0}))
 MEMBER = Peer(pid=2, uid=1000, groups=frozenset({100, GROUP}))
 STRANGER = Peer(pid=3, uid=1001, groups=frozenset({100}))
-FOR_MEMBERS = {"status", "services", "layers", "deployments", "trust", "logs", "start", "stop", "restart", "apply"}
+FOR_MEMBERS = {
+    *("status", "services", "layers", "deployments", "trust", "logs"),
+    *("tree", "why", "blame", "critical-path", "top", "metrics", "events"),
+    *("start", "stop", "restart", "reload", "apply"),
+}
 
 
 def allowed(peer: Peer, *, group: int | None = GROUP) -> set[str]:
@@ -279,6 +283,44 @@ async def test_a_follower_sees_what_is_grave_enough_and_nothing_else() -> None:
     log.note_lines("web/nginx", [(3, "bad")])
     assert [(await anext(lines)).text for _ in range(2)] == ["grave", "bad"]
     await lines.aclose()
+
+
+async def test_events_are_all_but_what_services_wrote_in_the_past_and_in_what_follows() -> None:
+    log = a_log()
+    events = open_events(log, LogQuery(names=["web", "agent"], lines=2, follow=True), ["dhcp", "web/nginx"])
+    assert [(await anext(events)).event for _ in range(2)] == ["boot_began", "service_failed"]
+    log.note_lines("web/nginx", [(6, "output")])
+    log.note("service_state_changed", service="dhcp", was="idle", now="waiting")
+    log.note("service_state_changed", service="web/nginx", was="failed", now="waiting")
+    event = await anext(events)
+    assert (event.service, event.facts) == ("web/nginx", {"was": "failed", "now": "waiting"})
+    await events.aclose()
+
+
+async def test_each_view_is_asked_for_by_its_verb() -> None:
+    answers = Answers(FakeMachine(), Events(), group=None, local=lambda: "read")
+
+    async def ask(verb: ApiVerb, argument: str = "", **parameters: str) -> bytes:
+        request = ApiRequest(request=1, connection=1, verb=verb, argument=argument, parameters=parameters)
+        answer = await answers.answer(request, ROOT, [])
+        assert answer.status == 200
+        return answer.body
+
+    assert json.loads(await ask("tree"))["roots"] == ["shop/nginx", "time"]
+    assert json.loads(await ask("why", "shop/db"))["holds_back"] == ["shop/php"]
+    assert json.loads(await ask("blame"))["services"][0]["service"] == "shop/db"
+    assert json.loads(await ask("critical-path"))["target"] == "dhcp"
+    assert json.loads(await ask("critical-path", service="disk"))["target"] == "disk"
+    assert json.loads(await ask("top"))["services"][1]["figures"]["tasks"] == 2
+    assert (await ask("metrics")).startswith(b"# HELP milkyway_info ")
+    assert json.loads(await ask("reload", "dhcp"))["state"] == "started"
+
+
+async def test_why_of_what_is_no_name_is_refused_before_the_machine_is_asked() -> None:
+    answers = Answers(FakeMachine(), Events(), group=None, local=lambda: "read")
+    answer = await answers.answer(ApiRequest(request=1, connection=1, verb="why", argument="../x"), ROOT, [])
+    assert answer.status == 400
+    assert json.loads(answer.body)["error"]["message"] == "cannot explain '../x': not the name of a service"
 
 
 async def test_several_names_are_any_of_them_and_a_deployment_is_all_its_services() -> None:

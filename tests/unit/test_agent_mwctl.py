@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from milkyway_agent import mwctl
+from milkyway_agent import mwctl, mwctl_commands
 from milkyway_agent.api_types import layers_of, plain, services_of
 from milkyway_agent.mwctl_screen import (
     Json,
@@ -217,7 +217,7 @@ def test_ordinary_text_stays_as_it_is() -> None:
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    for action in mwctl.make_parser()._actions:
+    for action in mwctl_commands.make_parser()._actions:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     raise AssertionError("mwctl has no commands")
@@ -226,16 +226,17 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 def test_every_command_has_help_with_an_example_that_it_takes() -> None:
     assert set(commands()) == {
         *("status", "services", "layers", "deployments", "trust", "logs"),
-        *("start", "stop", "restart", "apply", "reboot", "poweroff"),
+        *("tree", "why", "blame", "critical-path", "top", "metrics", "events"),
+        *("start", "stop", "restart", "reload", "apply", "reexec", "reboot", "poweroff"),
     }
     for name, parser in commands().items():
         example = parser.format_help().rpartition("example: mwctl ")[2].split()
-        assert mwctl.make_parser().parse_args(example).verb == name
+        assert mwctl_commands.make_parser().parse_args(example).verb == name
 
 
 @pytest.mark.parametrize("arguments", [["--json", "status"], ["status", "--json"]])
 def test_json_may_stand_before_and_after_the_command(arguments: list[str]) -> None:
-    assert mwctl.make_parser().parse_args(arguments).json is True
+    assert mwctl_commands.make_parser().parse_args(arguments).json is True
 
 
 @pytest.mark.parametrize(

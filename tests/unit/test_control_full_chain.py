@@ -5,6 +5,7 @@ from where its ``TrustLink`` ends, and runs nothing of what it is told to run.
 """
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -91,8 +92,9 @@ class PlayedPid1:
 
     async def _start(self, name: str, descriptors: dict[int, int]) -> Started:
         # Copies at high numbers first: the child's numbers may be taken by descriptors that are still needed.
-        moves = "".join(f"os.dup2({100 + number}, {number});" for number in descriptors)
-        copies = [os.dup2(ours, 100 + number, inheritable=True) for number, ours in descriptors.items()]
+        # Copies above any number that a child's descriptor has, wherever in this process there is room.
+        copies = [fcntl.fcntl(ours, fcntl.F_DUPFD, 100) for ours in descriptors.values()]
+        moves = "".join(f"os.dup2({copy}, {number});" for copy, number in zip(copies, descriptors, strict=True))
         program = f"import os; {moves} from milkyway_agent import {name}; {name}.main()"
         arguments = [str(self.vendor_root)] if name == "verifier" else []
         try:

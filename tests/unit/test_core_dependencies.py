@@ -246,6 +246,7 @@ def test_a_change_of_definitions_names_who_comes_goes_and_changes() -> None:
 
 
 OTHERWISE: dict[str, Any] = {
+    "stored_descriptors": 1,
     "name": "shop",
     "command": ["/bin/shop"],
     "type": "oneshot",
@@ -290,3 +291,14 @@ def test_a_service_that_gains_its_first_timer_or_loses_its_last_restarts() -> No
     timed = msgspec.structs.replace(WEB, timers=[Timer(after_end_ms=1)])
     assert changed({"web": WEB}, {"web": timed}).restarted == ("web",)
     assert changed({"web": timed}, {"web": WEB}).restarted == ("web",)
+
+
+def test_who_merely_comes_after_does_not_wait_for_what_waits_in_vain() -> None:
+    """ "worker" wants "queue", which requires "cache", which has failed: the worker starts without its queue."""
+    needs = {"cache": Needs(), "queue": Needs(requires=("cache",)), "worker": Needs(wants=("queue",))}
+    graph = Graph(needs)
+    rows = {"cache": Row.STARTING, "queue": Row.WAITING, "worker": Row.WAITING}
+    assert graph.holding_back("worker", rows) == ["comes after queue, which is waiting"]
+    for given_up in (Row.FAILED, Row.IDLE):
+        assert graph.holding_back("worker", {**rows, "cache": given_up}) == []
+    assert graph.holding_back("worker", {"queue": Row.WAITING, "worker": Row.WAITING}) == []

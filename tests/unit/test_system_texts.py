@@ -1,10 +1,12 @@
 """What the kernel writes and what it is told, as text and structures: no call is made here."""
 
 import struct
+from pathlib import Path
 
 import pytest
 
-from milkyway_agent.system import console, kernel, loop, mounts, processes, verity
+from milkyway_agent.figures import Figures, read_figures
+from milkyway_agent.system import cgroups, console, kernel, loop, mounts, processes, verity
 
 HASH = "ab" * 32
 LINE = f"console=ttyS0 security=selinux milkyway.slot=a milkyway.roothash={HASH} milkyway.salt={HASH} milkyway.blocks=9000"
@@ -47,6 +49,25 @@ def test_mounts_are_read_with_optional_fields_and_escapes() -> None:
 def test_a_process_may_be_called_anything() -> None:
     rest = " ".join(["S", "7", *["0"] * 17, "4711", "0"])
     assert processes.parse_stat(f"42 (a) b (c d) {rest}") == (42, "a) b (c d", "S", 7, 4711)
+
+
+def test_figures_of_groups_are_read() -> None:
+    assert cgroups.parse_keyed("usage_usec 1500\nuser_usec 7\nnice\n") == {"usage_usec": 1500, "user_usec": 7}
+    text = "254:0 rbytes=100 wbytes=7 rios=1 wios=1 dbytes=0 dios=0\n254:16 rbytes=11 wbytes=0 rios=1\n"
+    assert cgroups.parse_io_stat(text) == (111, 7)
+    assert cgroups.parse_io_stat("") == (0, 0)
+    assert cgroups.parse_pressure("some avg10=12.34 avg60=0.00 avg300=0.00 total=9\nfull avg10=1.00 total=1\n") == 12.34
+    assert cgroups.parse_pressure("") is None
+
+
+def test_figures_that_are_not_there_are_none(tmp_path: Path) -> None:
+    (tmp_path / "memory.current").write_text("4096\n")
+    (tmp_path / "cpu.stat").write_text("usage_usec 5\n")
+    group = str(tmp_path)
+    assert (cgroups.memory_current(group), cgroups.cpu_usage_usec(group)) == (4096, 5)
+    assert (cgroups.pids_current(group), cgroups.io_stat(group), cgroups.pressure(group, "io")) == (None, None, None)
+    assert read_figures(group) == Figures(memory_bytes=4096, cpu_usec=5)
+    assert read_figures(f"{group}/gone") == Figures()
 
 
 def test_listeners_are_found_by_port_and_state() -> None:

@@ -11,7 +11,7 @@ who ask once.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from milkyway_agent.core.restart import is_triggered
 from milkyway_agent.core.service_state import Row, has_process, satisfies
@@ -40,6 +40,18 @@ def needs_of(service: Service, prefix: str = "") -> Needs:
     )
 
 
+class Obstacle(NamedTuple):
+    """One service that keeps another from starting; *row* is None where it is not there at all."""
+
+    relation: Literal["requires", "comes after", "conflicts with"]
+    other: str
+    row: Row | None
+
+    def describe(self) -> str:
+        """Return it for people."""
+        return f"{self.relation} {self.other}, which is {self.row.label if self.row else 'not there'}"
+
+
 class CycleError(RefusedError):
     """Services wait for one another in a ring; the message names all of it."""
 
@@ -48,6 +60,8 @@ class CycleError(RefusedError):
 _UNSETTLED = frozenset({Row.WAITING, Row.STARTING, Row.RESTARTING, Row.FALTERING})
 
 
+# Nobody is bringing these up.
+_GIVEN_UP = frozenset({Row.IDLE, Row.FAILED})
 _Edges = dict[str, dict[str, None]]
 
 
@@ -162,25 +176,43 @@ class Graph:
         kept = set(self.pulled_in(name))
         return tuple(other for wave in reversed(self.waves()) for other in reversed(wave) if other not in kept)
 
-    def holding_back(self, name: str, rows: Mapping[str, Row]) -> list[str]:
-        """Return why *name* may not start now, as sentences; none: it may."""
-        reasons = []
+    def obstacles(self, name: str, rows: Mapping[str, Row]) -> list[Obstacle]:
+        """Return what keeps *name* from starting now; nothing: it may."""
+        found = []
         requires = self._needs[name].requires
         for other in requires:
             row = rows.get(other)
-            if row is None:
-                reasons.append(f"requires {other}, which is not there")
-            elif not satisfies(row):
-                reasons.append(f"requires {other}, which is {row.label}")
+            if row is None or not satisfies(row):
+                found.append(Obstacle("requires", other, row))
         for other in self._earlier.get(name, ()):
-            if other not in requires and rows.get(other) in _UNSETTLED:
-                reasons.append(f"comes after {other}, which is {rows[other].label}")
+            if other not in requires and rows.get(other) in _UNSETTLED and not self._is_stuck(other, rows):
+                found.append(Obstacle("comes after", other, rows[other]))
         for other in self._conflicting.get(name, ()):
             row = rows.get(other)
             # One that waits does not hold back: two that wait for each other to be idle would wait for ever.
             if row is not None and (has_process(row) or satisfies(row)):
-                reasons.append(f"conflicts with {other}, which is {row.label}")
-        return reasons
+                found.append(Obstacle("conflicts with", other, row))
+        return found
+
+    def holding_back(self, name: str, rows: Mapping[str, Row]) -> list[str]:
+        """Return why *name* may not start now, as sentences; none: it may."""
+        return [one.describe() for one in self.obstacles(name, rows)]
+
+    def _is_stuck(self, name: str, rows: Mapping[str, Row]) -> bool:
+        """Tell whether *name* waits for what nobody is bringing up: whoever merely comes after it would wait for ever."""
+        seen: set[str] = set()
+        queue = [name]
+        while queue:
+            one = queue.pop()
+            if one in seen or rows.get(one) is not Row.WAITING or one not in self._needs:
+                continue
+            seen.add(one)
+            for other in self._needs[one].requires:
+                row = rows.get(other)
+                if row is None or row in _GIVEN_UP:
+                    return True
+                queue.append(other)
+        return False
 
     def _descend(self, name: str, entered: set[str], path: list[tuple[str, Iterator[str]]]) -> None:
         if name in self._needs and name not in entered:

@@ -1,7 +1,19 @@
 """Control groups, version 2: directories and their files (cgroup-v2.rst). Paths are absolute."""
 
+import errno
 import os
 from pathlib import Path
+from typing import NamedTuple
+
+# No such controller here; the group was removed between opening and reading; pressure is switched off (psi=0).
+_ABSENT = frozenset({errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP})
+
+
+class Transferred(NamedTuple):
+    """Bytes that a group has read from and written to block devices."""
+
+    read: int
+    written: int
 
 
 def create(path: str) -> None:
@@ -65,9 +77,60 @@ def set_cpu_weight(path: str, weight: int) -> None:
     _write(f"{path}/cpu.weight", str(weight))
 
 
-def memory_current(path: str) -> int:
-    """Return the bytes that the group is charged with."""
-    return int(Path(path, "memory.current").read_text())
+def memory_current(path: str) -> int | None:
+    """Return the bytes that the group is charged with; None without the controller, as below."""
+    return _number(f"{path}/memory.current")
+
+
+def pids_current(path: str) -> int | None:
+    """Return how many tasks are in the group and below it."""
+    return _number(f"{path}/pids.current")
+
+
+def cpu_usage_usec(path: str) -> int | None:
+    """Return the processor time that the group has used (every group has it, with the controller or without)."""
+    text = _read_if_there(f"{path}/cpu.stat")
+    return None if text is None else parse_keyed(text).get("usage_usec")
+
+
+def io_stat(path: str) -> Transferred | None:
+    """Return what the group has read and written, on all devices."""
+    text = _read_if_there(f"{path}/io.stat")
+    return None if text is None else parse_io_stat(text)
+
+
+def pressure(path: str, resource: str) -> float | None:
+    """Return for how many percent of the last ten seconds some task of the group waited for *resource* (cpu, memory, io)."""
+    text = _read_if_there(f"{path}/{resource}.pressure")
+    return None if text is None else parse_pressure(text)
+
+
+def parse_keyed(text: str) -> dict[str, int]:
+    """Return a flat-keyed file (cpu.stat) as a table."""
+    found = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(" ")
+        if value.isdigit():
+            found[name] = int(value)
+    return found
+
+
+def parse_io_stat(text: str) -> Transferred:
+    """Return the sums over all devices of an io.stat ("254:0 rbytes=1 wbytes=2 rios=…")."""
+    totals = {"rbytes": 0, "wbytes": 0}
+    for word in text.split():
+        name, _, value = word.partition("=")
+        if name in totals and value.isdigit():
+            totals[name] += int(value)
+    return Transferred(totals["rbytes"], totals["wbytes"])
+
+
+def parse_pressure(text: str) -> float | None:
+    """Return avg10 of the line "some" of a pressure file (psi.rst), None where there is none."""
+    for line in text.splitlines():
+        if line.startswith("some avg10="):
+            return float(line[11:].split(" ", 1)[0])
+    return None
 
 
 def of_process(pid: int | str) -> str:
@@ -76,6 +139,25 @@ def of_process(pid: int | str) -> str:
         if line.startswith("0::"):
             return line[3:]
     return ""
+
+
+def _number(path: str) -> int | None:
+    text = _read_if_there(path)
+    return None if text is None else int(text)
+
+
+def _read_if_there(path: str) -> str | None:
+    """Return what is in the file *path*, None where the kernel has no such thing."""
+    try:
+        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(opened, 65536).decode()
+        finally:
+            os.close(opened)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise
 
 
 def _write(path: str, text: str) -> None:

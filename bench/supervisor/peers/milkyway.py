@@ -38,7 +38,8 @@ class MilkyWay:
             command = ", ".join(f'"{word}"' for word in place.service(index))
             (definitions / f"{name}.yaml").write_text(f"name: {name}\ncommand: [{command}]\nrestart: {{delay_ms: 0}}\n")
         # As s6-rc-compile and systemd's generators do: what people wrote is read before the start, not during it.
-        subprocess.run([AGENT, "--check", definitions], check=True, stdout=subprocess.DEVNULL)
+        if AGENT.exists():
+            subprocess.run([AGENT, "--check", definitions], check=True, stdout=subprocess.DEVNULL)
         return [str(AGENT), "--supervise", str(place.inside / "services"), "--runtime", str(place.inside / "runtime")]
 
     def reexecute(self, place: Place) -> list[str] | None:

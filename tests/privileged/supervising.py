@@ -1,0 +1,146 @@
+"""``milkyway-agent --supervise`` as a process of its own, over a directory of definitions, for the tests beside it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from milkyway_agent.system import cgroups
+from tests.privileged.supervised import launch
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 30.0
+
+
+class Supervising:
+    """One supervisor. *program*: the directory with ``milkyway_agent``, so that a test can change it."""
+
+    def __init__(self, place: Path, program: Path) -> None:
+        self.definitions = place / "services"
+        self.runtime = place / "runtime"
+        self.program = program
+        self.definitions.mkdir()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._printed = place / "printed"
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process."""
+        assert self._process is not None, "started before"
+        return self._process.pid
+
+    def define(self, name: str, command: Sequence[str], **fields: object) -> None:
+        """Write a definition (JSON is YAML)."""
+        (self.definitions / f"{name}.yaml").write_text(json.dumps({"name": name, "command": list(command), **fields}))
+
+    def start(self, *options: str) -> None:
+        """Start the supervisor; return when it answers."""
+        words = [
+            *self._words("__main__"),
+            "--supervise",
+            str(self.definitions),
+            "--runtime",
+            str(self.runtime),
+            "--verbose",
+            *options,
+        ]
+        environment = {**os.environ, "MILKYWAY_LAUNCH": launch()}
+        with self._printed.open("ab") as printed:
+            self._process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT, env=environment
+            )
+        self.wait_until(lambda: self.ask("services")[0] == 0, "its answer")
+
+    def ask(self, *words: str) -> tuple[int, str]:
+        """Run ``mwctl`` with *words* against it; return its exit code and what it printed."""
+        command = [*self._words("mwctl"), "--socket", str(self.runtime / "mwctl.sock"), *words]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    def services(self) -> dict[str, dict[str, Any]]:
+        """Return all services by name, as ``mwctl services --json`` shows them."""
+        code, said = self.ask("services", "--json")
+        assert code == 0, said
+        return {one["name"]: one for one in json.loads(said)["services"]}
+
+    def printed(self) -> str:
+        """Return what it has printed so far."""
+        return self._printed.read_text(errors="replace")
+
+    def wait_until(self, what: Any, why: str) -> Any:
+        """Look until *what* returns something true, and return that."""
+        deadline = time.monotonic() + SECONDS
+        while not (found := what()):
+            assert time.monotonic() < deadline, f"not within {SECONDS:.0f} s: {why}\n{self.printed()[-3000:]}"
+            assert self._process is None or self._process.poll() is None, f"the supervisor has ended\n{self.printed()[-3000:]}"
+            os.sched_yield()
+        return found
+
+    def reexecute(self) -> None:
+        """Have it re-execute itself; return when the new program answers."""
+        before = self.printed().count("supervisor re executed")
+        code, said = self.ask("reexec")
+        assert code == 0, said
+        self.wait_until(lambda: self.printed().count("supervisor re executed") > before, "its new life")
+        self.wait_until(lambda: self.ask("services")[0] == 0, "its answer")
+
+    def stop(self) -> int:
+        """Ask it to end, and return its exit code."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(SECONDS)
+
+    def kill(self) -> None:
+        """End it and, by its control group or session, what it has started."""
+        if self._process is not None and self._process.poll() is None:
+            pids = [one["pid"] for one in self.services().values() if one["pid"]] if self.ask("services")[0] == 0 else []
+            self._process.kill()
+            self._process.wait()
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._remove_groups()
+
+    def _remove_groups(self) -> None:
+        for mount in (path for path in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified") if Path(path, "cgroup.procs").exists()):
+            for group in Path(mount).rglob(f"services-{self.pid}/*/"):
+                _end_group(group)
+            for group in Path(mount).rglob(f"services-{self.pid}"):
+                cgroups.remove(str(group))
+
+    def _words(self, module: str) -> list[str]:
+        paths = [str(self.program), str(ROOT / "formats"), *(path for path in sys.path if "site-packages" in path)]
+        code = f"import sys; sys.path[:0] = {paths!r}; from milkyway_agent.{module} import main; sys.exit(main())"
+        return [sys.executable, "-IS", "-c", code]
+
+
+def _end_group(group: Path) -> None:
+    """Kill what is left in *group*, and remove it."""
+    cgroups.kill(str(group))
+    while cgroups.is_populated(str(group)):
+        os.sched_yield()
+    cgroups.remove(str(group))
+
+
+@contextmanager
+def supervising(*, own_program: bool = False) -> Iterator[Supervising]:
+    """Give a supervisor that is not started yet; *own_program*: with a copy of the agent that the test may change."""
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
+        program = ROOT / "agent"
+        if own_program:
+            program = place / "agent"
+            shutil.copytree(ROOT / "agent/milkyway_agent", program / "milkyway_agent")
+        one = Supervising(place, program)
+        try:
+            yield one
+        finally:
+            one.kill()

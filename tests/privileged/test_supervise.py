@@ -1,0 +1,206 @@
+"""``milkyway-agent --supervise DIR`` as a user has it: started, asked, changed, re-executed, ended."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from milkyway_agent.system import processes
+from tests.privileged.supervising import ROOT, Supervising, supervising
+
+pytestmark = pytest.mark.privileged
+
+SLEEP = ["/bin/sleep", "1000"]
+
+
+def children(pid: int) -> list[processes.Process]:
+    return [process for process in processes.processes() if process.parent == pid]
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def started(one: Supervising, *names: str) -> bool:
+    found = one.services()
+    return all(found[name]["state"] == "started" for name in names)
+
+
+def test_it_starts_what_is_defined_answers_and_ends_with_nothing_left() -> None:
+    with supervising() as one:
+        one.define("first", SLEEP)
+        one.define("second", SLEEP, requires=["first"])
+        one.define("once", ["/bin/echo", "done"], type="oneshot", readiness={"type": "exit"})
+        one.start()
+        one.wait_until(lambda: started(one, "first", "second", "once"), "all of it")
+        pids = [one.services()[name]["pid"] for name in ("first", "second")]
+        assert "once: done" in one.printed()
+        assert one.stop() == 0
+        for pid in pids:
+            assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_plan_starts_the_same_as_no_plan() -> None:
+    with supervising() as one:
+        one.define("first", SLEEP)
+        one.define("second", SLEEP, requires=["first"])
+        for _ in range(2):  # the first start makes the plan, the second uses it
+            one.start()
+            one.wait_until(lambda: started(one, "first", "second"), "all of it")
+            assert (one.definitions / ".plan").exists()
+            assert one.stop() == 0
+        one.define("third", SLEEP)  # the plan is stale now, and is not believed
+        one.start()
+        one.wait_until(lambda: started(one, "first", "second", "third"), "all of it")
+
+
+def test_what_can_not_be_used_is_refused_in_one_line_and_nothing_is_started() -> None:
+    with supervising() as one:
+        one.define("web", ["relative"])
+        with pytest.raises(AssertionError, match="the supervisor has ended"):
+            one.start()
+        assert "cannot use service web: its command 'relative' is not an absolute path" in one.printed()
+        assert "Traceback" not in one.printed()
+
+
+def test_a_service_that_is_killed_comes_back() -> None:
+    with supervising() as one:
+        one.define("web", SLEEP, restart={"delay_ms": 0})
+        one.start()
+        pid = one.wait_until(lambda: one.services()["web"]["pid"], "web")
+        os.kill(pid, signal.SIGKILL)
+        one.wait_until(lambda: one.services()["web"]["pid"] not in (0, pid), "its return")
+        assert one.services()["web"]["restarts"] == 1
+
+
+def test_a_changed_directory_restarts_what_changed_and_nothing_else() -> None:
+    with supervising() as one:
+        for name in ("same", "changed", "gone"):
+            one.define(name, SLEEP)
+        one.start()
+        one.wait_until(lambda: started(one, "same", "changed", "gone"), "all of it")
+        before = one.services()
+        one.define("changed", ["/bin/sleep", "2000"])
+        one.define("new", SLEEP)
+        (one.definitions / "gone.yaml").unlink()
+        os.kill(one.pid, signal.SIGHUP)
+        one.wait_until(lambda: set(one.services()) == {"same", "changed", "new"}, "the new set")
+        one.wait_until(lambda: started(one, "same", "changed", "new"), "all of it")
+        after = one.services()
+        assert after["same"]["pid"] == before["same"]["pid"]
+        assert after["changed"]["pid"] != before["changed"]["pid"]
+        one.define("broken", [])
+        os.kill(one.pid, signal.SIGHUP)
+        one.wait_until(lambda: "definitions refused" in one.printed(), "the refusal")
+        assert one.services()["same"]["pid"] == before["same"]["pid"]
+
+
+def test_no_service_notices_a_re_execution() -> None:
+    with supervising() as one:
+        for number in range(20):
+            one.define(f"sleeper-{number}", SLEEP)
+        one.define("talker", ["/bin/sh", "-c", "while :; do echo word; sleep 0.05; done"])
+        one.define("backing-off", ["/bin/false"], restart={"delay_ms": 60_000, "delay_limit_ms": 60_000})
+        one.define(
+            "listening",
+            ["/bin/cat"],
+            listeners=[{"name": "in", "address": {"type": "unix-stream", "path": f"{one.runtime}/in"}}],
+        )
+        one.start()
+        one.wait_until(lambda: started(one, "talker", "sleeper-19"), "all of it")
+        one.wait_until(lambda: one.services()["backing-off"]["restarts"] == 1, "its failure")
+        before = one.services()
+        opened = descriptors(one.pid)
+        socket = os.stat(one.runtime / "in").st_ino
+        for _ in range(3):
+            one.reexecute()
+        after = one.services()
+        assert {name: one["pid"] for name, one in after.items()} == {name: one["pid"] for name, one in before.items()}
+        assert after["backing-off"]["state"] == "stopped"
+        assert after["backing-off"]["restarts"] == 1
+        assert after["listening"]["state"] == "armed"
+        assert os.stat(one.runtime / "in").st_ino == socket
+        one.wait_until(lambda: descriptors(one.pid) <= opened, "as many descriptors as before")
+        words = one.printed().count("talker: word")
+        one.wait_until(lambda: one.printed().count("talker: word") > words, "more words")
+        pid = after["sleeper-3"]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        one.wait_until(lambda: one.services()["sleeper-3"]["pid"] not in (0, pid), "its return under the new program")
+        assert one.stop() == 0
+        assert [child for child in children(os.getpid()) if child.name == "sleep"] == []
+
+
+def test_a_new_program_that_can_not_be_imported_is_not_executed() -> None:
+    with supervising(own_program=True) as one:
+        one.define("web", SLEEP)
+        one.start()
+        one.wait_until(lambda: started(one, "web"), "web")
+        pid = one.services()["web"]["pid"]
+        (one.program / "milkyway_agent/reexecution.py").write_text("raise ImportError('a new version that is broken')\n")
+        code, said = one.ask("reexec")
+        assert code == 4
+        assert "cannot re-execute: the new program can't take over, it ended with 1" in said
+        assert one.services()["web"]["pid"] == pid
+
+
+def test_a_new_program_that_fails_after_all_makes_room_for_the_old_one() -> None:
+    with supervising(own_program=True) as one:
+        one.define("web", SLEEP)
+        one.start()
+        one.wait_until(lambda: started(one, "web"), "web")
+        pid = one.services()["web"]["pid"]
+        # As an upgrade does: the old directory goes, another one has its name. It reads states, and can do nothing else.
+        new = one.program / "milkyway_agent"
+        new.rename(one.program / "old")
+        (one.program / "old" / "probe").touch()
+        import shutil
+
+        shutil.copytree(ROOT / "agent/milkyway_agent", new)
+        (new / "supervision.py").write_text("raise ImportError('a new version that is broken where nobody looked')\n")
+        old = one.program.parent / "aside"
+        (one.program / "old").rename(old)
+        code, _ = one.ask("reexec")
+        assert code == 0
+        one.wait_until(lambda: "the one before it takes over again" in one.printed(), "its failure")
+        assert os.path.exists(f"/proc/{pid}")
+
+
+def test_an_internal_failure_is_a_re_execution_and_no_service_notices() -> None:
+    with supervising(own_program=True) as one:
+        file = one.program / "milkyway_agent/supervision.py"
+        text = file.read_text()
+        assert "await self._read_again()" in text
+        file.write_text(text.replace("await self._read_again()", "raise SystemExit('a bug of the supervisor')"))
+        one.define("web", SLEEP)
+        one.define("backing-off", ["/bin/false"], restart={"delay_ms": 60_000, "delay_limit_ms": 60_000})
+        one.start()
+        one.wait_until(lambda: started(one, "web") and one.services()["backing-off"]["restarts"] == 1, "all of it")
+        before = one.services()
+        os.kill(one.pid, signal.SIGHUP)
+        one.wait_until(lambda: "supervisor re executed" in one.printed(), "its new life")
+        assert "supervisor failed" in one.printed()
+        after = one.wait_until(lambda: one.ask("services")[0] == 0 and one.services(), "its answer")
+        assert after["web"]["pid"] == before["web"]["pid"]
+        assert after["backing-off"]["restarts"] == 1
+        assert one.stop() == 0
+
+
+def test_a_damaged_state_is_refused() -> None:
+    import subprocess
+    import sys
+
+    paths = [str(ROOT / "agent"), str(ROOT / "formats"), *(path for path in sys.path if "site-packages" in path)]
+    code = f"import sys; sys.path[:0] = {paths!r}; from milkyway_agent.__main__ import main; sys.exit(main())"
+    descriptor = os.memfd_create("damaged")
+    os.write(descriptor, b'{"format":"milkyway.supervisor/1","definitions":[],"services":[{"name":1}]}')
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", code, "--check-state", str(descriptor)],
+        pass_fds=[descriptor],
+        capture_output=True,
+        text=True,
+    )
+    os.close(descriptor)
+    assert done.returncode == 3
+    assert done.stderr.startswith("cannot read the state: ")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,75 @@
+"""What a service may not have on a real machine: more memory than its limit, more processes, more time to end."""
+
+import json
+from typing import Any
+
+import pytest
+
+from demo import run as demo
+from milkyway_coreos.vm import VirtualMachine
+
+pytestmark = pytest.mark.vm
+
+
+@pytest.fixture(scope="module")
+def limits(chain: demo.Chain) -> dict[str, Any]:
+    """The deployment of tests/vm/limits, up."""
+    spec = demo.ROOT / "tests/vm/limits/image.yaml"
+    said = json.loads(demo.milkyway("layer", "build", spec, "--output", demo.LAYERS, "--json"))
+    layers = {one["path"].split("/")[-1]: demo.ROOT / one["file"] for one in said}
+    for file in layers.values():
+        demo.milkyway("layer", "sign", file, "--key", demo.KEYS / "carol.key")
+    demo.remove_all()
+    demo.deploy(layers["limits"], layers, "limits")
+    found: dict[str, Any] = demo.wait_until("the deployment", lambda: _deployment().get("services") and _deployment(), 180)
+    return found
+
+
+def _deployment() -> dict[str, Any]:
+    return next((one for one in demo.status()["deployments"] if one["name"] == "limits"), {})
+
+
+def _service(name: str) -> dict[str, Any]:
+    services = _deployment().get("services", [])
+    return next((one for one in services if one["name"] == f"limits/{name}"), {"state": "", "reason": ""})
+
+
+def _said(name: str) -> str:
+    return demo.in_machine("mwctl", "logs", f"limits/{name}")
+
+
+def test_who_eats_more_memory_than_its_limit_is_killed_alone_and_tried_again_until_it_is_given_up(
+    limits: dict[str, Any],
+) -> None:
+    demo.wait_until("its being given up", lambda: _service("hog")["state"] == "failed", 120)
+    assert "was killed by SIGKILL; given up after 3 starts" in _service("hog")["reason"]
+    assert _said("hog").count("eating") == 3
+    assert _service("deaf")["state"] == "started"
+    assert demo.status()["selinux"] == "enforcing"
+
+
+def test_a_fork_bomb_has_no_more_processes_than_its_limit(limits: dict[str, Any]) -> None:
+    group = f"/sys/fs/cgroup/deployments/{limits['id']}/bomb"
+    demo.wait_until("its bound", lambda: "fork" in _said("bomb") or "bounded" in _said("bomb"), 120)
+    peak = demo.in_machine("sh", "-c", f"cat {group}/pids.max {group}/pids.current 2>/dev/null || true").split()
+    assert not peak or (peak[0] == "8" and int(peak[1]) <= 8)
+
+
+def test_what_is_deaf_to_its_stop_signal_delays_the_way_down_by_its_timeout_and_is_named(
+    chain: demo.Chain, limits: dict[str, Any]
+) -> None:
+    demo.wait_until("its word", lambda: "deaf" in _said("deaf"), 60)
+    demo.in_machine("mwctl", "reboot")
+    machine = VirtualMachine(demo.MACHINE)
+    console = machine.wait_for_console("shutdown finished", 60)
+    assert "limits/deaf: service killed" in console
+    assert "shutdown phase late" not in console, "it ended within its own timeout, so no phase was late"
+    demo.wait_until("the next boot", lambda: _is_up(), 180)
+    demo.remove_all()
+
+
+def _is_up() -> bool:
+    try:
+        return "ready" in demo.status()["boot_ms"]
+    except demo.DemoFailedError:
+        return False
