@@ -28,6 +28,7 @@ from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.service import Limits, Service
 
 BURY_SECONDS = 10.0
+NO_COMMANDS: Mapping[int, trio.Event] = {}
 Answered = Callable[[Running | Exception], None]
 
 
@@ -113,7 +114,7 @@ class Direct:
         self._launching = launching
         self._places = places
         self._session = 0  # the leader's pid, for as long as it is not reaped: without a group, what can be killed
-        self._commands: tuple[int, ...] = ()  # pids of ours that are not reaped: the same for those of ``execute``
+        self._commands = NO_COMMANDS  # what ``execute`` runs, not reaped yet; set when it is
         self._secrets = ""  # where they are, while they are
 
     def submit(self, start: Start, done: Done) -> None:
@@ -158,15 +159,18 @@ class Direct:
         (outcome,) = answers
         if isinstance(outcome, Exception):
             raise outcome
-        self._commands = (*self._commands, outcome.pid)
+        self._commands = {**self._commands, outcome.pid: trio.Event()}
         in_time = False
+        if not self.cgroup and not self._session:
+            seconds = 0  # the service has ended meanwhile: nobody else would end this
         try:
             with trio.move_on_after(seconds):
                 await trio.lowlevel.wait_readable(outcome.pidfd)
                 in_time = True
         finally:
             ended = await self._launching.bury(outcome, partial(kill_process_group, outcome.pid))
-            self._commands = tuple(pid for pid in self._commands if pid != outcome.pid)
+            self._commands[outcome.pid].set()
+            self._commands = {pid: event for pid, event in self._commands.items() if pid != outcome.pid}
         return ended if in_time else None
 
     def adopt(self, running: Running) -> None:
@@ -191,6 +195,8 @@ class Direct:
 
     def clear(self) -> bool:
         """Remove the group if nothing is left in it; tell whether all of it is gone."""
+        if self._commands:
+            return False
         if not self.cgroup:
             self.kill()
             self._forget()
@@ -210,6 +216,8 @@ class Direct:
             await clear_group(self.cgroup)
         else:
             self.kill()
+        for event in list(self._commands.values()):
+            await event.wait()
         self._forget()
 
     def _forget(self) -> None:

@@ -161,9 +161,9 @@ class Supervisor:
         try:
             async with self._held({*changes.removed, *changes.restarted}):
                 self._put_in_place(definitions, graph, changes)
+                self._follow(old, changes)
         finally:
             self._replacing = False
-        self._follow(old, changes)
         return changes
 
     def _refuse_while_replacing(self) -> None:

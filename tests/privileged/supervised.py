@@ -11,15 +11,17 @@ import select
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Container, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import trio
 
-from milkyway_agent.core.dependencies import Needs
+from milkyway_agent.core.dependencies import Needs, needs_of
+from milkyway_agent.direct import Direct, Launching, Places
+from milkyway_agent.launcher import Launcher
 from milkyway_agent.log import OUTPUT, Log
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.starter import Launched, Program, clear_group, make_group
@@ -60,11 +62,14 @@ class Told(NamedTuple):
 class Supervised:
     """The supervisor with what tests ask of it. *told* is the socket on which programs tell where they are."""
 
-    def __init__(self, group: str, notify_directory: str, told: socket.socket) -> None:
+    def __init__(self, group: str, runtime: Path, told: socket.socket, options: dict[str, Any]) -> None:
         self.log = Log(kernel.realtime_ms)
         self.reaper = Reaper(self.log)
-        self.supervisor = Supervisor(self.log, self.reaper, notify_directory=notify_directory)
+        self.supervisor = Supervisor(self.log, self.reaper, notify_directory=str(runtime / "notify"), **options)
         self.group = group
+        self.runtime = runtime
+        self.launcher: Launcher | None = None
+        self._launching: Launching | None = None
         self.tell_address = str(told.getsockname())
         self.heard: list[Told] = []
         self._listening = trio.socket.from_stdlib_socket(told)
@@ -91,6 +96,19 @@ class Supervised:
         self.supervisor.add(Definition(service.name, service, starter, needs or Needs(), users))
         return cgroup
 
+    def definition(self, service: Service, *, needs: Needs | None = None, grouped: bool = True) -> Definition:
+        """Return *service* as one that the waiting launcher starts, in a control group or (not *grouped*) in none."""
+        if self._launching is None:
+            self.launcher = Launcher(launch())
+            self._launching = Launching(self.launcher, self.supervisor.watch, self.reaper)
+        places = Places(self.group if grouped else "", self.runtime)
+        starter = Direct(service.name, service, self._launching, places)
+        return Definition(service.name, service, starter, needs or Needs())
+
+    def add_direct(self, *services: Service, grouped: bool = True) -> None:
+        """Supervise *services*, as ``definition`` has them, with the needs that they name."""
+        self.supervisor.add(*(self.definition(one, needs=needs_of(one), grouped=grouped) for one in services))
+
     def path(self, name: str) -> list[str]:
         """Return the rows that a service went through."""
         return [change.now.label for change in self.supervisor.history if change.name == name]
@@ -104,6 +122,12 @@ class Supervised:
         with trio.fail_after(10), self.log.follow() as records:
             while line not in self.lines(name):
                 await records.receive()
+
+    async def status(self, name: str, status: str) -> None:
+        """Wait until a service has said what it is at."""
+        with trio.fail_after(10):
+            while self.supervisor.status_of(name).reason != status:
+                await trio.lowlevel.checkpoint()
 
     async def event(self, name: str) -> None:
         """Wait until the event *name* was noted."""
@@ -144,6 +168,12 @@ class Supervised:
             self._news.set()
             self._news = trio.Event()
 
+    def end_launcher(self) -> None:
+        """End the waiting launcher, if there is one. Twice is the same as once."""
+        if self.launcher is not None:
+            self.launcher.close()
+            self.launcher = None
+
     async def nothing_is_left(self, children: set[Child]) -> None:
         """Assert that nothing of the services is left, beyond the *children* that we had before."""
         with trio.fail_after(10), self.log.follow() as records:
@@ -155,7 +185,8 @@ class Supervised:
         assert running == set(), "a process outlived its service"
 
     def close(self) -> None:
-        """Let go of the processes that told something."""
+        """Let go of the processes that told something, and of the launcher."""
+        self.end_launcher()
         for one in self.heard:
             if one.pidfd is not None:
                 os.close(one.pidfd)
@@ -186,6 +217,23 @@ def own_descriptors() -> dict[str, str]:
 
 
 @contextmanager
+def heard_through(path: Path) -> Iterator[Callable[[], Awaitable[str]]]:
+    """Make a named pipe; give a function that waits for what a line of shell writes into it."""
+    os.mkfifo(path)
+    opened = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    async def hear() -> str:
+        with trio.fail_after(10):
+            await trio.lowlevel.wait_readable(opened)
+        return os.read(opened, 4096).decode()
+
+    try:
+        yield hear
+    finally:
+        os.close(opened)
+
+
+@contextmanager
 def no_descriptor_is_left() -> Iterator[None]:
     """Assert that what is opened inside is closed inside."""
     before = own_descriptors()
@@ -195,22 +243,25 @@ def no_descriptor_is_left() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def supervised() -> AsyncIterator[Supervised]:
-    """Give a running supervisor; afterwards nothing of its services is left, which is asserted. Ends within 60 s."""
+async def supervised(**options: Any) -> AsyncIterator[Supervised]:
+    """Give a running supervisor; afterwards nothing of its services is left, which is asserted. Ends within 60 s.
+
+    *options*: the supervisor's own.
+    """
     group = f"{cgroup_root()}/milkyway-test-{os.getpid()}"
     launch()
     children = own_children()
     with no_descriptor_is_left(), tempfile.TemporaryDirectory() as directory, trio.fail_after(60):
         os.chmod(directory, 0o711)
-        notify = Path(directory, "notify")
-        notify.mkdir(0o711)
+        runtime = Path(directory, "run")
+        runtime.mkdir(0o711)
         make_group(group)
         if handed_on := [name for name in cgroups.controllers(group) if name in LIMITING]:
             cgroups.enable(group, handed_on)
         reaper.set_child_subreaper(True)
         try:
             with closing(sockets.datagram(f"{directory}/told", 0o666)) as told:
-                one = Supervised(group, str(notify), told)
+                one = Supervised(group, runtime, told, options)
                 with closing(one):
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(one.reaper.run)
@@ -219,6 +270,7 @@ async def supervised() -> AsyncIterator[Supervised]:
                         yield one
                         with trio.fail_after(30):
                             await one.supervisor.stop_all()
+                        one.end_launcher()
                         await one.nothing_is_left(children)
                         nursery.cancel_scope.cancel()
         finally:

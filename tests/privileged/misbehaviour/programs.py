@@ -41,6 +41,19 @@ def begin(one: Supervised, program_and_behaviour: str, argument: str = "", **fie
     return service.name
 
 
+def begin_direct(one: Supervised, program_and_behaviour: str, argument: str = "", **fields: object) -> str:
+    """As ``begin``, but started by the waiting launcher, which gives it descriptors, commands and the rest."""
+    service = misbehaving(one, program_and_behaviour, argument, **fields)
+    one.add_direct(service)
+    one.supervisor.start(service.name)
+    return service.name
+
+
+def shell(name: str, script: str, **fields: object) -> Service:
+    """Return a service that is a line of shell."""
+    return Service(name=name, command=["/bin/sh", "-c", script], **fields)  # type: ignore[arg-type] # as msgspec takes them
+
+
 @cache
 def _compiled() -> Path:
     into = Path(tempfile.mkdtemp(prefix="milkyway-misbehaviour-"))

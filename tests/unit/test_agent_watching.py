@@ -1,0 +1,145 @@
+"""The watch over real pipes: who is called, who is called no more, and whose event it is."""
+
+import os
+import select
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import trio
+
+from milkyway_agent.watching import Watch
+
+
+@contextmanager
+def watching() -> Iterator[tuple[Watch, list[str]]]:
+    notes: list[str] = []
+    watch = Watch(lambda event, **_: notes.append(event))
+    try:
+        yield watch, notes
+    finally:
+        watch.close()
+        watch.close()
+
+
+@contextmanager
+def pipe(content: bytes = b"") -> Iterator[tuple[int, int]]:
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if content:
+            os.write(writing, content)
+        yield reading, writing
+    finally:
+        for descriptor in (reading, writing):
+            try:  # noqa: SIM105 (either may be closed by the test)
+                os.close(descriptor)
+            except OSError:
+                pass
+
+
+def test_a_callback_is_called_as_long_as_there_are_events() -> None:
+    with watching() as (watch, _), pipe(b"ab") as (reading, _writing):
+        came: list[bytes] = []
+        watch.add(reading, lambda _: came.append(os.read(reading, 1)))
+        for _ in range(4):
+            watch.dispatch()
+        assert came == [b"a", b"b"]
+
+
+def test_who_is_removed_is_called_no_more_and_may_be_removed_again() -> None:
+    with watching() as (watch, _), pipe(b"a") as (reading, _writing):
+        came: list[int] = []
+        watch.add(reading, came.append)
+        watch.remove(reading)
+        watch.remove(reading)
+        watch.dispatch()
+        assert came == []
+
+
+def test_a_callback_that_raises_is_noted_and_called_no_more() -> None:
+    with watching() as (watch, notes), pipe(b"a") as (bad, _), pipe(b"b") as (good, _writing):
+        came: list[bytes] = []
+
+        def fail(_: int) -> None:
+            raise ZeroDivisionError
+
+        watch.add(bad, fail)
+        watch.add(good, lambda _: came.append(os.read(good, 1)))
+        watch.dispatch()
+        watch.dispatch()
+        assert (came, notes) == ([b"b"], ["watch_failed"])
+
+
+def test_one_that_removes_itself_and_raises_then_takes_nobody_elses_place() -> None:
+    with watching() as (watch, notes), pipe(b"a") as (reading, _writing):
+        came: list[int] = []
+
+        def replace_and_fail(_: int) -> None:
+            watch.remove(reading)
+            watch.add(reading, came.append)
+            raise ZeroDivisionError
+
+        watch.add(reading, replace_and_fail)
+        watch.dispatch()
+        watch.dispatch()
+        assert (came, notes) == ([select.EPOLLIN], ["watch_failed"])
+
+
+def test_who_is_removed_by_another_of_the_same_turn_is_not_called() -> None:
+    with watching() as (watch, _), pipe(b"a") as (first, _), pipe(b"b") as (second, _writing):
+        came: list[str] = []
+
+        def remove_other(name: str, other: int) -> None:
+            came.append(name)
+            watch.remove(other)
+
+        watch.add(first, lambda _: remove_other("first", second))
+        watch.add(second, lambda _: remove_other("second", first))
+        watch.dispatch()
+        assert len(came) == 1
+
+
+def test_an_event_is_never_taken_for_one_of_a_descriptor_that_has_its_number_now() -> None:
+    """Or a process that lives would be taken for one that has ended: the wait for its end would stop everything."""
+    with watching() as (watch, _), pipe(b"a") as (first, _), pipe(b"b") as (second, _), pipe() as (silent, _writing):
+        came: list[str] = []
+
+        def give_number_away(mine: int, other: int) -> None:
+            os.read(mine, 1)
+            watch.remove(other)
+            os.dup2(silent, other)  # closes it, and opens what has nothing to say under its number
+            watch.add(other, lambda _: came.append("stranger"))
+
+        watch.add(first, lambda _: give_number_away(first, second))
+        watch.add(second, lambda _: give_number_away(second, first))
+        watch.dispatch()
+        watch.dispatch()
+        assert came == []
+
+
+def test_what_cannot_be_watched_is_said_at_once() -> None:
+    with watching() as (watch, _):
+        file = os.memfd_create("file")
+        try:
+            with pytest.raises(PermissionError):
+                watch.add(file, lambda _: None)
+            watch.remove(file)
+        finally:
+            os.close(file)
+
+
+async def test_it_dispatches_until_it_is_cancelled() -> None:
+    with watching() as (watch, _), pipe() as (reading, writing):
+        came = trio.Event()
+
+        def read(_: int) -> None:
+            os.read(reading, 1)
+            came.set()
+
+        watch.add(reading, read)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch.run)
+            os.write(writing, b"a")
+            with trio.fail_after(10):
+                await came.wait()
+            nursery.cancel_scope.cancel()
