@@ -100,7 +100,7 @@ def processes() -> list[Process]:
     found = []
     for pid in _pids(os.listdir("/proc")):
         try:
-            found.append(parse_stat(Path(f"/proc/{pid}/stat").read_text()))
+            found.append(parse_stat(Path(f"/proc/{pid}/stat").read_text(errors="replace")))  # names are any bytes
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended while we read
     return found
