@@ -56,7 +56,8 @@ class Alarms:
 
     def ring(self) -> float:
         """Call whatever is due; return when the next is, infinity when there is none."""
-        while self._heap and (self._heap[0].callback is None or self._heap[0].at <= trio.current_time()):
+        now = trio.current_time()  # what a callback sets for at once rings in the next turn: others have theirs in between
+        while self._heap and (self._heap[0].callback is None or self._heap[0].at <= now):
             callback, self._heap[0].callback = self._heap[0].callback, None
             heapq.heappop(self._heap)
             if callback is None:

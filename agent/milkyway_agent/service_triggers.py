@@ -25,6 +25,7 @@ from milkyway_formats.listener import Listener
 
 BUSY_SECONDS = 1.0  # how long a listener is left alone that can't be served now
 CONNECTIONS_AT_ONCE = 16
+CLOCK_SECONDS = 0.1  # a clock that is set without end must not keep us reckoning without end
 
 Connected = Callable[[Attended, Listener, listening.Connection], None]
 HasRoom = Callable[[Attended, Listener], bool]
@@ -272,7 +273,7 @@ class ServiceTriggers:
         try:
             timerfd.timerfd_settime(self._timer, value, timerfd.TFD_TIMER_ABSTIME | timerfd.TFD_TIMER_CANCEL_ON_SET)
         except OSError:  # ECANCELED: the clock was set just now; the timer is armed nevertheless
-            self._alarms.set(0, self._clock_set)
+            self._alarms.set(CLOCK_SECONDS, self._clock_set)
 
     def _clock_rang(self, _events: int) -> None:
         try:
