@@ -111,10 +111,11 @@ class Supervising:
 
     def _remove_groups(self) -> None:
         for mount in (path for path in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified") if Path(path, "cgroup.procs").exists()):
-            for group in Path(mount).rglob(f"services-{self.pid}/*/"):
-                _end_group(group)
-            for group in Path(mount).rglob(f"services-{self.pid}"):
-                cgroups.remove(str(group))
+            with suppress(FileNotFoundError):  # somebody else's group has gone while we looked
+                for group in [*Path(mount).rglob(f"services-{self.pid}/*/")]:
+                    _end_group(group)
+                for group in [*Path(mount).rglob(f"services-{self.pid}")]:
+                    cgroups.remove(str(group))
 
     def _words(self, module: str) -> list[str]:
         paths = [str(self.program), str(ROOT / "formats"), *(path for path in sys.path if "site-packages" in path)]
