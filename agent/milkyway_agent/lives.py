@@ -15,7 +15,7 @@ import os
 import signal
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -29,11 +29,13 @@ from milkyway_agent.core import restart
 from milkyway_agent.core.dependencies import Graph
 from milkyway_agent.core.explanation import Origin
 from milkyway_agent.core.service_state import (
+    ONLY_IN,
+    PERMISSIONS,
+    TIMERS,
     Effect,
     Event,
     IllegalEventError,
     Row,
-    has_process,
     is_lost,
     judges_end,
     step,
@@ -41,35 +43,20 @@ from milkyway_agent.core.service_state import (
 from milkyway_agent.health_checks import HealthChecks
 from milkyway_agent.kept_state import KeptService, restore
 from milkyway_agent.log import Log
+from milkyway_agent.losses import losses
 from milkyway_agent.output import Stream
 from milkyway_agent.reaping import Reaper
+from milkyway_agent.seen_rows import SeenRows
 from milkyway_agent.service_runs import ServiceRuns
 from milkyway_agent.service_triggers import ServiceTriggers
 from milkyway_agent.starter import Running, let_go
 from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_agent.watching import Watch
-from milkyway_formats.errors import MilkyWayError
+from milkyway_formats.errors import MilkyWayError, UnavailableError
 
 BURY_SECONDS = 10.0
 HISTORY = 1000
 LEAST_DELAY_MS = 1  # after a start that came to nothing at once: starts without end must let others have their turn
-_PERMISSIONS = frozenset({Event.PERMITTED, Event.ARM, Event.SKIPPED})
-# The timer that may run in a row, by what it brings about.
-_ALARMS = {
-    Row.WAITING: Event.BACKOFF_OVER,
-    Row.STARTING: Event.LATE,
-    Row.STOPPING: Event.OVERDUE,
-    Row.RESTARTING: Event.OVERDUE,
-    Row.FALTERING: Event.OVERDUE,
-}
-# What is said about a row that may be left by the time it is heard.
-_ONLY_IN = {
-    Event.TRIGGERED: Row.ARMED,
-    Event.DISSOLVED: Row.COMPLETED,
-    Event.RELOAD_ASKED: Row.STARTED,
-    Event.UNHEALTHY: Row.STARTED,
-    Event.HUNG: Row.STARTED,
-}
 
 
 class Lives:
@@ -90,7 +77,7 @@ class Lives:
         self.history: deque[Change] = deque(maxlen=HISTORY)
         self.keeps_at_end = False
         self.services: dict[str, Attended] = {}
-        self.rows: Mapping[str, Row] = _Rows(self.services)
+        self.rows: Mapping[str, Row] = SeenRows(self.services)
         self.graph = Graph({})
         self.awaiting: dict[str, Attended] = {}
         self._log = log
@@ -141,13 +128,10 @@ class Lives:
         self.triggers.close_clock()
         self.watch.close()
 
-    @property
-    def is_running(self) -> bool:
-        """Tell whether ``run`` runs."""
-        return self._nursery is not None
-
     async def change(self) -> None:
-        """Wait until something has happened to some service."""
+        """Wait until something has happened to some service. Raises UnavailableError when nothing will."""
+        if self._nursery is None:
+            raise UnavailableError("cannot wait for a service: the supervisor does not run")
         await self._changed.wait()
 
     def forget(self, one: Attended) -> None:
@@ -183,8 +167,8 @@ class Lives:
             self._tell_starter(one, run.running)
             self.watch.add(run.running.pidfd, partial(self._process_ended, one, run))
             self.runs.watch_again(one, run, is_ready=one.row is not Row.STARTING)
-        if kept.alarm_ms is not None and one.row in _ALARMS:
-            self._start_alarm(one, kept.alarm_ms, _ALARMS[one.row])
+        if kept.alarm_ms is not None and one.row in TIMERS:
+            self._start_alarm(one, kept.alarm_ms, TIMERS[one.row])
         if one.row is Row.ARMED:
             self.triggers.arm(one)
         elif one.row is Row.STARTED:
@@ -251,9 +235,9 @@ class Lives:
         if event is None:
             self._happen(one, self._end_of(one))
             return
-        if event in _PERMISSIONS and (not one.awaits_permission or one.row is not Row.WAITING or self.held_back(one)):
+        if event in PERMISSIONS and (not one.awaits_permission or one.row is not Row.WAITING or self.held_back(one)):
             return  # it was given up, found waiting for something else, or held back anew meanwhile
-        if _ONLY_IN.get(event, one.row) is not one.row:
+        if ONLY_IN.get(event, one.row) is not one.row:
             return
         if event is Event.LATE:
             one.reason = f"not ready within {one.definition.service.ready_timeout_ms / 1000:g} s"
@@ -330,7 +314,8 @@ class Lives:
         facts = {"reason": one.reason} if one.reason else {}
         self._log.note("service_state_changed", service=name, was=was.label, now=row.label, cause=cause.value, **facts)
         if is_lost(was, row):
-            self._tell_loss(name)
+            for lost, event in losses(name, self.graph, self.services):
+                self.post(lost, event)
         if row in (Row.IDLE, Row.FAILED):
             self.triggers.close(one)
             self.runs.forget(one)
@@ -338,16 +323,6 @@ class Lives:
             self._on_failure(one)
         # Who waits after one that waits for this one is let go when this one is given up, and is no neighbour of it.
         self.permit(list(self.awaiting) if row in (Row.IDLE, Row.FAILED) else self.graph.concerned(name))
-
-    def _tell_loss(self, name: str) -> None:
-        for other in self.graph.required_by(name):
-            one = self.services[other]
-            is_bundle = one.definition.service.type == "bundle" and one.row is Row.COMPLETED
-            self.post(one, Event.DISSOLVED if is_bundle else Event.HELD)
-        for other in self.graph.wanted_by(name):
-            one = self.services[other]
-            if one.definition.service.type == "bundle" and one.row is Row.COMPLETED:
-                self.post(one, Event.DISSOLVED)
 
     def _on_failure(self, one: Attended) -> None:
         name = one.definition.name
@@ -622,27 +597,6 @@ class Lives:
             if why:
                 one.reason = why
             self.post(one, restart.permission(one.definition.service, one.starts, not why, asked=one.asked), one)
-
-
-class _Rows(Mapping[str, Row]):
-    """The rows of all services by name; one that others are being stopped for counts as stopping."""
-
-    def __init__(self, services: Mapping[str, Attended]) -> None:
-        self._services = services
-
-    def __getitem__(self, name: str) -> Row:
-        one = self._services[name]
-        if one.leaving or one.held:
-            return Row.STOPPING
-        if one.busy and not has_process(one.row):  # what it left is still being cleared away
-            return Row.RESTARTING if one.row is Row.WAITING else Row.STOPPING
-        return one.row
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._services)
-
-    def __len__(self) -> int:
-        return len(self._services)
 
 
 def _now_ms() -> int:

@@ -409,8 +409,6 @@ class Supervisor:
     async def _wait_for(self, one: Attended, is_there: Callable[[Attended], bool]) -> str:
         """Return the state of a service once it is as it should be, or was removed."""
         while not is_there(one) and self._services.get(one.definition.name) is one:
-            if not self._lives.is_running:
-                raise UnavailableError(f"cannot wait for {one.definition.name}: the supervisor does not run")
             await self._lives.change()
         return one.row.current
 

@@ -177,8 +177,9 @@ class Supervised:
     async def nothing_is_left(self, children: set[Child]) -> None:
         """Assert that nothing of the services is left, beyond the *children* that we had before."""
         with trio.fail_after(10), self.log.follow() as records:
-            while own_children("Z") - children:  # orphans are reaped after a grace, and it is noted
-                await records.receive()
+            while own_children("Z") - children:  # orphans are reaped after a grace, which is noted; others without a word
+                with trio.move_on_after(0.05):
+                    await records.receive()
         assert own_children() - children == set(), "a child outlived its service"
         assert cgroups.children(self.group) == [], "a control group outlived its service"
         running = {one.pid for one in self.heard if not has_ended(one)}

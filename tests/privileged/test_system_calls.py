@@ -5,6 +5,8 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -283,3 +285,13 @@ def test_without_selinux_a_process_has_no_context() -> None:
     assert selinux.getcon() == ""
     with pytest.raises(FileNotFoundError):
         selinux.getcon(2**22 + 1)
+
+
+def test_a_process_may_have_any_bytes_as_its_name() -> None:
+    """Whoever calls itself something that is no text must not keep the agent from seeing all the others."""
+    code = "import sys, ctypes; ctypes.CDLL(None).prctl(15, b'\\xff\\xfe odd)', 0, 0, 0); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as odd:
+        assert odd.stdout is not None
+        odd.stdout.readline()
+        assert next(one.name for one in processes.processes() if one.pid == odd.pid) == "\\xff\\xfe odd)"
+        odd.communicate()

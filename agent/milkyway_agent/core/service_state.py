@@ -210,6 +210,25 @@ TABLE: dict[tuple[Row, Event], Step] = {
     (Row.FAILED, Event.HELD): Step(Row.FAILED),
 } | {(row, Event.BROKEN): Step(Row.FAILED, _BREAK) for row in Row}
 
+# The answers to AWAIT_PERMISSION: they mean nothing to who has found something else to wait for meanwhile.
+PERMISSIONS = frozenset({Event.PERMITTED, Event.ARM, Event.SKIPPED})
+# The timer that may run in a row, by what it brings about.
+TIMERS = {
+    Row.WAITING: Event.BACKOFF_OVER,
+    Row.STARTING: Event.LATE,
+    Row.STOPPING: Event.OVERDUE,
+    Row.RESTARTING: Event.OVERDUE,
+    Row.FALTERING: Event.OVERDUE,
+}
+# What is said about a row that may be left by the time it is heard.
+ONLY_IN = {
+    Event.TRIGGERED: Row.ARMED,
+    Event.DISSOLVED: Row.COMPLETED,
+    Event.RELOAD_ASKED: Row.STARTED,
+    Event.UNHEALTHY: Row.STARTED,
+    Event.HUNG: Row.STARTED,
+}
+
 _THERE = frozenset({Row.ARMED, Row.STARTED, Row.COMPLETED})
 
 

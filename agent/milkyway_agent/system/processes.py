@@ -100,7 +100,8 @@ def processes() -> list[Process]:
     found = []
     for pid in _pids(os.listdir("/proc")):
         try:
-            found.append(parse_stat(Path(f"/proc/{pid}/stat").read_text()))
+            # A process may call itself anything, also what is no UTF-8.
+            found.append(parse_stat(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="backslashreplace")))
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended while we read
     return found

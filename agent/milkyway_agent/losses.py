@@ -1,0 +1,21 @@
+"""Who must be told that a service is lost, and what it is to them."""
+
+from collections.abc import Iterator, Mapping
+
+from milkyway_agent.attended import Attended
+from milkyway_agent.core.dependencies import Graph
+from milkyway_agent.core.service_state import Event, Row
+
+
+def losses(name: str, graph: Graph, services: Mapping[str, Attended]) -> Iterator[tuple[Attended, Event]]:
+    """Return each service that loses something with *name*: who requires it is HELD, a bundle of it is DISSOLVED."""
+    for other in graph.required_by(name):
+        one = services[other]
+        yield one, Event.DISSOLVED if _is_up_as_bundle(one) else Event.HELD
+    for other in graph.wanted_by(name):
+        if _is_up_as_bundle(services[other]):
+            yield services[other], Event.DISSOLVED
+
+
+def _is_up_as_bundle(one: Attended) -> bool:
+    return one.definition.service.type == "bundle" and one.row is Row.COMPLETED
