@@ -15,6 +15,7 @@ from milkyway_formats.errors import MilkyWayError
 Deed = Callable[[], Awaitable[Sequence[str]]]
 Note = Callable[..., None]
 PHASE_SECONDS = 120.0
+PAUSES = (0.1, 0.4)  # before a phase is tried again that the kernel refused something: a device settles, memory is freed
 
 
 class BootRun:
@@ -53,6 +54,13 @@ class BootRun:
                 await changed.wait()
                 changed = trio.Event()
 
+    def forget_failures(self) -> list[str]:
+        """Let ``run`` try again what failed, and what was lost with it; return the names of what had failed."""
+        failed = [name for name, outcome in self.outcomes.items() if outcome == "failed"]
+        for name in failed:
+            del self.outcomes[name], self.reasons[name]
+        return failed
+
     def failures(self) -> list[str]:
         """Return what the boot report says: failed and lost phases, then lesser warnings."""
         return report(self._phases, self.outcomes, self.reasons) + self.warnings
@@ -62,13 +70,18 @@ class BootRun:
         outcome: Outcome = "failed"
         try:
             with trio.move_on_after(PHASE_SECONDS):
-                self.warnings += await self._deeds[phase.name]()
-                outcome = "done"
-        except (MilkyWayError, OSError, ValueError) as error:
-            reason = str(error)
-        except Exception as error:  # noqa: BLE001 (a bug in one phase must not take the boot with it)
-            reason = f"a bug: {type(error).__name__}: {error}"
-            self._note("boot_phase_bug", phase=phase.name, traceback=traceback.format_exc())
+                for pause in (*PAUSES, None):
+                    reason, again = await self._try(phase)
+                    if not reason:
+                        outcome = "done"
+                    if pause is None or not again:
+                        break
+                    self._note("boot_phase_tried_again", phase=phase.name, why=reason)
+                    await trio.sleep(pause)
+                    reason = f"it took longer than {PHASE_SECONDS:.0f} s"
+        # A deed whose own nursery fails while it is cut short raises both at once, and only this scope takes them apart.
+        except Exception as error:  # noqa: BLE001 (as in _try)
+            reason = f"a bug: {error!r}"
         self.outcomes[phase.name] = outcome
         self.finished_ms[phase.name] = self._clock_ms()
         if outcome == "failed":
@@ -76,3 +89,16 @@ class BootRun:
             self._note("boot_phase_failed", phase=phase.name, why=reason)
         else:
             self._note("boot_phase_done", phase=phase.name, at_ms=self.finished_ms[phase.name])
+
+    async def _try(self, phase: Phase) -> tuple[str, bool]:
+        """Do the deed of *phase*; return why it failed ("": it did not), and whether to do it again may help."""
+        try:
+            self.warnings += await self._deeds[phase.name]()
+        except OSError as error:
+            return str(error), True
+        except (MilkyWayError, ValueError) as error:
+            return str(error), False
+        except Exception as error:  # noqa: BLE001 (a bug in one phase must not take the boot with it)
+            self._note("boot_phase_bug", phase=phase.name, traceback=traceback.format_exc())
+            return f"a bug: {type(error).__name__}: {error}", False
+        return "", False

@@ -28,7 +28,7 @@ from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.service import Limits, Service
 
 BURY_SECONDS = 10.0
-NO_COMMANDS: Mapping[int, trio.Event] = {}
+NO_COMMANDS: dict[trio.Event, int] = {}  # one for all at rest; never changed, only replaced
 Answered = Callable[[Running | Exception], None]
 
 
@@ -114,7 +114,7 @@ class Direct:
         self._launching = launching
         self._places = places
         self._session = 0  # the leader's pid, for as long as it is not reaped: without a group, what can be killed
-        self._commands = NO_COMMANDS  # what ``execute`` runs, not reaped yet; set when it is
+        self._commands = NO_COMMANDS  # what ``execute`` runs: set once it is reaped, to its pid (0: not known yet)
         self._secrets = ""  # where they are, while they are
 
     def submit(self, start: Start, done: Done) -> None:
@@ -154,23 +154,28 @@ class Direct:
         # It does not make the group: where that has been cleared away meanwhile, the command must not be started.
         words = plan_words(self._service, self._places, self.cgroup, self._account(), variables, command, beside=True)
         self._launching.submit(words, {}, answered)
-        with trio.CancelScope(shield=True):
-            await told.wait()
-        (outcome,) = answers
-        if isinstance(outcome, Exception):
-            raise outcome
-        self._commands = {**self._commands, outcome.pid: trio.Event()}
-        in_time = False
-        if not self.cgroup and not self._session:
-            seconds = 0  # the service has ended meanwhile: nobody else would end this
+        gone = trio.Event()
+        # From now on whoever clears up waits for it: it is under way, and may run already.
+        self._commands = {**self._commands, gone: 0}
         try:
-            with trio.move_on_after(seconds):
-                await trio.lowlevel.wait_readable(outcome.pidfd)
-                in_time = True
+            with trio.CancelScope(shield=True):
+                await told.wait()
+            (outcome,) = answers
+            if isinstance(outcome, Exception):
+                raise outcome
+            self._commands[gone] = outcome.pid
+            in_time = False
+            if not self.cgroup and not self._session:
+                seconds = 0  # the service has ended meanwhile: nobody else would end this
+            try:
+                with trio.move_on_after(seconds):
+                    await trio.lowlevel.wait_readable(outcome.pidfd)
+                    in_time = True
+            finally:
+                ended = await self._launching.bury(outcome, partial(kill_process_group, outcome.pid))
         finally:
-            ended = await self._launching.bury(outcome, partial(kill_process_group, outcome.pid))
-            self._commands[outcome.pid].set()
-            self._commands = {pid: event for pid, event in self._commands.items() if pid != outcome.pid}
+            gone.set()
+            self._commands = {event: pid for event, pid in self._commands.items() if event is not gone}
         return ended if in_time else None
 
     def adopt(self, running: Running) -> None:
@@ -184,8 +189,9 @@ class Direct:
         if self.cgroup:
             kill_group(self.cgroup)
             return
-        for leader in (*([self._session] if self._session else []), *self._commands):
-            kill_process_group(leader)
+        for leader in (self._session, *self._commands.values()):
+            if leader:
+                kill_process_group(leader)
 
     def ended(self) -> None:
         """Where there is no group, kill what the main process leaves: once it is reaped, its number may be another's."""
@@ -216,8 +222,8 @@ class Direct:
             await clear_group(self.cgroup)
         else:
             self.kill()
-        for event in list(self._commands.values()):
-            await event.wait()
+        for gone in list(self._commands):
+            await gone.wait()
         self._forget()
 
     def _forget(self) -> None:

@@ -141,8 +141,6 @@ class Lives:
         del self.services[one.definition.name]
         self.awaiting.pop(one.definition.name, None)
 
-    # --- taking over ---------------------------------------------------------------------------------------------------
-
     def adopt(self, one: Attended, running: Running, output: int) -> None:
         """Take a process that was started for an idle service before it was; *output*: its pipe's reading end."""
         self._enter(one, Row.WAITING, Event.WANTED)
@@ -544,8 +542,6 @@ class Lives:
     def _triggered(self, one: Attended, why: str) -> None:
         self._log.note("service_triggered", service=one.definition.name, why=why)
         self.post(one, Event.TRIGGERED)
-
-    # --- permission to start -----------------------------------------------------------------------------------------
 
     def held_back(self, one: Attended) -> list[str]:
         """Return why a service may not start now; none: it may."""

@@ -28,6 +28,7 @@ from milkyway_agent.api_answers import Answer, Answers, Note, failure
 from milkyway_agent.api_types import Peer, plain
 from milkyway_agent.channel import Channel, ChannelClosedError, MessageRefusedError, close_all, socket_pair
 from milkyway_agent.messages import ApiAnswer, ApiClosed, ApiConnection, ApiRequest, FromFront, ToFront
+from milkyway_formats.errors import UnavailableError
 
 SOCKET_PATH = "/run/milkyway/mwctl.sock"
 SO_PEERGROUPS = 59  # asm-generic/socket.h; Python's socket has no name for it
@@ -337,7 +338,12 @@ class _Front:
         async with AsyncExitStack() as undo:
             if answer.lines is not None:
                 undo.push_async_callback(answer.lines.aclose)
-            theirs, ours = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                theirs, ours = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            except OSError as error:  # no descriptor is left: this answer is lost, not the front with all of them
+                refusal = failure(UnavailableError(f"cannot answer: {error.strerror}"))
+                await self._send(ApiAnswer(request=request, status=refusal.status, body=refusal.body.decode()))
+                return
             pipe = await undo.enter_async_context(trio.lowlevel.FdStream(ours))
             try:
                 await self._send(ApiAnswer(request=request, status=answer.status, has_body=True), [theirs])

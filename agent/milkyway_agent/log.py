@@ -139,7 +139,7 @@ class Log:
 
     def note(self, event: str, /, *, service: str = "", **facts: object) -> None:
         """Note that *event* happened. Never raises; a fact that is no plain value is kept as its text."""
-        plain = {name: fact if isinstance(fact, Fact) else str(fact) for name, fact in facts.items()}
+        plain = {name: _plain(fact) for name, fact in facts.items()}
         self._give([Record(self._clock(), event, service, plain, priority_of(event))])
 
     def note_lines(self, service: str, lines: Sequence[tuple[int, str]]) -> None:
@@ -215,6 +215,15 @@ class Log:
             _give(sink, records)
         for follower in self._followers:
             follower.take(records)
+
+
+def _plain(fact: object) -> Fact:
+    """Return *fact* as a sink can write it: a file's name in an error's text need not be UTF-8 (os.fsdecode)."""
+    if not isinstance(fact, Fact):
+        fact = str(fact)
+    if isinstance(fact, str) and not fact.isascii():
+        return fact.encode("utf-8", "backslashreplace").decode()
+    return fact
 
 
 def _give(sink: Sink, records: Sequence[Record]) -> None:

@@ -34,6 +34,7 @@ FILESYSTEMS = (
     ("tmpfs", "/tmp", "tmpfs", _PLAIN, "mode=1777,size=10%,nr_inodes=50000"),
     ("devpts", "/dev/pts", "devpts", mounts.MS_NOSUID | mounts.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"),
 )
+NEEDED = ("/proc", "/sys", "/run")
 # Nodes that the kernel made before there was a policy, and those of modules: first match counts.
 DEVICE_LABELS = (
     (("null", "zero", "full", "random", "urandom", "ptmx"), "null_device_t"),
@@ -89,15 +90,25 @@ SYSCTLS = (
 )
 
 
-def filesystems() -> None:
-    """Mount what the kernel offers and the two file systems in memory; then the directories below /run/milkyway."""
-    for source, target, fstype, flags, data in FILESYSTEMS:
-        if not (Path("/proc/self").exists() and mounts.is_mounted(target)):
-            if target.startswith("/dev/"):
-                Path(target).mkdir(exist_ok=True)
-            mounts.mount(source, target, fstype, flags, data)
-    for name, _, mode in RUN_DIRECTORIES:
-        _directory(RUN / name, mode)
+def filesystems() -> list[str]:
+    """Mount what the kernel offers and the two file systems in memory; then the directories below /run/milkyway.
+
+    Returns what is not mounted of those that little depends on; raises UnavailableError for one of NEEDED or a directory.
+    """
+    failures = {entry[1]: why for entry in FILESYSTEMS if (why := "; ".join(_try_each([entry], _mount)))}
+    missing = [why for target, why in failures.items() if target in NEEDED]
+    missing += _try_each(RUN_DIRECTORIES, lambda entry: _directory(RUN / entry[0], entry[2]))
+    if missing:
+        raise UnavailableError("; ".join(missing))
+    return list(failures.values())
+
+
+def _mount(entry: tuple[str, str, str, int, str]) -> None:
+    source, target, fstype, flags, data = entry
+    if not (Path("/proc/self").exists() and mounts.is_mounted(target)):
+        if target.startswith("/dev/"):
+            Path(target).mkdir(exist_ok=True)
+        mounts.mount(source, target, fstype, flags, data)
 
 
 def labels() -> None:
@@ -129,15 +140,21 @@ def kernel_parameters() -> list[str]:
     return missing
 
 
-def groups() -> None:
-    """Mount cgroup v2, hand its controllers on, move PID 1 into a group of its own."""
+def groups() -> list[str]:
+    """Mount cgroup v2, hand its controllers on, move PID 1 into a group of its own.
+
+    Returns what of it failed though services have their groups: they then run without some limits.
+    """
     if not mounts.is_mounted(CGROUP):
         mounts.mount("cgroup2", CGROUP, "cgroup2", _PLAIN, "nsdelegate,memory_recursiveprot")
     for name in ("agent", "coreos", "deployments"):
         Path(CGROUP, name).mkdir(exist_ok=True)
-    cgroups.attach(f"{CGROUP}/agent", 0)
-    usable: list[str] = [name for name in ("cpu", "memory", "io", "pids") if name in cgroups.controllers(CGROUP)]
-    for path in (CGROUP, f"{CGROUP}/coreos", f"{CGROUP}/deployments"):
+    return _try_each([f"{CGROUP}/agent"], lambda path: cgroups.attach(path, 0)) + _try_each([CGROUP], _hand_on_controllers)
+
+
+def _hand_on_controllers(root: str) -> None:
+    usable: list[str] = [name for name in ("cpu", "memory", "io", "pids") if name in cgroups.controllers(root)]
+    for path in (root, f"{root}/coreos", f"{root}/deployments"):
         cgroups.enable(path, usable)
 
 

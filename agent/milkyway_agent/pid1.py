@@ -40,28 +40,63 @@ from milkyway_formats.report import ServiceStatus
 from milkyway_formats.service import Restart, Service
 
 Ending = Literal["reboot", "poweroff"]
+AGAIN_SECONDS: Sequence[float] = (10, 20, 40, 80, 160, 320)
 WATCHDOG_SECONDS = 60
+WATCHDOG_UNASKED_SECONDS = 15  # less than any driver's own timeout that is known
 DATA_KEY = phases.SECURE_CONFIG / "data.key"
 DATA_AGENT = phases.DATA / "agent"
+# What these did to the machine holds for the next agent too; the others start tasks, which end with the agent.
+LASTING = ("command-line", "selinux", "kernel", "cgroups", "loopback", "network", "secure-config", "data", "console")
 
 
-def run(born_ms: int) -> NoReturn:
-    """Be PID 1. *born_ms*: milliseconds of CLOCK_BOOTTIME at its first line."""
+class SameClock(trio.abc.Clock):
+    """One clock for all runs of the loop: trio's own begins anew with each, and timers outlive an agent that fails."""
+
+    def start_clock(self) -> None:
+        """Do nothing: it runs."""
+
+    def current_time(self) -> float:
+        """Return seconds of CLOCK_MONOTONIC."""
+        return time.monotonic()
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        """Return how long it is until *deadline*."""
+        return deadline - time.monotonic()
+
+
+def run(born_ms: int, make: "type[Agent] | None" = None) -> NoReturn:
+    """Be PID 1. *born_ms*: milliseconds of CLOCK_BOOTTIME at its first line. *make*: which agent (for tests).
+
+    Whatever fails, the next agent goes on with the services of the one before: they are not touched.
+    """
     log = Log(kernel.realtime_ms)
-    descriptor = console.open_console()
-    log.add_sink(LineSink(lambda line: console.write_line(descriptor, f"milkyway: {line}")))
+    _open_console(log)
     _stay_in_memory(log)
-    ending: Ending | None = None
-    while ending is None:
-        agent = Agent(log, born_ms)
+    agent: Agent | None = None
+    while agent is None or agent.ended is None:
         try:
-            trio.run(agent.live)
+            agent = (make or Agent)(log, born_ms, agent)
+            trio.run(agent.live, clock=SameClock())
         except BaseException as error:  # noqa: BLE001 (an end of PID 1 is a panic; begin again, services go on)
             log.note("agent_failed", error=repr(error), traceback=traceback.format_exc())
             time.sleep(1)
-        ending = agent.ended  # whatever failed on the way down, a machine that went down doesn't begin again
+        # Whatever failed on the way down, a machine that went down doesn't begin again.
     while True:
-        (power.restart if ending == "reboot" else power.power_off)()
+        for end in (power.restart, power.power_off) if agent.ended == "reboot" else (power.power_off, power.restart):
+            try:
+                end()
+            except OSError as error:  # the other end is better than a machine that is stopped and stays on
+                log.note("end_failed", ending=agent.ended, error=str(error))
+                time.sleep(1)
+
+
+def _open_console(log: Log) -> None:
+    try:
+        descriptor = console.open_console()
+    except OSError as error:  # then whoever asks mwctl, or reads the disk, finds what was noted
+        log.note("console_failed", error=str(error))
+        return
+    log.add_sink(LineSink(lambda line: console.write_line(descriptor, f"milkyway: {line}")))
 
 
 def _stay_in_memory(log: Log) -> None:
@@ -77,22 +112,34 @@ def _stay_in_memory(log: Log) -> None:
 class Agent:
     """All that lives in PID 1, from one boot to one shutdown."""
 
-    def __init__(self, log: Log, born_ms: int) -> None:
+    def __init__(self, log: Log, born_ms: int, before: "Agent | None" = None) -> None:
+        """*before*: an agent that has failed, whose services this one goes on with."""
         self.log = log
-        self.reaper = Reaper(log)
-        self.supervisor = Supervisor(log, self.reaper)
-        self.command_line: kernel.CommandLine | None = None
-        self.boot = BootRun(BOOT, self._deeds(), clock_ms=kernel.boottime_ms, note=log.note)
+        self.reaper: Reaper = before.reaper if before else Reaper(log)
+        self.supervisor: Supervisor = before.supervisor if before else Supervisor(log, self.reaper)
+        self.supervisor.keeps_at_end = True
+        self.command_line: kernel.CommandLine | None = before.command_line if before else None
+        self.boot: BootRun = BootRun(BOOT, self._deeds(), clock_ms=kernel.boottime_ms, note=log.note)
         self.boot.finished_ms["pid1"] = born_ms
+        if before is not None:
+            for name in LASTING:
+                if before.boot.outcomes.get(name) == "done":
+                    self.boot.outcomes[name] = "done"
+                    self.boot.finished_ms[name] = before.boot.finished_ms[name]
         self.link = TrustLink(self._start_program, self._begin, log.note)
         self.convergence: Convergence | None = None
         self._machine = LiveMachine(self)
         self._programs: Programs | None = None
         self._nursery: trio.Nursery | None = None
-        self._watchdog: int | None = None
+        self._watchdog: int | None = before._watchdog if before else None
+        self._supervising = trio.Event()
+        self._kept: set[str] = set()
         self.ended: Ending | None = None  # said once the way down is over
         self._ending: Ending = "poweroff"
         self._end = trio.Event()
+        if before is not None and before._end.is_set():  # it failed on the way down, which goes on
+            self._ending = before._ending
+            self._end.set()
 
     async def live(self) -> None:
         """Boot, live until an end is asked for, go down in order; ``ended`` is then which end it is."""
@@ -104,16 +151,26 @@ class Agent:
             self._keep("log", self.log.keep_files)
             with trio.CancelScope() as booting:
                 nursery.start_soon(self._cancel_at_end, booting)
-                await self.boot.run()
-                self.boot.finished_ms["ready"] = kernel.boottime_ms()
-                self.log.note("boot_finished", at_ms=self.boot.finished_ms["ready"], failures=len(self.boot.failures()))
-                for line in self.boot.failures():
-                    self.log.note("boot_report", line=line)
+                await self._boot()
             await self._end.wait()
             with trio.CancelScope(shield=True):
                 await self._go_down()
             self.ended = self._ending
             nursery.cancel_scope.cancel()
+
+    async def _boot(self) -> None:
+        """Boot, and try again what failed, less and less often: what was in its way may pass, and a boot is not repeated."""
+        await self.boot.run()
+        self.boot.finished_ms["ready"] = kernel.boottime_ms()
+        self.log.note("boot_finished", at_ms=self.boot.finished_ms["ready"], failures=len(self.boot.failures()))
+        for line in self.boot.failures():
+            self.log.note("boot_report", line=line)
+        for pause in AGAIN_SECONDS:
+            if "failed" not in self.boot.outcomes.values():
+                return
+            await trio.sleep(pause)
+            self.log.note("boot_tried_again", phases=", ".join(self.boot.forget_failures()))
+            await self.boot.run()
 
     def end(self, ending: Ending) -> None:
         """Begin the way down; the first word counts."""
@@ -152,10 +209,20 @@ class Agent:
         }
 
     async def _mount_filesystems(self) -> Sequence[str]:
-        phases.filesystems()
-        assert self._nursery is not None, "phases run while the agent lives"
-        await self._nursery.start(self.supervisor.run)  # it makes a directory below /run
-        return []
+        try:
+            return phases.filesystems()
+        finally:
+            await self._start_supervisor()  # now, as it makes a directory below /run; and whatever was not mounted
+
+    async def _start_supervisor(self) -> None:
+        self._keep("supervisor", self._run_supervisor)
+        with trio.move_on_after(1):
+            await self._supervising.wait()
+
+    async def _run_supervisor(self) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.supervisor.run)
+            self._supervising.set()
 
     async def _read_command_line(self) -> Sequence[str]:
         self.command_line = kernel.parse_cmdline(kernel.cmdline())
@@ -164,10 +231,16 @@ class Agent:
     async def _open_watchdog(self) -> Sequence[str]:
         if not Path("/dev/watchdog").exists():
             raise UnavailableError("there is no /dev/watchdog")
-        self._watchdog = watchdog.open_watchdog()
-        seconds = watchdog.set_timeout(self._watchdog, WATCHDOG_SECONDS)
+        if self._watchdog is None:
+            self._watchdog = watchdog.open_watchdog()
+        warnings: list[str] = []
+        seconds = WATCHDOG_UNASKED_SECONDS
+        try:
+            seconds = watchdog.set_timeout(self._watchdog, WATCHDOG_SECONDS)
+        except OSError as error:  # open, it counts: left alone it would reboot a machine that lives
+            warnings.append(f"watchdog: it keeps its own timeout: {error}")
         self._keep("watchdog", self._feed_watchdog, self._watchdog, seconds / 3)
-        return []
+        return warnings
 
     async def _feed_watchdog(self, descriptor: int, period: float) -> None:
         while True:
@@ -243,7 +316,8 @@ class Agent:
 
     def _supervise(self, name: str, program: Program, restart: Restart) -> None:
         service = Service(name=name, command=list(program.command), restart=restart)
-        self.supervisor.add(Definition(name, service, Launched(program, f"{GROUPS}/{name}", self.reaper)))
+        if name not in self.supervisor.names():  # an agent that failed before this one may have begun
+            self.supervisor.add(Definition(name, service, Launched(program, f"{GROUPS}/{name}", self.reaper)))
         self.supervisor.start(name, by="the boot")
 
     async def _start_program(self, name: str, descriptors: dict[int, int]) -> local_api.FrontProcess:
@@ -263,16 +337,31 @@ class Agent:
             coreos_root_hash=self.command_line.root_hash,
             development=self.command_line.development,
         )
-        return begin, [os.open(DATA_AGENT / "trust", flags), os.open(phases.SECURE_CONFIG, flags)]
+        trust = os.open(DATA_AGENT / "trust", flags)
+        try:
+            return begin, [trust, os.open(phases.SECURE_CONFIG, flags)]
+        except OSError:
+            os.close(trust)
+            raise
 
     def _keep(self, name: str, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
-        """Run *task* for as long as the agent lives."""
+        """Run *task* for as long as the agent lives; once, though the phase that starts it is tried again."""
         assert self._nursery is not None, "tasks run while the agent lives"
-        self._nursery.start_soon(keep, name, task, self.log.note, *arguments)
+        if name in self._kept:
+            return
+        self._kept.add(name)
+        self._nursery.start_soon(self._keep_for_good, name, task, *arguments)
+
+    async def _keep_for_good(self, name: str, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        await keep(name, task, self.log.note, *arguments)
+        self.log.note("task_lost", task=name)  # it came to an end by itself, which none of them should
 
     async def _heed_signals(self) -> None:
-        power.set_ctrl_alt_del(reboots=False)
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            try:
+                power.set_ctrl_alt_del(reboots=False)
+            except OSError as error:  # the other ways to end the machine are heeded nevertheless
+                self.log.note("ctrl_alt_del_failed", error=str(error))
             async for number in signals:
                 self.end("reboot" if number == signal.SIGINT else "poweroff")
 
@@ -296,11 +385,13 @@ class Agent:
         for phase in SHUTDOWN:
             if phase.name not in deeds:
                 continue
-            with trio.move_on_after(phase.deadline_ms / 1000) as scope:
-                try:
+            scope = trio.CancelScope(deadline=trio.current_time() + phase.deadline_ms / 1000)
+            # The scope inside: a deed that fails while its time is up raises both at once, which only the scope takes apart.
+            try:
+                with scope:
                     await deeds[phase.name]()
-                except Exception as error:  # noqa: BLE001 (the way down leads on, whatever happens)
-                    self.log.note("shutdown_phase_failed", phase=phase.name, error=str(error))
+            except Exception as error:  # noqa: BLE001 (the way down leads on, whatever happens)
+                self.log.note("shutdown_phase_failed", phase=phase.name, error=str(error))
             if scope.cancelled_caught:
                 self.log.note("shutdown_phase_late", phase=phase.name, after_ms=phase.deadline_ms, left=self._left())
         self.log.note("shutdown_finished", at_ms=kernel.boottime_ms())

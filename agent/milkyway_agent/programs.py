@@ -6,7 +6,7 @@ do one piece of work and end (disk, compiler).
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import trio
 
@@ -15,9 +15,9 @@ from milkyway_agent.core.stack import process_context
 from milkyway_agent.log import Log
 from milkyway_agent.output import carry_lines
 from milkyway_agent.reaping import Reaper, wait_ended
-from milkyway_agent.starter import Launched, Program, Running, let_go, run_to_end
+from milkyway_agent.starter import Launched, Program, Running, abandon, end_now, let_go, run_to_end
 from milkyway_agent.system import kernel, processes
-from milkyway_formats.errors import UnavailableError
+from milkyway_formats.errors import MilkyWayError, UnavailableError
 from milkyway_formats.report import ServiceStatus
 from milkyway_formats.service import Limits
 
@@ -71,7 +71,9 @@ def console_program(terminal: str) -> Program:
 class Child:
     """A program that was started here: one life, ended and cleared up exactly once."""
 
-    def __init__(self, name: str, starter: Launched, running: Running, reaper: Reaper) -> None:
+    def __init__(self, name: str, starter: Launched, running: Running, reaper: Reaper, note: Callable[..., None]) -> None:
+        self._note = note
+        self._abandoned = False
         self.name = name
         self.pid = running.pid
         self.started_ms = kernel.boottime_ms()
@@ -83,6 +85,8 @@ class Child:
 
     def kill(self) -> None:
         """Send SIGKILL to all of its processes; no error if it is gone."""
+        if not self._ended and not self._abandoned:
+            end_now(self._running)  # one that was started just now is not in its group yet
         self._starter.kill()
 
     async def wait(self) -> str:
@@ -92,8 +96,18 @@ class Child:
                 await wait_ended(self._running.pidfd)
                 self._ended = describe_end(let_go(self._running, self._reaper))
                 with trio.CancelScope(shield=True):
-                    await self._starter.clean_up()
+                    try:
+                        await self._starter.clean_up()
+                    except (MilkyWayError, OSError) as error:  # the next start finds the group as it is, and uses it
+                        self._note("cleaning_up_failed", service=self.name, error=str(error))
         return self._ended
+
+    def abandon(self) -> None:
+        """Kill it and leave its end to the reaper, as an orphan's; nothing where it was reaped."""
+        if self._abandoned or self._ended:
+            return
+        self._abandoned = True
+        abandon(self._running, self._reaper)
 
 
 class Programs:
@@ -111,6 +125,8 @@ class Programs:
         """Start the program *name*; it has copies of *descriptors* under their numbers."""
         if self._closed:
             raise UnavailableError(f"cannot start {name}: the machine is shutting down")
+        if (before := self._children.get(name)) is not None:
+            await before.wait()  # all its lives share one group, which is cleared when one ends
         starter = Launched(PROGRAMS[name]._replace(descriptors=lambda: _copies(descriptors)), f"{GROUPS}/{name}", self._reaper)
         reading, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reading, False)
@@ -121,7 +137,7 @@ class Programs:
             raise
         finally:
             os.close(writing)
-        child = Child(name, starter, running, self._reaper)
+        child = Child(name, starter, running, self._reaper, self._log.note)
         self._children[name] = child
         self._lives[name] = self._lives.get(name, 0) + 1
         self._log.note("program_started", service=name, pid=child.pid)
@@ -157,18 +173,29 @@ class Programs:
         """Kill every program that runs, and start none ever after: the machine goes down."""
         self._closed = True
         for child in self._children.values():
-            child.kill()
+            try:
+                child.kill()
+            except OSError as error:
+                self._log.note("killing_failed", service=child.name, error=str(error))
 
     async def _accompany(self, child: Child) -> None:
-        how = await child.wait()
-        if self._children.get(child.name) is child:
-            del self._children[child.name]
-        self._log.note("program_ended", service=child.name, how=how)
+        how = "it was left alone"
+        try:
+            how = await child.wait()
+        except Exception as error:  # noqa: BLE001 (one program's end must not be the agent's)
+            how = f"nobody knows how: {error!r}"
+        finally:
+            child.abandon()  # the agent ends or begins again: whoever needs the program starts another
+            if self._children.get(child.name) is child:
+                del self._children[child.name]
+            self._log.note("program_ended", service=child.name, how=how)
 
     async def _read_output(self, name: str, reading: int) -> None:
         """Make records of what the program writes; it ends when the last process that holds the pipe does."""
         try:
             await carry_lines(reading, name, self._log)
+        except Exception as error:  # noqa: BLE001 (as above)
+            self._log.note("output_failed", service=name, error=repr(error))
         finally:
             os.close(reading)
 

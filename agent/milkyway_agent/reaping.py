@@ -72,16 +72,28 @@ class Reaper:
         """
         pid = processes.spawn(command, environment, descriptors)
         self.claim(pid)
-        pidfd = processes.pidfd_open(pid)
+        try:
+            pidfd = processes.pidfd_open(pid)
+        except OSError:  # what can't be held must not run; nobody has reaped it, so the pid is still its own
+            os.kill(pid, signal.SIGKILL)
+            self.release(pid)
+            raise
         try:
             await wait_ended(pidfd)
+        except BaseException:
+            processes.pidfd_send_signal(pidfd, signal.SIGKILL)
+            raise
         finally:
-            if not processes.has_ended(pidfd):
-                processes.pidfd_send_signal(pidfd, signal.SIGKILL)
-            code = processes.reap(pidfd).code
-            os.close(pidfd)
-            self.release(pid)
+            try:
+                code = processes.reap(pidfd).code
+            finally:
+                os.close(pidfd)
+                self.release(pid)
         return code
+
+    def note_unknown_end(self, pid: int, error: OSError) -> None:
+        """Note that nobody knows how the claimed child *pid* ended."""
+        self._log.note("end_of_process_lost", pid=pid, error=str(error))
 
     async def run(self) -> None:
         """Reap orphans for ever. Never raises but when it is cancelled."""

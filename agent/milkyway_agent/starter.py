@@ -5,6 +5,7 @@ descriptor, kills all of its processes, and clears away what a start made; it de
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ LAUNCH = "/usr/lib/milkyway/launch"
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin", "LANG": "C.UTF-8"}
 SETTLE_SECONDS = 10.0
 EMPTY_SECONDS = 5.0
+UNKNOWN_END = 255  # as an exit status: what ended so is started again by a policy that starts again what failed
 
 
 class Running(NamedTuple):
@@ -102,8 +104,13 @@ class Launched:
         self._launch = launch
 
     async def start(self, output: int, notify: str | None) -> Running:
-        """Start the program; return when it is in its own domain."""
-        make_group(self.cgroup, self._program.limits)
+        """Start the program; return when it is in its own domain.
+
+        What is left in its group, of a life that could not be cleared away, is cleared away first: none runs twice.
+        """
+        if not make_group(self.cgroup, self._program.limits) and cgroups.is_populated(self.cgroup):
+            await clear_group(self.cgroup)
+            make_group(self.cgroup, self._program.limits)
         passed = self._program.descriptors() if self._program.descriptors else {}
         try:
             command = launch_command(self._program, self.cgroup, notify, self._launch)
@@ -111,7 +118,12 @@ class Launched:
         finally:
             for descriptor in passed.values():
                 os.close(descriptor)
-        return await settled(hold(pid, self._reaper), self._program.context, self._reaper)
+        try:
+            return await settled(hold(pid, self._reaper), self._program.context, self._reaper)
+        except OSError:
+            with contextlib.suppress(OSError):  # what can't be held must not run
+                self.kill()
+            raise
 
     def kill(self) -> None:
         """Kill all processes of the group."""
@@ -123,44 +135,84 @@ class Launched:
 
 
 def hold(pid: int, reaper: Reaper) -> Running:
-    """Claim the child *pid*, not yet reaped, and hold it by a descriptor. Undo: reap it, then release and close."""
+    """Claim the child *pid*, not yet reaped, and hold it by a descriptor. Undo: reap it, then release and close.
+
+    Raises OSError when it can't be held: it is an orphan like any other then.
+    """
     reaper.claim(pid)
-    return Running(pid, processes.pidfd_open(pid))
+    try:
+        return Running(pid, processes.pidfd_open(pid))
+    except OSError:
+        reaper.release(pid)
+        raise
 
 
 def let_go(running: Running, reaper: Reaper) -> int:
-    """Reap *running*, which has ended; return its exit status, or minus the signal that killed it."""
-    code = processes.reap(running.pidfd).code
+    """Reap *running*, which has ended; return its exit status, or minus the signal that killed it.
+
+    UNKNOWN_END where the kernel does not say, which is noted: somebody else has reaped it, or it is the reaper's now.
+    """
+    try:
+        code = processes.reap(running.pidfd).code
+    except OSError as error:
+        reaper.note_unknown_end(running.pid, error)
+        code = UNKNOWN_END
     os.close(running.pidfd)
     reaper.release(running.pid)
     return code
 
 
+def end_now(running: Running) -> None:
+    """Kill the main process itself, which is not in its group yet when it was started just now. No error if it has ended."""
+    with contextlib.suppress(OSError):  # then its group is killed, or whoever waits for its end is not told of any
+        processes.pidfd_send_signal(running.pidfd, 9)
+
+
+def abandon(running: Running, reaper: Reaper) -> None:
+    """Kill *running* and leave its end to the reaper, as an orphan's."""
+    end_now(running)
+    trio.lowlevel.notify_closing(running.pidfd)
+    os.close(running.pidfd)
+    reaper.release(running.pid)
+
+
 async def settled(running: Running, context: str, reaper: Reaper) -> Running:
     """Return *running* once it is in *context* ("": at once) or has ended.
 
-    Raises UnavailableError when it does not get there in time: it was killed then, and reaped.
+    Raises UnavailableError when it does not get there in time, or OSError: it was killed then, and let go of.
     """
     pause = 0.001
     deadline = trio.current_time() + SETTLE_SECONDS
-    while context and (seen := selinux.getcon(running.pid)) != context and not processes.has_ended(running.pidfd):
-        if trio.current_time() > deadline:
-            processes.pidfd_send_signal(running.pidfd, 9)
-            with trio.CancelScope(shield=True):
-                await trio.lowlevel.wait_readable(running.pidfd)
-            let_go(running, reaper)
-            raise UnavailableError(f"cannot start it: it runs as {seen}, not as {context}")
-        await trio.sleep(pause)
-        pause = min(pause * 2, 0.05)
+    try:
+        while context and (seen := selinux.getcon(running.pid)) != context and not processes.has_ended(running.pidfd):
+            if trio.current_time() > deadline:
+                raise UnavailableError(f"cannot start it: it runs as {seen}, not as {context}")
+            await trio.sleep(pause)
+            pause = min(pause * 2, 0.05)
+    except BaseException:
+        abandon(running, reaper)
+        raise
     return running
 
 
-def make_group(path: str, limits: Limits | None = None) -> None:
-    """Make the control group *path* if it is not there, and set the *limits* for which there are controllers."""
-    with contextlib.suppress(FileExistsError):
+def make_group(path: str, limits: Limits | None = None) -> bool:
+    """Make the control group *path* if it is not there, and set the *limits* for which there are controllers.
+
+    Returns whether it was made now.
+    """
+    is_new = True
+    try:
+        cgroups.create(path)
+    except FileExistsError:
+        is_new = False
+    except FileNotFoundError:
+        above = Path(path).parent
+        if above.exists():
+            raise
+        make_group(str(above))  # a boot that went wrong has not made it
         cgroups.create(path)
     if limits is None:
-        return
+        return is_new
     there = cgroups.controllers(path)
     if "memory" in there:
         cgroups.set_memory_max(path, limits.memory_bytes or None)
@@ -168,32 +220,66 @@ def make_group(path: str, limits: Limits | None = None) -> None:
         cgroups.set_pids_max(path, limits.pids or None)
     if "cpu" in there:
         cgroups.set_cpu_weight(path, limits.cpu_weight)
+    return is_new
 
 
 def kill_group(path: str) -> None:
-    """Kill every process in the group *path* and below, if there is one."""
-    with contextlib.suppress(FileNotFoundError):
+    """Kill every process in the group *path* and below, if there is one.
+
+    Raises OSError when the kernel refuses that, and to kill them one by one: then some may live.
+    """
+    try:
         cgroups.kill(path)
+    except OSError as error:
+        if not _is_gone(error):
+            _kill_each(path)
+
+
+def _kill_each(path: str) -> None:
+    """Kill the processes in the group *path* and below by themselves: one that forks meanwhile needs it again."""
+    for child in cgroups.children(path):
+        _kill_each(child)
+    for pid in cgroups.processes(path):
+        try:
+            pidfd = processes.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if pid in cgroups.processes(path):  # else it ended before it was held, and the pid may be another's
+                processes.pidfd_send_signal(pidfd, 9)
+        except ProcessLookupError:
+            continue
+        finally:
+            os.close(pidfd)
 
 
 async def clear_group(path: str) -> None:
     """Undo ``make_group``: kill what is in the group *path*, wait until it is empty, remove it with all groups below.
 
-    Raises UnavailableError when something does not die in time.
+    What the kernel refuses is tried again. Raises UnavailableError when something does not die in time, or OSError.
     """
     pause = 0.001
     deadline = trio.current_time() + EMPTY_SECONDS
-    try:
-        kill_group(path)
-        while cgroups.is_populated(path):
+    while True:
+        try:
+            kill_group(path)
+            if not cgroups.is_populated(path):
+                _remove_groups(path)
+                return
+        except OSError as error:
+            if _is_gone(error):
+                return  # somebody was quicker: there is no such group any more
             if trio.current_time() > deadline:
-                left = cgroups.processes(path)
-                raise UnavailableError(f"cannot clear {path}: processes {left} survive SIGKILL")
-            await trio.sleep(pause)
-            pause = min(pause * 2, 0.05)
-        _remove_groups(path)
-    except FileNotFoundError:
-        return  # somebody was quicker: there is no such group any more
+                raise
+        if trio.current_time() > deadline:
+            raise UnavailableError(f"cannot clear {path}: processes {cgroups.processes(path)} survive SIGKILL")
+        await trio.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+def _is_gone(error: OSError) -> bool:
+    """Tell whether *error* says that a group was removed: before its file was opened, or since."""
+    return error.errno in (errno.ENOENT, errno.ENODEV)
 
 
 def _remove_groups(path: str) -> None:
@@ -226,9 +312,14 @@ async def run_to_end(starter: Starter, reaper: Reaper, *, output_bytes: int = 65
                 nursery.start_soon(_collect, reading, kept, output_bytes)
                 await trio.lowlevel.wait_readable(running.pidfd)
                 # What it left behind may hold the pipe open: it ends with the main process.
-                starter.kill()
+                try:
+                    starter.kill()
+                except OSError:  # clean_up tries again; what it writes until then is nobody's
+                    nursery.cancel_scope.cancel()
         finally:
-            starter.kill()
+            end_now(running)
+            with contextlib.suppress(OSError):
+                starter.kill()
             with trio.CancelScope(shield=True):
                 await trio.lowlevel.wait_readable(running.pidfd)
                 code = let_go(running, reaper)
@@ -242,7 +333,10 @@ async def run_to_end(starter: Starter, reaper: Reaper, *, output_bytes: int = 65
 async def _collect(reading: int, kept: bytearray, limit: int) -> None:
     while True:
         await trio.lowlevel.wait_readable(reading)
-        data = os.read(reading, 65536)
+        try:
+            data = os.read(reading, 65536)
+        except BlockingIOError:
+            continue
         if not data:
             return
         kept += data[: limit - len(kept)]

@@ -81,7 +81,7 @@ class TrustLink:
             try:
                 why = await self._live()
             except Exception as error:  # noqa: BLE001 (whatever it was costs this pair of processes, never PID 1)
-                why = f"{type(error).__name__}: {error}"
+                why = _why(error)
             self.begun = trio.Event()
             failures = 0 if trio.current_time() - started > 60 else failures + 1
             self._note("verifier_ended", why=why, failures=failures)
@@ -196,6 +196,13 @@ def _admitted(answer: FromVerifier) -> FromVerifier:
     if isinstance(answer, Unavailable):
         raise UnavailableError(answer.message)
     return answer
+
+
+def _why(error: BaseException) -> str:
+    """Return *error* as one line; of a group, what it is made of."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_why(one) for one in error.exceptions)
+    return f"{type(error).__name__}: {error}"
 
 
 async def _end(process: Process) -> None:

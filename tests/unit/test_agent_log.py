@@ -1,5 +1,6 @@
 """PID 1's log: nothing that goes wrong with a sink goes wrong with the agent, and nobody waits for a reader or a disk."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def test_a_sink_that_fails_disturbs_neither_the_caller_nor_other_sinks() -> None
     ring = Ring()
     a_log(BrokenConsole(), ring).note("booted")
     assert ring.events() == ["booted"]
+
+
+def test_a_name_that_is_no_utf_8_is_noted_with_what_it_is_made_of(tmp_path: Path) -> None:
+    log = Log(lambda: 0)
+    log.open_files(FileSink(str(tmp_path)))
+    log.note("mount_failed", path=os.fsdecode(b"/mnt/\xff"), who="Zoë")
+    (record,) = FileSink(str(tmp_path)).records()
+    assert record.facts == {"path": "/mnt/\\udcff", "who": "Zoë"}
 
 
 def test_memory_is_bounded() -> None:

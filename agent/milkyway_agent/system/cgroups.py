@@ -135,7 +135,7 @@ def parse_pressure(text: str) -> float | None:
 
 def of_process(pid: int | str) -> str:
     """Return the group of process *pid*, as a path below the hierarchy's root ("/coreos/dhcp")."""
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape").splitlines():
         if line.startswith("0::"):
             return line[3:]
     return ""

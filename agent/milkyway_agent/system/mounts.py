@@ -95,7 +95,7 @@ def parse_mountinfo(text: str) -> list[Mount]:
 
 def mountinfo(pid: int | str = "self") -> list[Mount]:
     """Return the mounts of *pid*'s mount namespace."""
-    return parse_mountinfo(Path(f"/proc/{pid}/mountinfo").read_text())
+    return parse_mountinfo(Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape"))
 
 
 def is_mounted(target: str) -> bool:
