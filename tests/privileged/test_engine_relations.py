@@ -248,6 +248,7 @@ async def test_a_replacement_that_is_given_up_leaves_the_old_set() -> None:
         one.add_direct(shell("deaf", "trap '' TERM; echo armed; while :; do sleep 1000; done", stop=Stop(timeout_ms=60_000)))
         one.supervisor.start("deaf")
         await one.line("deaf", "armed")
+        await started(one, "deaf")
         with trio.move_on_after(0.05) as scope:
             await one.supervisor.replace(definitions(one, sleeper("deaf")))
         assert scope.cancelled_caught
