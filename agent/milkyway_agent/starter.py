@@ -316,8 +316,10 @@ async def run_to_end(starter: Starter, reaper: Reaper, *, output_bytes: int = 65
                     starter.kill()
                 except OSError:  # clean_up tries again; what it writes until then is nobody's
                     nursery.cancel_scope.cancel()
-        finally:
+        except BaseException:
             end_now(running)
+            raise
+        finally:
             with contextlib.suppress(OSError):
                 starter.kill()
             with trio.CancelScope(shield=True):

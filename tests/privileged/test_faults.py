@@ -1,14 +1,11 @@
 """Whatever the kernel refuses, PID 1 lives, and its services with it: each function fails in every plausible way."""
 
 import errno
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 import trio
 
-from milkyway_agent.system import processes
 from tests.privileged.fault_cases import run_function
 from tests.privileged.fault_table import FAULTS, NEVER, used
 from tests.privileged.faulty import Factory, Faulty
@@ -81,18 +78,6 @@ async def test_services_outlive_the_failure_of_the_agent_as_a_whole_and_the_next
             assert set(boot["outcomes"].values()) == {"done"}, boot
         assert await one.order("service", name="dhcp") == dhcp, "it was started twice, or is lost"
         await _is_well(one, witness["pid"])
-
-
-def test_a_process_whose_name_is_no_utf_8_is_seen_like_any_other() -> None:
-    """Any program can call itself so (prctl(2), PR_SET_NAME), and must not keep PID 1 from seeing all the others."""
-    call = "import ctypes; ctypes.CDLL(None).prctl(15, b'\\xff', 0, 0, 0); print(flush=True); input()"
-    with subprocess.Popen([sys.executable, "-IS", "-c", call], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdout.readline()
-        assert [one.name for one in processes.processes() if one.pid == child.pid] == ["\N{REPLACEMENT CHARACTER}"]
-        child.stdin.write(b"\n")
-        child.stdin.close()
 
 
 async def _is_well(one: Faulty, pid: int) -> None:

@@ -1,0 +1,235 @@
+"""What PID 1 is made to do so that the function at fault is called: services live and die, somebody asks, a layer is opened.
+
+Nothing of it need succeed. Each ``do_`` is an exercise that the fault table names.
+"""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from milkyway_agent import direct, launcher, pid1, programs
+from milkyway_agent.core.effects import HoldData, LoadInstance, OpenLayer
+from milkyway_agent.data_plane import DataPlane
+from milkyway_agent.executor import Executor, LayerPlane
+from milkyway_agent.log import Log
+from milkyway_agent.policy_plane import PolicyPlane
+from milkyway_agent.starter import Launched, Program
+from milkyway_agent.supervisor import Definition
+from milkyway_agent.system import cgroups
+from milkyway_formats.deployment import DataBinding
+from milkyway_formats.errors import MilkyWayError
+from milkyway_formats.listener import Listener, Tcp, UnixStream
+from milkyway_formats.manifest import Image
+from milkyway_formats.policy_shared import Placed
+from milkyway_formats.service import Limits, ReadyByExit, ReadyByNotify, ReadyByTcp, Restart, Service, Stop
+from milkyway_formats.timer import Timer
+
+STEP_SECONDS = 3.0  # how long one step waits for a service that a fault may keep from its end
+SOCKET = "/run/probe.sock"
+NOTIFIES = """
+import os, signal, socket
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.getenv("NOTIFY_SOCKET"))
+signal.pause()
+"""
+LISTENS = """
+import signal, socket
+listening = socket.create_server(("127.0.0.1", 4711))
+signal.pause()
+"""
+
+
+class Exercises(pid1.Agent):
+    """PID 1 with what it can be made to do."""
+
+    def __init__(self, log: Log, born_ms: int, before: pid1.Agent | None = None) -> None:
+        super().__init__(log, born_ms, before)
+        self._numbers = count()
+        self._launching: direct.Launching | None = None
+
+    async def exercise(self, what: str) -> None:
+        """Do the exercise *what*."""
+        await getattr(self, f"do_{what}")()
+
+    def add_plain(self, name: str, service: Service, **program: Any) -> None:
+        """Supervise a service that is started as those of CoreOS are."""
+        program_of = Program(tuple(service.command), environment=service.environment, limits=service.limits, **program)
+        self.supervisor.add(Definition(name, service, Launched(program_of, f"{programs.GROUPS}/{name}", self.reaper)))
+
+    def _add_direct(self, name: str, service: Service) -> None:
+        """Supervise a service that is started by the waiting launcher, as those of ``--supervise`` are."""
+        if self._launching is None:
+            self._launching = direct.Launching(launcher.Launcher(), self.supervisor.watch, self.reaper)
+        places = direct.Places(programs.GROUPS, Path("/run/milkyway"))
+        self.supervisor.add(Definition(name, service, direct.Direct(name, service, self._launching, places)))
+
+    def _name(self) -> str:
+        return f"probe-{next(self._numbers)}"
+
+    async def _try(self, step: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        with trio.move_on_after(STEP_SECONDS):
+            try:
+                await step(*arguments)
+            except (MilkyWayError, OSError) as error:
+                self.log.note("exercise_refused", why=str(error))
+
+    async def _live_through(self, name: str) -> None:
+        """Start a service, kill its process, see it start again, and stop it, as far as that goes."""
+        self.supervisor.start(name)
+        await self._try(self.supervisor.wait_state, name, "started", "failed")
+        before = self.supervisor.status_of(name)
+        if before.pid:
+            os.kill(before.pid, signal.SIGKILL)
+            await self._try(self.other_process, name, before.pid)
+        await self._try(self.supervisor.stop, name)
+
+    async def other_process(self, name: str, before: int) -> None:
+        """Wait until the service is started with another process, or failed."""
+        while (status := self.supervisor.status_of(name)).pid in (before, 0) and status.state != "failed":  # noqa: ASYNC110
+            await trio.sleep(0.005)
+        await self.supervisor.wait_state(name, "started", "failed")
+
+    async def do_life(self) -> None:
+        """A service that says when it is ready lives, dies, is started again and stopped; one leaves a child behind."""
+        name = self._name()
+        again = Restart(delay_ms=10, start_limit=3)
+        command = [sys.executable, "-IS", "-c", NOTIFIES]
+        limits = Limits(memory_bytes=1 << 30, pids=100)
+        self.add_plain(
+            name,
+            Service(name=name, command=command, readiness=ReadyByNotify(), restart=again, limits=limits, ready_timeout_ms=1000),
+        )
+        await self._live_through(name)
+
+    async def do_stubborn(self) -> None:
+        """A service that does not heed its stop signal and leaves children is killed with all that it has."""
+        name = self._name()
+        script = "trap '' TERM; sleep 1000 & while :; do sleep 1000; done"
+        self.add_plain(name, Service(name=name, command=["/bin/sh", "-c", script], stop=Stop(timeout_ms=20)))
+        await self._live_through(name)
+
+    async def do_port(self) -> None:
+        """A service is ready when it listens."""
+        name = self._name()
+        command = [sys.executable, "-IS", "-c", LISTENS]
+        self.add_plain(name, Service(name=name, command=command, readiness=ReadyByTcp(port=4711), ready_timeout_ms=1000))
+        await self._live_through(name)
+
+    async def do_orphan(self) -> None:
+        """A child that nobody knows ends: it is reaped after its grace."""
+        pid = os.posix_spawn("/bin/true", ["true"], {})  # noqa: ASYNC221 (it does not wait)
+        for _ in range(15):
+            await trio.sleep(0.1)
+            if not Path(f"/proc/{pid}").exists():
+                return
+
+    async def do_listeners(self) -> None:
+        """A service with listeners and a timer is armed, served, and stopped again."""
+        name = self._name()
+        listeners = [
+            Listener(name="web", address=Tcp(address="127.0.0.1", port=4712), start="on-demand"),
+            Listener(name="unix", address=UnixStream(path=SOCKET, mode=0o666), start="on-demand"),
+            Listener(name="each", address=Tcp(address="127.0.0.1", port=4713), accept=True),
+        ]
+        service = Service(
+            name=name,
+            command=["/bin/sleep", "1000"],
+            listeners=listeners,
+            timers=[Timer(calendar=["*-*-* 00:00:00"])],
+            restart=Restart(delay_ms=10, start_limit=3),
+        )
+        self._add_direct(name, service)
+        self.supervisor.start(name)
+        await trio.sleep(0.02)
+        for address in (("127.0.0.1", 4713), ("127.0.0.1", 4712)):
+            with trio.move_on_after(0.2):
+                try:
+                    stream = await trio.open_tcp_stream(*address)
+                    await stream.aclose()
+                except OSError:
+                    continue
+        await self._try(self.supervisor.wait_state, name, "started", "failed")
+        await self._try(self.supervisor.stop, name)
+        Path(SOCKET).unlink(missing_ok=True)
+
+    async def do_stale_socket(self) -> None:
+        """A listener's socket is there already, and nobody has it open."""
+        stale = socket.socket(socket.AF_UNIX)
+        stale.bind(SOCKET)
+        stale.close()
+        await self.do_listeners()
+
+    async def do_timer(self) -> None:
+        """A timer of the calendar starts a service at the next second."""
+        name = self._name()
+        service = Service(
+            name=name, command=["/bin/true"], type="oneshot", readiness=ReadyByExit(), timers=[Timer(calendar=["*-*-* *:*:*"])]
+        )
+        self._add_direct(name, service)
+        self.supervisor.start(name)
+        with trio.move_on_after(1.2):
+            await self.supervisor.wait_state(name, "started", "failed")
+
+    async def do_survivor(self) -> None:
+        """Something of a service survives SIGKILL, as it seems, for longer than is waited."""
+        populated, cgroups.is_populated = cgroups.is_populated, lambda path: bool(path)
+        try:
+            await self.do_stubborn()
+        finally:
+            cgroups.is_populated = populated
+
+    async def do_other_speaks(self) -> None:
+        """A child of the service says that it is ready."""
+        name = self._name()
+        command = ["/bin/sh", "-c", f"{sys.executable} -IS -c '{NOTIFIES}' & wait"]
+        self.add_plain(name, Service(name=name, command=command, readiness=ReadyByNotify(), ready_timeout_ms=200))
+        await self._live_through(name)
+
+    async def do_figures(self) -> None:
+        """Somebody asks what services use."""
+        await self._try(self._machine.view.top)
+
+    async def do_policy(self) -> None:
+        """A policy without a deployment's instance is loaded, as when it is taken down."""
+        effect = LoadInstance("web_k3v9", 1, "0" * 64)
+        plane = PolicyPlane(self.link, self._programs_(), lambda _: Path("/dev/null"))
+        plane._instances[effect.key] = (Placed("web_k3v9", 1, (), ()), b"")
+        executor = Executor({LoadInstance: plane}, self.log)
+        executor.present = (effect,)
+        await self._try(executor.converge, ())
+
+    async def do_api(self) -> None:
+        """Somebody asks the local API."""
+        await self._try(self.ask)
+
+    async def ask(self) -> bytes:
+        answer = bytearray()
+        async with await trio.open_unix_socket("/run/milkyway/mwctl.sock") as stream:
+            await stream.send_all(b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            async for data in stream:
+                answer += data
+        return bytes(answer)
+
+    async def do_layer(self) -> None:
+        """A layer is opened and closed, and a data source made, by the executor as for a deployment."""
+        image = Image(root_hash="0" * 64, salt="0" * 64, data_blocks=8, hash_blocks=1)
+        sha256 = f"{next(self._numbers):064x}"
+        effect = OpenLayer(sha256=sha256, path="web", version="1", image=image)
+        plane = LayerPlane(lambda _: Path("/usr/lib/milkyway/launch"), selinux=True)
+        source = f"source{next(self._numbers)}"
+        held = HoldData("web_k3v9", DataBinding(name="data", source=source, data_class="secure"), 1000)
+        data = DataPlane(Path("/data"), selinux=True)
+        await self._try(Executor({OpenLayer: plane}, self.log).converge, (effect,))
+        await self._try(plane.undo, effect)
+        await self._try(Executor({HoldData: data}, self.log).converge, (held,))
+        await self._try(data.do, held)
+
+    async def do_nothing(self) -> None:
+        """Wait until what happens by itself has happened: the watchdog is fed every second."""
+        await trio.sleep(1.1)
