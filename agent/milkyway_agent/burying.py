@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import trio
 
-from milkyway_agent.attended import Attended, Run, is_direct
+from milkyway_agent.attended import Attended, is_direct
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.service_runs import ServiceRuns
 from milkyway_agent.starter import let_go
@@ -39,12 +39,11 @@ class Burial:
         """Kill and clear away whatever is left of a service. Never takes longer than its deadline, and never fails."""
         name = one.definition.name
         with trio.move_on_after(BURY_SECONDS, shield=True) as scope:
-            try:
-                if one.run is not None:
-                    await self._bury_run(one, one.run)
-                await one.definition.starter.clean_up()
-            except Exception as error:  # noqa: BLE001 (BROKEN would only clean up again)
-                self._note("cleaning_up_failed", service=name, error=str(error))
+            for step in (self._bury_run, _clean_up):
+                try:
+                    await step(one)
+                except Exception as error:  # noqa: BLE001 (BROKEN would only clean up again)
+                    self._note("cleaning_up_failed", service=name, error=str(error))
         if scope.cancelled_caught:
             self._note("cleaning_up_failed", service=name, error=f"not done within {BURY_SECONDS:g} s")
         if one.run is not None:  # it does not die; when it does, it is an orphan like any other
@@ -53,8 +52,10 @@ class Burial:
             self._runs.close(one, one.run)
             one.run = None
 
-    async def _bury_run(self, one: Attended, run: Run) -> None:
-        starter = one.definition.starter
+    async def _bury_run(self, one: Attended) -> None:
+        run, starter = one.run, one.definition.starter
+        if run is None:
+            return
         self._watch.remove(run.running.pidfd)
         starter.kill()
         run.signal(signal.SIGKILL)
@@ -64,3 +65,7 @@ class Burial:
         let_go(run.running, self._reaper)
         self._runs.close(one, run)
         one.run = None
+
+
+async def _clean_up(one: Attended) -> None:
+    await one.definition.starter.clean_up()

@@ -14,10 +14,9 @@ from functools import partial
 import trio
 
 from milkyway_agent.attended import Attended, Start, is_direct
-from milkyway_agent.direct import kill_process_group
 from milkyway_agent.listening import Connection
 from milkyway_agent.reaping import Reaper
-from milkyway_agent.starter import Running, let_go
+from milkyway_agent.starter import Running, kill_process_group, let_go
 from milkyway_agent.system import processes
 from milkyway_agent.watching import Watch
 from milkyway_formats.errors import MilkyWayError

@@ -437,7 +437,10 @@ class Lives:
 
     def _process_ended(self, one: Attended, run: Run, _events: int) -> None:
         self.watch.remove(run.running.pidfd)
-        self.runs.hear_out(one, run)
+        try:
+            self.runs.hear_out(one, run)
+        except OSError as error:  # its end must not be missed for it
+            self._log.note("last_words_missed", service=one.definition.name, error=str(error))
         run.ended = True
         self.post(one, None, run)
 

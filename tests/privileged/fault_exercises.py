@@ -130,13 +130,13 @@ class Exercises(pid1.Agent):
                 return
 
     async def do_listeners(self) -> None:
-        """A service with listeners and a timer is armed, served, and stopped again."""
-        name = self._name()
+        """A service with listeners and a timer is armed, served, and stopped again; so is one that accepts."""
+        name, accepting = self._name(), self._name()
         listeners = [
             Listener(name="web", address=Tcp(address="127.0.0.1", port=4712), start="on-demand"),
             Listener(name="unix", address=UnixStream(path=SOCKET, mode=0o666), start="on-demand"),
-            Listener(name="each", address=Tcp(address="127.0.0.1", port=4713), accept=True),
         ]
+        each = Listener(name="each", address=Tcp(address="127.0.0.1", port=4713), accept=True)
         service = Service(
             name=name,
             command=["/bin/sleep", "1000"],
@@ -145,7 +145,8 @@ class Exercises(pid1.Agent):
             restart=Restart(delay_ms=10, start_limit=3),
         )
         self._add_direct(name, service)
-        self.supervisor.start(name)
+        self._add_direct(accepting, Service(name=accepting, command=["/bin/cat"], listeners=[each]))
+        self.supervisor.start(name, accepting)
         await trio.sleep(0.02)
         for address in (("127.0.0.1", 4713), ("127.0.0.1", 4712)):
             with trio.move_on_after(0.2):
@@ -156,6 +157,7 @@ class Exercises(pid1.Agent):
                     continue
         await self._try(self.supervisor.wait_state, name, "started", "failed")
         await self._try(self.supervisor.stop, name)
+        await self._try(self.supervisor.stop, accepting)
         Path(SOCKET).unlink(missing_ok=True)
 
     async def do_stale_socket(self) -> None:
