@@ -25,7 +25,7 @@ from milkyway_formats.listener import Listener
 
 BUSY_SECONDS = 1.0  # how long a listener is left alone that can't be served now
 CONNECTIONS_AT_ONCE = 16
-CLOCK_SECONDS = 1.0  # after which times are reckoned anew, where the clock is being set again and again
+CLOCK_SECONDS = 0.1  # a clock that is set without end must not keep us reckoning without end
 
 Connected = Callable[[Attended, Listener, listening.Connection], None]
 HasRoom = Callable[[Attended, Listener], bool]
@@ -273,8 +273,7 @@ class ServiceTriggers:
         try:
             timerfd.timerfd_settime(self._timer, value, timerfd.TFD_TIMER_ABSTIME | timerfd.TFD_TIMER_CANCEL_ON_SET)
         except OSError:  # ECANCELED: the clock was set just now; the timer is armed nevertheless
-            self._note("clock_was_set")
-            self._alarms.set(CLOCK_SECONDS, self._reckon)
+            self._alarms.set(CLOCK_SECONDS, self._clock_set)
 
     def _clock_rang(self, _events: int) -> None:
         try:
@@ -290,11 +289,8 @@ class ServiceTriggers:
         self._set_clock()
 
     def _clock_set(self) -> None:
-        self._note("clock_was_set")
-        self._reckon()
-
-    def _reckon(self) -> None:
         """Reckon anew what is due: another of a service's timers may be the nearest by this clock."""
+        self._note("clock_was_set")
         now = self._realtime_ms()
         for one, timed in list(self._timed.items()):
             timed.pasts = [schedule.clock_set(past, now_ms=now) for past in timed.pasts]

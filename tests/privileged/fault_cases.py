@@ -36,31 +36,30 @@ async def run_function(
             wrong.extend(await case(factory, function, failing, *arguments))
 
     async with trio.open_nursery() as nursery:
+        cases = [(number, mode) for number in failing.numbers() for mode in modes]
         if failing.when == "life":
-            nursery.start_soon(one, _living, modes)
-        case = _ending if failing.when == "end" else _booting
+            for some in [[case] for case in cases] if failing.once else [cases]:
+                nursery.start_soon(one, _living, some)
         if failing.when != "life" or at_boot:
-            for number in failing.numbers():
-                for mode in modes:
-                    nursery.start_soon(one, case, number, mode)
+            for number, mode in cases:
+                nursery.start_soon(one, _ending if failing.when == "end" else _booting, number, mode)
     return wrong
 
 
-async def _living(factory: Factory, function: str, failing: Failing, modes: tuple[str, ...]) -> list[str]:
-    """Have the function fail while services run: one PID 1 lives through all of its errors."""
+async def _living(factory: Factory, function: str, failing: Failing, cases: Sequence[tuple[int, str]]) -> list[str]:
+    """Have the function fail while services run: one PID 1 lives through all of *cases*, an error and a mode each."""
     wrong: list[str] = []
     case = function
     async with factory.agent(stand_ins=(*STAND_INS, *failing.stand_ins)) as one:
         try:
             await one.order("booted")
             witness = await one.order("start", name=WITNESS)
-            for number in failing.numbers():
-                for mode in modes:
-                    case = describe(function, number, mode)
-                    since = (await one.order("inject", function=function, fault=number, mode=mode))["records"]
-                    await one.order("exercise", what=failing.exercise)
-                    told = await one.order("lift", function=function)
-                    wrong += [f"{case}: {what}" for what in await _after(one, failing, number, mode, since, told, witness)]
+            for number, mode in cases:
+                case = describe(function, number, mode)
+                since = (await one.order("inject", function=function, fault=number, mode=mode))["records"]
+                await one.order("exercise", what=failing.exercise)
+                told = await one.order("lift", function=function)
+                wrong += [f"{case}: {what}" for what in await _after(one, failing, number, mode, since, told, witness)]
             if zombies := (await one.order("zombies"))["names"]:
                 wrong.append(f"{function}: nobody reaps {zombies}")
         except OrderFailedError as error:

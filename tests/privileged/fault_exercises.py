@@ -130,22 +130,23 @@ class Exercises(pid1.Agent):
                 return
 
     async def do_listeners(self) -> None:
-        """A service with listeners and a timer is armed, served, and stopped again; so is one that accepts."""
+        """A service with listeners and a timer, and one that accepts, are armed, served, and stopped again."""
         name, accepting = self._name(), self._name()
         listeners = [
             Listener(name="web", address=Tcp(address="127.0.0.1", port=4712), start="on-demand"),
             Listener(name="unix", address=UnixStream(path=SOCKET, mode=0o666), start="on-demand"),
         ]
-        each = Listener(name="each", address=Tcp(address="127.0.0.1", port=4713), accept=True)
+        each = [Listener(name="each", address=Tcp(address="127.0.0.1", port=4713), accept=True)]
+        patience = Restart(delay_ms=10, start_limit=3)
+        self._add_direct(accepting, Service(name=accepting, command=["/bin/sleep", "1000"], listeners=each, restart=patience))
         service = Service(
             name=name,
             command=["/bin/sleep", "1000"],
             listeners=listeners,
             timers=[Timer(calendar=["*-*-* 00:00:00"])],
-            restart=Restart(delay_ms=10, start_limit=3),
+            restart=patience,
         )
         self._add_direct(name, service)
-        self._add_direct(accepting, Service(name=accepting, command=["/bin/cat"], listeners=[each]))
         self.supervisor.start(name, accepting)
         await trio.sleep(0.02)
         for address in (("127.0.0.1", 4713), ("127.0.0.1", 4712)):

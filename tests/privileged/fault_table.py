@@ -22,7 +22,7 @@ class Failing(NamedTuple):
     """How one function may fail. *errors*: names of errnos. *exercise*: what PID 1 does for it to be called.
 
     *silent*: why a failure leaves no line in the log, "" where it leaves one. *answers*: errors that say that there is
-    nothing to do, for which nothing is noted nor done.
+    nothing to do, for which nothing is noted nor done. *once*: PID 1 calls it once in its life, so each case takes another.
     """
 
     errors: str
@@ -31,6 +31,7 @@ class Failing(NamedTuple):
     silent: str = ""
     answers: str = ""
     stand_ins: tuple[str, ...] = ()
+    once: bool = False
 
     def is_answer(self, number: int) -> bool:
         """Tell whether the error *number* is taken for an answer."""
@@ -134,7 +135,7 @@ FAULTS: dict[str, Failing] = {
     "sockets.bound_file": Failing("ENOENT EPERM EMFILE", exercise="listeners", silent="the file stays, and is found stale"),
     "sockets.accept": Failing("EMFILE ENFILE ENOBUFS ENOMEM", exercise="listeners"),
     # timerfd_create(2)
-    "timerfd.timerfd_create": Failing("EMFILE ENFILE ENOMEM ENODEV", exercise="listeners"),
+    "timerfd.timerfd_create": Failing("EMFILE ENFILE ENOMEM ENODEV", exercise="listeners", once=True),
     "timerfd.timerfd_settime": Failing("ECANCELED", exercise="listeners"),
     "timerfd.read": Failing("ECANCELED EAGAIN", exercise="timer", answers="EAGAIN"),
     "verity.status": Failing(_DM, exercise="layer", stand_ins=("layers",)),
