@@ -321,8 +321,8 @@ class Lives:
             self.runs.forget(one)
         if row is Row.FAILED:
             self._on_failure(one)
-        # Who waits after one that waits for this one is let go when this one is given up, and is no neighbour of it.
-        self.permit(list(self.awaiting) if row in (Row.IDLE, Row.FAILED) else self.graph.concerned(name))
+        # Who merely comes after one that waits in vain is let go, and need not be a neighbour of the one that makes it vain.
+        self.permit(list(self.awaiting) if row in (Row.IDLE, Row.FAILED, Row.WAITING) else self.graph.concerned(name))
 
     def _on_failure(self, one: Attended) -> None:
         name = one.definition.name

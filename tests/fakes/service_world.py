@@ -280,7 +280,8 @@ class World:
 
     def _let_look(self, one: Inhabitant) -> None:
         """Have those who may wait for *one* look whether they still have to."""
-        for name in self.graph.concerned(one.name):
+        everybody = one.row in (Row.IDLE, Row.FAILED, Row.WAITING)  # as ``lives`` does: somebody may wait in vain now
+        for name in self.inhabitants if everybody else self.graph.concerned(one.name):
             other = self.inhabitants[name]
             if other.awaits_permission:
                 self._queue.append((other, partial(self._permit, other)))
