@@ -56,11 +56,16 @@ class Alarms:
 
     def ring(self) -> float:
         """Call whatever is due; return when the next is, infinity when there is none."""
-        now = trio.current_time()  # what a callback sets for at once rings in the next turn: others have theirs in between
-        while self._heap and (self._heap[0].callback is None or self._heap[0].at <= now):
-            callback, self._heap[0].callback = self._heap[0].callback, None
-            heapq.heappop(self._heap)
-            if callback is None:
+        due: list[Alarm] = []  # only these: what is set meanwhile must wait for its turn, and so lets others have theirs
+        while self._heap and (self._heap[0].callback is None or self._heap[0].at <= trio.current_time()):
+            alarm = heapq.heappop(self._heap)
+            if alarm.callback is None:
+                self._cancelled -= 1
+            else:
+                due.append(alarm)
+        for alarm in due:
+            callback, alarm.callback = alarm.callback, None
+            if callback is None:  # by one that rang before it; it was counted, and is not in the heap
                 self._cancelled -= 1
                 continue
             try:

@@ -14,10 +14,9 @@ from functools import partial
 import trio
 
 from milkyway_agent.attended import Attended, Start, is_direct
-from milkyway_agent.direct import kill_process_group
 from milkyway_agent.listening import Connection
 from milkyway_agent.reaping import Reaper
-from milkyway_agent.starter import Running, let_go
+from milkyway_agent.starter import Running, kill_process_group, let_go
 from milkyway_agent.system import processes
 from milkyway_agent.watching import Watch
 from milkyway_formats.errors import MilkyWayError
@@ -60,6 +59,7 @@ class Connections:
         self._room_came = room_came
         self._served: dict[Attended, list[Served]] = {}
         self._ending: dict[Attended, trio.Event] = {}
+        self._answered = trio.Event()
 
     def has_room(self, one: Attended, listener: Listener) -> bool:
         """Tell whether one connection more may come to *listener*."""
@@ -88,10 +88,17 @@ class Connections:
         finally:
             os.close(connection.descriptor)
 
+    async def wait_answered(self) -> None:
+        """Return when no connection's start is under way."""
+        while any(served.running is None for all_of_one in self._served.values() for served in all_of_one):
+            self._answered = trio.Event()
+            await self._answered.wait()
+
     def adopt(self, one: Attended, listener: str, running: Running) -> None:
         """Take over a process that an agent before us started for a connection to *listener*."""
         served = Served(listener)
         self._served.setdefault(one, []).append(served)
+        self._reaper.claim(running.pid)
         self._hold(one, served, running)
 
     async def end(self, one: Attended) -> None:
@@ -141,6 +148,7 @@ class Connections:
         else:
             self._note("connection_not_served", service=one.definition.name, why=str(outcome))
             self._remove(one, served)
+        self._answered.set()
 
     def _hold(self, one: Attended, served: Served, running: Running) -> None:
         served.running = running

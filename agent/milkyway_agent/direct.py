@@ -21,7 +21,7 @@ from milkyway_agent.credentials import Secret
 from milkyway_agent.launcher import Launcher, Launchers, Started, words_of
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.seccomp_filter import default_filter
-from milkyway_agent.starter import Running, clear_group, kill_group, let_go
+from milkyway_agent.starter import Running, clear_group, kill_group, kill_process_group, let_go
 from milkyway_agent.system import cgroups, processes
 from milkyway_agent.watching import Watch
 from milkyway_formats.errors import RefusedError, UnavailableError
@@ -313,11 +313,3 @@ def group_files(limits: Limits, controllers: frozenset[str]) -> dict[str, str]:
     if "io" in controllers and limits.io_weight != Limits().io_weight:
         found["io.weight"] = f"default {limits.io_weight}"
     return found
-
-
-def kill_process_group(leader: int) -> None:
-    """Kill the process group of *leader*, a child of ours that is not reaped yet: its number can't be another's."""
-    try:
-        os.killpg(leader, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return

@@ -40,6 +40,14 @@ class KeptStored(Document, frozen=True):
     polled: bool = True
 
 
+class KeptConnection(Document, frozen=True):
+    """One connection's process, and the listener that it came to."""
+
+    listener: str
+    pid: int
+    pidfd: int
+
+
 class KeptService(Document, frozen=True):
     """One service. ``starts_ago_ms``: how long ago its starts were that still count; ``alarm_ms``: what its timer has left."""
 
@@ -52,6 +60,7 @@ class KeptService(Document, frozen=True):
     streams: list[KeptStream] = field(default_factory=list)
     listeners: list[int] = field(default_factory=list)
     stored: list[KeptStored] = field(default_factory=list)
+    connections: list[KeptConnection] = field(default_factory=list)
     restarts: int = 0
     since_ms: int = 0
     reason: str = ""
@@ -83,6 +92,7 @@ def descriptors_of(state: KeptState) -> list[int]:
         found += [one.pidfd, one.notify, one.ready_pipe, *one.listeners]
         found += [stream.descriptor for stream in one.streams]
         found += [stored.descriptor for stored in one.stored]
+        found += [connection.pidfd for connection in one.connections]
     return [descriptor for descriptor in found if descriptor >= 0]
 
 

@@ -11,7 +11,6 @@ What the rows mean is ``core.service_state``'s, who must wait for whom ``core.de
 try again ``core.restart``'s, how a process comes to be a ``Starter``'s, what is open for it ``service_runs``'.
 """
 
-import os
 import signal
 import traceback
 from collections import deque
@@ -23,6 +22,7 @@ import trio
 
 from milkyway_agent.alarms import Alarms
 from milkyway_agent.attended import AT_ONCE, Attended, Change, Message, Run, accepts, is_direct
+from milkyway_agent.burying import Burial, clear
 from milkyway_agent.conditions import unmet
 from milkyway_agent.connections import Connections
 from milkyway_agent.core import restart
@@ -54,7 +54,6 @@ from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_agent.watching import Watch
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 
-BURY_SECONDS = 10.0
 HISTORY = 1000
 LEAST_DELAY_MS = 1  # after a start that came to nothing at once: starts without end must let others have their turn
 
@@ -98,6 +97,7 @@ class Lives:
             self.watch, self.alarms, log.note, self._triggered, stamps=stamps, clock_ms=clock_ms, chance=chance
         )
         self.connections = Connections(self.watch, reaper, log.note, self.runs.open_output, self.triggers.room_came)
+        self._burial = Burial(self.watch, self.runs, reaper, log.note)
         self.runs.on_watchdog = self.health.feed
         self.runs.on_probe = self.health.await_ready
         self.triggers.on_connection = self.connections.serve
@@ -165,6 +165,8 @@ class Lives:
             self._tell_starter(one, run.running)
             self.watch.add(run.running.pidfd, partial(self._process_ended, one, run))
             self.runs.watch_again(one, run, is_ready=one.row is not Row.STARTING)
+        for connection in kept.connections:
+            self.connections.adopt(one, connection.listener, Running(connection.pid, connection.pidfd))
         if kept.alarm_ms is not None and one.row in TIMERS:
             self._start_alarm(one, kept.alarm_ms, TIMERS[one.row])
         if one.row is Row.ARMED:
@@ -435,7 +437,10 @@ class Lives:
 
     def _process_ended(self, one: Attended, run: Run, _events: int) -> None:
         self.watch.remove(run.running.pidfd)
-        self.runs.hear_out(one, run)
+        try:
+            self.runs.hear_out(one, run)
+        except OSError as error:  # its end must not be missed for it
+            self._log.note("last_words_missed", service=one.definition.name, error=str(error))
         run.ended = True
         self.post(one, None, run)
 
@@ -472,63 +477,27 @@ class Lives:
 
     def _disarm(self, one: Attended) -> None:
         self.triggers.disarm(one)
-        if accepts(one.definition.service) and (self.connections.serving(one) or not self._is_clear(one)):
+        if accepts(one.definition.service) and (self.connections.serving(one) or not clear(one)):
             one.busy = True
             self._spawn(self._end_connections, one)
 
     async def _end_connections(self, one: Attended) -> None:
         try:
             await self.connections.end(one)
-        finally:
-            self._resume(one)
+        except Exception as error:  # noqa: BLE001 (as in _pump; what is left of them is for CLEAN_UP)
+            self._log_failure(one, error)
+        self._resume(one)
 
     def _clean_up(self, one: Attended) -> None:
         """Clear away what the service's start made: at once where nothing of it is left, else by a task."""
-        if one.run is None and self._is_clear(one):
+        if one.run is None and clear(one):
             return
         one.busy = True
         self._spawn(self._bury, one)
 
-    def _is_clear(self, one: Attended) -> bool:
-        """Clear away what can be at once; tell whether that was all."""
-        starter = one.definition.starter
-        if not is_direct(starter):
-            return False
-        try:
-            return starter.clear()
-        except OSError:
-            return False  # whoever waits longer will say why
-
     async def _bury(self, one: Attended) -> None:
-        """Clear away whatever is left. Never takes longer than its deadline."""
-        name = one.definition.name
-        with trio.move_on_after(BURY_SECONDS, shield=True) as scope:
-            try:
-                if one.run is not None:
-                    await self._bury_run(one, one.run)
-                await one.definition.starter.clean_up()
-            except Exception as error:  # noqa: BLE001 (BROKEN would only clean up again)
-                self._log.note("cleaning_up_failed", service=name, error=str(error))
-        if scope.cancelled_caught:
-            self._log.note("cleaning_up_failed", service=name, error=f"not done within {BURY_SECONDS:g} s")
-        if one.run is not None:  # it does not die; when it does, it is an orphan like any other
-            self._reaper.release(one.run.running.pid)
-            os.close(one.run.running.pidfd)
-            self.runs.close(one, one.run)
-            one.run = None
+        await self._burial.bury(one)
         self._resume(one)
-
-    async def _bury_run(self, one: Attended, run: Run) -> None:
-        starter = one.definition.starter
-        starter.kill()
-        run.signal(signal.SIGKILL)
-        self.watch.remove(run.running.pidfd)
-        await trio.lowlevel.wait_readable(run.running.pidfd)
-        if is_direct(starter):
-            starter.ended()
-        let_go(run.running, self._reaper)
-        self.runs.close(one, run)
-        one.run = None
 
     def _break(self, one: Attended, error: Exception) -> None:
         """Make the service failed after an error in handling it. Never raises an Exception."""

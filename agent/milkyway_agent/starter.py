@@ -7,6 +7,7 @@ descriptor, kills all of its processes, and clears away what a start made; it de
 import contextlib
 import errno
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -251,6 +252,14 @@ def _kill_each(path: str) -> None:
             continue
         finally:
             os.close(pidfd)
+
+
+def kill_process_group(leader: int) -> None:
+    """Kill the process group of *leader*, a child of ours that is not reaped yet: its number can't be another's."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
 
 
 async def clear_group(path: str) -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
+from msgspec.structs import replace
 
 from milkyway_agent.alarms import Alarms
 from milkyway_agent.attended import AT_ONCE, Attended, Change, Run
@@ -19,7 +20,7 @@ from milkyway_agent.core.dependencies import Changes, Graph, changed
 from milkyway_agent.core.explanation import Origin, origins
 from milkyway_agent.core.service_state import Event, Row, has_process, satisfies
 from milkyway_agent.definition_checks import check
-from milkyway_agent.kept_state import KeptService, keep
+from milkyway_agent.kept_state import KeptConnection, KeptService, keep
 from milkyway_agent.lives import Lives
 from milkyway_agent.log import Log
 from milkyway_agent.reaping import Reaper
@@ -91,8 +92,10 @@ class Supervisor:
 
     async def wait_at_rest(self) -> None:
         """Return when no start and no clearing away is under way."""
+        await self._lives.connections.wait_answered()
         while any(one.busy for one in self._services.values()):
             await self._lives.change()
+            await self._lives.connections.wait_answered()
 
     def keep(self, now: float) -> list[KeptService]:
         """Return all that is known at *now* of trio's clock, for ``restore`` in the program that replaces this one.
@@ -100,7 +103,16 @@ class Supervisor:
         What is under way is not in it: wait for ``wait_at_rest`` before, if there is time.
         """
         pasts = {name: self._lives.triggers.pasts(one) for name, one in self._services.items()}
-        return keep([one for one in self._services.values() if not one.busy], pasts, now)
+        kept = keep([one for one in self._services.values() if not one.busy], pasts, now)
+        return [replace(one, connections=self._connections_of(one.name)) for one in kept]
+
+    def _connections_of(self, name: str) -> list[KeptConnection]:
+        serving = self._lives.connections.serving(self._services[name])
+        return [
+            KeptConnection(listener=one.listener, pid=one.running.pid, pidfd=one.running.pidfd)
+            for one in serving
+            if one.running
+        ]
 
     def restore(self, services: Iterable[KeptService]) -> None:
         """Go on from what ``keep`` returned. The same services were added; the supervisor runs, and has started nothing."""

@@ -165,7 +165,6 @@ NEVER: dict[str, str] = {
     "cgroups.parse_io_stat": "pure",
     "cgroups.parse_pressure": "pure",
     "sockets.sender": "pure",
-    "mounts.remount": "of credentials alone, which none of PID 1's own services has",
     "state_file.replace": "of persistent timers' stamps alone, which PID 1 does not keep",
     "verity.table": "pure",
     "verity.request": "pure",

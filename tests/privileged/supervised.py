@@ -221,6 +221,7 @@ def own_descriptors() -> dict[str, str]:
 def heard_through(path: Path) -> Iterator[Callable[[], Awaitable[str]]]:
     """Make a named pipe; give a function that waits for what a line of shell writes into it."""
     os.mkfifo(path)
+    path.chmod(0o666)
     opened = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
     async def hear() -> str:

@@ -54,6 +54,7 @@ async def test_without_a_group_who_ignores_its_signal_is_killed_with_what_it_sta
         one.add_direct(shell("deaf", script, stop=Stop(timeout_ms=50)), grouped=False)
         one.supervisor.start("deaf")
         await one.line("deaf", "deaf")
+        await one.supervisor.wait_state("deaf", "started")
         await one.supervisor.stop("deaf")
         assert one.path("deaf") == [*UP, *STOPPED]
         assert "service_killed" in one.log.ring.events("deaf")
@@ -70,7 +71,7 @@ async def test_without_a_group_a_child_in_its_session_may_speak_for_it_and_a_str
         liar = misbehaving(one, "notify/says_ready_for_another", one.lines(tells.name)[0])
         one.add_direct(liar, grouped=False)
         one.supervisor.start(liar.name)
-        pid = await one.told("lied")
+        pid = await one.up(liar.name, "lied")
         assert pid == one.supervisor.status_of(liar.name).pid
         teller = await one.told("waiting")
         os.kill(teller, signal.SIGUSR1)

@@ -11,7 +11,7 @@ from milkyway_formats.errors import RefusedError
 from milkyway_formats.execution import Credential, Execution
 from milkyway_formats.service import ReadyByExit, Reload, Service
 from tests.privileged.misbehaviour.programs import ONCE, UP, shell
-from tests.privileged.supervised import Supervised, supervised
+from tests.privileged.supervised import Supervised, heard_through, supervised
 
 pytestmark = pytest.mark.privileged
 
@@ -56,7 +56,7 @@ async def test_secrets_are_files_for_it_alone_and_gone_with_it(tmp_path: Path) -
     async with supervised() as one:
         (tmp_path / "source").write_text("hunter2")
         execution = Execution(account="4711", credentials=[Credential(name="password", source=str(tmp_path / "source"))])
-        command = ["/bin/sh", "-c", "cat $CREDENTIALS_DIRECTORY/password >/proc/$MAINPID/fd/1"]
+        command = ["/bin/sh", "-c", f"cat $CREDENTIALS_DIRECTORY/password >{one.runtime}/reloading"]
         script = (
             "stat -c '%u %a' $CREDENTIALS_DIRECTORY/password; cat $CREDENTIALS_DIRECTORY/password; echo; env; exec sleep 1000"
         )
@@ -67,6 +67,10 @@ async def test_secrets_are_files_for_it_alone_and_gone_with_it(tmp_path: Path) -
         await one.line("web", f"CREDENTIALS_DIRECTORY={place}")
         assert one.lines("web")[:2] == ["4711 400", "hunter2"]
         assert not [line for line in one.lines("web")[2:] if "hunter2" in line], "never in the environment"
+        with heard_through(one.runtime / "reloading") as heard:
+            await one.supervisor.wait_state("web", "started")
+            one.supervisor.reload("web")
+            assert await heard() == "hunter2", "its commands have them too"
         await one.supervisor.stop("web")
         assert not place.exists()
         assert one.path("web")[:3] == UP

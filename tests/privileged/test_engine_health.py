@@ -112,6 +112,7 @@ async def test_who_says_itself_that_it_hangs_is_restarted_but_not_while_it_start
         pid = await one.told("starting")
         os.kill(pid, signal.SIGUSR1)
         await one.up(name, "started")
+        assert one.supervisor.status_of(name).reason == "", "nobody hangs who has not started yet"
         os.kill(pid, signal.SIGUSR1)
         await one.supervisor.wait_state(name, "failed")
         assert one.path(name) == [*UP, *FAILED]

@@ -60,6 +60,7 @@ async def test_a_bundle_is_started_with_all_its_parts_and_dissolves_when_one_is_
         assert one.path("a") == UP
         await one.supervisor.stop("all")
         assert (one.path("all")[-1], one.path("a")) == ("idle", UP), "its parts go on"
+        assert "event_without_meaning" not in one.log.ring.events()
 
 
 async def test_who_conflicts_is_stopped_before_the_other_starts() -> None:
@@ -95,10 +96,12 @@ async def test_conditions_decide_whether_it_is_started_at_all(tmp_path: Path) ->
             sleeper("unless", conditions=[PathExists(path=str(tmp_path / "there"), negated=True)]),
             sleeper("word", conditions=[KernelParameter(parameter="milkyway.no-such-word")]),
             sleeper("below", conditions=[PathExists(path="/dev/null/below", negated=True)]),
+            sleeper("unseen", conditions=[PathExists(path=f"/{'x' * 300}", negated=True)]),
         )
-        one.supervisor.start("if", "unless", "word", "below")
+        one.supervisor.start("if", "unless", "word", "unseen", "below")
         await started(one, "unless", "below")
-        assert one.path("if") == one.path("word") == ["waiting", "idle"]
+        assert one.path("if") == one.path("word") == one.path("unseen") == ["waiting", "idle"]
+        assert one.supervisor.status_of("unseen").reason.endswith("x: File name too long")
         assert one.supervisor.status_of("if").reason == f"not started: {tmp_path}/there is not there"
         (tmp_path / "there").touch()
         one.supervisor.start("if")
@@ -245,6 +248,7 @@ async def test_a_replacement_that_is_given_up_leaves_the_old_set() -> None:
         one.add_direct(shell("deaf", "trap '' TERM; echo armed; while :; do sleep 1000; done", stop=Stop(timeout_ms=60_000)))
         one.supervisor.start("deaf")
         await one.line("deaf", "armed")
+        await started(one, "deaf")
         with trio.move_on_after(0.05) as scope:
             await one.supervisor.replace(definitions(one, sleeper("deaf")))
         assert scope.cancelled_caught

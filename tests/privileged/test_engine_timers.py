@@ -108,6 +108,23 @@ async def test_some_time_after_its_end_starts_it_again_whatever_the_end() -> Non
         assert "failed" not in path
 
 
+async def test_an_end_that_was_asked_for_is_an_end_too() -> None:
+    """What it requires goes away while it runs: once that is back, its time after that end has come."""
+    async with supervised() as one:
+        run = job(Timer(after_end_ms=1), script="exec sleep 1000", requires=["needed"])
+        one.add_direct(shell("needed", "exec sleep 1000"), run)
+        one.supervisor.start("needed")
+        await one.supervisor.wait_state("needed", "started")
+        one.supervisor.restart("job")
+        await one.supervisor.wait_state("job", "starting")
+        await one.supervisor.stop("needed")
+        one.supervisor.start("needed")
+        with trio.fail_after(10):
+            while one.path("job")[-1] != "starting":
+                await trio.lowlevel.checkpoint()
+        assert one.path("job") == ["waiting", "starting", "restarting", "waiting", "armed", "starting"]
+
+
 async def test_a_time_that_was_missed_is_made_up_for_once_and_kept(tmp_path: Path) -> None:
     missed = kernel.realtime_ms() - 5 * DAY_MS
     timers = [Timer(calendar=["daily"], persistent=True), Timer(calendar=["daily"])]

@@ -1,7 +1,9 @@
 """``milkyway-agent --supervise DIR`` as a user has it: started, asked, changed, re-executed, ended."""
 
 import os
+import select
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -112,7 +114,7 @@ def test_no_service_notices_a_re_execution() -> None:
         one.wait_until(lambda: one.services()["backing-off"]["restarts"] == 1, "its failure")
         before = one.services()
         opened = descriptors(one.pid)
-        socket = os.stat(one.runtime / "in").st_ino
+        inode = os.stat(one.runtime / "in").st_ino
         for _ in range(3):
             one.reexecute()
         after = one.services()
@@ -120,7 +122,7 @@ def test_no_service_notices_a_re_execution() -> None:
         assert after["backing-off"]["state"] == "stopped"
         assert after["backing-off"]["restarts"] == 1
         assert after["listening"]["state"] == "armed"
-        assert os.stat(one.runtime / "in").st_ino == socket
+        assert os.stat(one.runtime / "in").st_ino == inode
         one.wait_until(lambda: descriptors(one.pid) <= opened, "as many descriptors as before")
         words = one.printed().count("talker: word")
         one.wait_until(lambda: one.printed().count("talker: word") > words, "more words")
@@ -129,6 +131,29 @@ def test_no_service_notices_a_re_execution() -> None:
         one.wait_until(lambda: one.services()["sleeper-3"]["pid"] not in (0, pid), "its return under the new program")
         assert one.stop() == 0
         assert [child for child in children(os.getpid()) if child.name == "sleep"] == []
+
+
+def test_no_connection_notices_a_re_execution_and_none_is_forgotten() -> None:
+    with supervising() as one:
+        path = f"{one.runtime}/echo"
+        listener = {"name": "in", "address": {"type": "unix-stream", "path": path}, "accept": True, "connections": 1}
+        one.define("echo", ["/bin/sh", "-c", "exec cat <&3 >&3"], listeners=[listener])
+        one.start()
+        with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+            for client in (first, second):
+                client.settimeout(30)
+                client.connect(path)
+            for word in (b"before", b"after"):
+                first.sendall(word)
+                assert first.recv(64) == word
+                if word == b"before":
+                    one.reexecute()
+            second.sendall(b"waiting")
+            assert select.select([second], [], [], 0.1)[0] == []
+            first.close()
+            assert second.recv(64) == b"waiting", "there is room for it once the one before has ended"
+            assert one.stop() == 0
+            assert second.recv(64) == b""
 
 
 def test_a_new_program_that_can_not_be_imported_is_not_executed() -> None:

@@ -107,6 +107,17 @@ async def test_a_watchdog_that_is_fed_without_end_leaves_a_short_heap(autojump_c
     assert rung == list(range(10)), "what was swept was only what was cancelled"
 
 
+async def test_one_that_sets_itself_anew_at_once_and_for_ever_keeps_nobody_waiting() -> None:
+    async with ringing() as (alarms, _):
+
+        def again() -> None:
+            alarms.set(0, again)
+
+        alarms.set(0, again)
+        for _ in range(10):
+            await trio.lowlevel.checkpoint()
+
+
 async def test_one_that_sets_itself_anew_lets_others_have_their_turn(autojump_clock: trio.testing.MockClock) -> None:
     async with ringing() as (alarms, _):
         rung: list[float] = []
