@@ -14,7 +14,7 @@ import pytest
 
 # Stands in for the agent: answers from a file, as often as it is asked, and fails as unavailable without one.
 PROGRAM = """
-import json, sys
+import json, signal, sys
 from milkyway_agent.mwctl_screen import Painter
 from milkyway_agent.mwctl_top import watch
 from milkyway_formats.errors import UnavailableError
@@ -24,6 +24,7 @@ def ask():
             return json.load(file)
     except OSError:
         raise UnavailableError("nobody answers") from None
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background had it ignored
 watch(ask, Painter(colour=True), sort="cpu")
 """
 FIGURES = dict.fromkeys(
