@@ -188,6 +188,8 @@ class Container:
     async def start(self, output: int, notify: str | None) -> Running:
         """Create the container, hold its first process, let it execute the program; return when it is in its domain."""
         config = configuration(self._service, self._deployment, self._manifest, self._machine, notify=notify)
+        if Path(CRUN_STATE, self._name).exists():  # of a start that was cut off
+            await self.clean_up()
         self._bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self._bundle / "config.json").write_bytes(msgspec.json.encode(config))
         pid_file = self._bundle / "pid"

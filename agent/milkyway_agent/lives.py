@@ -97,6 +97,7 @@ class Lives:
             self.watch, self.alarms, log.note, self._triggered, stamps=stamps, clock_ms=clock_ms, chance=chance
         )
         self.connections = Connections(self.watch, reaper, log.note, self.runs.open_output, self.triggers.room_came)
+        self._cut_off: list[tuple[Any, ...]] = []  # what was under way when an agent failed, for the next one to do again
         self._burial = Burial(self.watch, self.runs, reaper, log.note)
         self.runs.on_watchdog = self.health.feed
         self.runs.on_probe = self.health.await_ready
@@ -104,12 +105,18 @@ class Lives:
         self.triggers.has_room = self.connections.has_room
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Let services live, until cancelled; their processes go on. ``keeps_at_end``: what is open for them stays so."""
+        """Let services live, until cancelled; their processes go on.
+
+        ``keeps_at_end``: what is open for them stays so, and run again, it goes on where it was cut off.
+        """
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self.watch.run)
                 nursery.start_soon(self.alarms.run)
+                begun, self._cut_off = self._cut_off, []
+                for task in begun:
+                    nursery.start_soon(self._guarded, *task)
                 self._pump()
                 task_status.started()
                 await trio.sleep_forever()
@@ -533,6 +540,9 @@ class Lives:
     async def _guarded(self, task: Callable[..., Any], one: Attended, *arguments: object) -> None:
         try:
             await task(one, *arguments)
+        except trio.Cancelled:
+            self._cut_off.append((task, one, *arguments))  # each may be begun anew, and looks whether it is still meant
+            raise
         except Exception as error:  # noqa: BLE001 (told to the service, which it makes failed)
             self._log_failure(one, error)
             self.post(one, Event.BROKEN)

@@ -20,6 +20,7 @@ import trio
 
 from milkyway_agent import local_api, phases
 from milkyway_agent.api_answers import Answers
+from milkyway_agent.arrivals import arriving
 from milkyway_agent.boot_run import BootRun, Deed
 from milkyway_agent.convergence import Convergence, protect_installed
 from milkyway_agent.core.boot import BOOT
@@ -33,13 +34,14 @@ from milkyway_agent.programs import ADMIN_GROUP, GROUPS, PROGRAMS, TERMINALS, VE
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.starter import Launched, Program
 from milkyway_agent.supervisor import Definition, Supervisor
-from milkyway_agent.system import cgroups, console, kernel, memory, power, processes, watchdog
+from milkyway_agent.system import cgroups, console, kernel, memory, power, processes, signals, watchdog
 from milkyway_agent.trust_link import TrustLink
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.report import ServiceStatus
 from milkyway_formats.service import Restart, Service
 
 Ending = Literal["reboot", "poweroff"]
+ORDERS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-Alt-Del and whoever asks PID 1 to end: reboot, power off
 AGAIN_SECONDS: Sequence[float] = (10, 20, 40, 80, 160, 320)
 WATCHDOG_SECONDS = 60
 WATCHDOG_UNASKED_SECONDS = 15  # less than any driver's own timeout that is known
@@ -69,6 +71,7 @@ def run(born_ms: int, make: "type[Agent] | None" = None) -> NoReturn:
 
     Whatever fails, the next agent goes on with the services of the one before: they are not touched.
     """
+    signals.block(ORDERS)  # what comes before somebody heeds it waits
     log = Log(kernel.realtime_ms)
     _open_console(log)
     _stay_in_memory(log)
@@ -357,12 +360,12 @@ class Agent:
         self.log.note("task_lost", task=name)  # it came to an end by itself, which none of them should
 
     async def _heed_signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with arriving(*ORDERS) as orders:
             try:
                 power.set_ctrl_alt_del(reboots=False)
             except OSError as error:  # the other ways to end the machine are heeded nevertheless
                 self.log.note("ctrl_alt_del_failed", error=str(error))
-            async for number in signals:
+            async for number in orders:
                 self.end("reboot" if number == signal.SIGINT else "poweroff")
 
     async def _cancel_at_end(self, scope: trio.CancelScope) -> None:

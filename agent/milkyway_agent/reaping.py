@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import trio
 
+from milkyway_agent.arrivals import arriving
 from milkyway_agent.log import Log
 from milkyway_agent.system import processes, reaper
 
@@ -97,9 +98,9 @@ class Reaper:
 
     async def run(self) -> None:
         """Reap orphans for ever. Never raises but when it is cancelled."""
-        with trio.open_signal_receiver(signal.SIGCHLD) as arrivals:
+        with arriving(signal.SIGCHLD) as ends:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._nudge_on, arrivals)
+                nursery.start_soon(self._nudge_on, ends)
                 while True:
                     self._nudged = trio.Event()
                     try:
@@ -109,8 +110,8 @@ class Reaper:
                     with trio.move_on_after(GRACE_SECONDS if self._seen else float("inf")):
                         await self._nudged.wait()
 
-    async def _nudge_on(self, arrivals: AsyncIterator[int]) -> None:
-        async for _ in arrivals:
+    async def _nudge_on(self, ends: AsyncIterator[int]) -> None:
+        async for _ in ends:
             self._nudged.set()
 
     def sweep(self, now: float) -> None:

@@ -24,7 +24,7 @@ from milkyway_agent.log import OUTPUT, Log
 from milkyway_agent.output import AT_ONCE, ENDED, Stream
 from milkyway_agent.probes import LEAST_INTERVAL, is_listening
 from milkyway_agent.readiness import belongs_to
-from milkyway_agent.starter import Starter, notify_path
+from milkyway_agent.starter import Running, Starter, notify_path
 from milkyway_agent.system import sockets
 from milkyway_agent.watching import Watch
 from milkyway_formats.errors import MilkyWayError, UnavailableError
@@ -103,17 +103,16 @@ class ServiceRuns:
             undo.pop_all()
 
     async def _start_waiting(self, _one: Attended, starter: Starter, start: Start, done: Done) -> None:
+        outcome: Running | Exception
         try:
             with trio.fail_after(START_SECONDS):
                 outcome = await starter.start(start.output, start.notify)
         except trio.TooSlowError:
-            done(UnavailableError("cannot start it: it takes too long"))
+            outcome = UnavailableError("cannot start it: it takes too long")
         except Exception as error:  # noqa: BLE001 (told to the service that waits for it, which it makes failed)
-            done(error)
-        else:
-            done(outcome)
-        finally:
-            os.close(start.output)
+            outcome = error
+        os.close(start.output)  # not when it was cut off: it is begun again then (``Lives.run``)
+        done(outcome)
 
     def watch_readiness(self, one: Attended, run: Run) -> None:
         """Watch the run that has started: for what it says, and for when it is ready."""

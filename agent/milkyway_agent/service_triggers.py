@@ -5,6 +5,7 @@ given up, so that no client is lost while it restarts. Timers count while their 
 it only while it is armed. What a persistent timer did last is kept on the disk before it is done.
 """
 
+import errno
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from milkyway_formats.listener import Listener
 
 BUSY_SECONDS = 1.0  # how long a listener is left alone that can't be served now
 CONNECTIONS_AT_ONCE = 16
-CLOCK_SECONDS = 0.1  # a clock that is set without end must not keep us reckoning without end
+CLOCK_SECONDS = 1.0  # until a clock that can't be armed is tried again, or one that is set without end is asked again
 
 Connected = Callable[[Attended, Listener, listening.Connection], None]
 HasRoom = Callable[[Attended, Listener], bool]
@@ -70,9 +71,12 @@ class ServiceTriggers:
         self._chance = chance
         self._timed: dict[Attended, _Timed] = {}
         self._timer = -1
+        self._timer_alarm: Alarm | None = None
+        self._is_reckoning = False
 
     def close_clock(self) -> None:
         """Close the one real-time timer: nothing rings any more. Twice is the same as once."""
+        self._alarms.cancel(self._timer_alarm)
         if self._timer >= 0:
             self._watch.remove(self._timer)
             os.close(self._timer)
@@ -265,22 +269,37 @@ class ServiceTriggers:
 
     def _set_clock(self) -> None:
         """Arm the one real-time timer for the earliest calendar time; it also tells when somebody sets the clock."""
+        if self._is_reckoning:
+            return  # whoever reckons arms it afterwards
+        try:
+            self._arm_clock()
+        except OSError as error:
+            if error.errno == errno.ECANCELED:  # the clock was set just now
+                self._clock_set()
+            else:
+                self._arm_later(error)
+
+    def _arm_clock(self) -> None:
         if self._timer < 0:
             self._timer = timerfd.timerfd_create(time.CLOCK_REALTIME)
             self._watch.add(self._timer, self._clock_rang)
         times = [timed.realtime_ms for timed in self._timed.values() if timed.realtime_ms is not None]
         value = min(times) * 1_000_000 if times else timerfd.FAR_AWAY_NS
-        try:
-            timerfd.timerfd_settime(self._timer, value, timerfd.TFD_TIMER_ABSTIME | timerfd.TFD_TIMER_CANCEL_ON_SET)
-        except OSError:  # ECANCELED: the clock was set just now; the timer is armed nevertheless
-            self._alarms.set(CLOCK_SECONDS, self._clock_set)
+        timerfd.timerfd_settime(self._timer, value, timerfd.TFD_TIMER_ABSTIME | timerfd.TFD_TIMER_CANCEL_ON_SET)
+
+    def _arm_later(self, error: OSError) -> None:
+        self._note("clock_not_armed", why=str(error), again_seconds=CLOCK_SECONDS)
+        self._alarms.cancel(self._timer_alarm)
+        self._timer_alarm = self._alarms.set(CLOCK_SECONDS, self._set_clock)
 
     def _clock_rang(self, _events: int) -> None:
         try:
             timerfd.read(self._timer)
         except BlockingIOError:
             return
-        except OSError:  # ECANCELED
+        except OSError as error:
+            if error.errno != errno.ECANCELED:
+                raise  # the watch notes it and asks again
             self._clock_set()
             return
         for one, timed in list(self._timed.items()):
@@ -292,11 +311,18 @@ class ServiceTriggers:
         """Reckon anew what is due: another of a service's timers may be the nearest by this clock."""
         self._note("clock_was_set")
         now = self._realtime_ms()
-        for one, timed in list(self._timed.items()):
-            timed.pasts = [schedule.clock_set(past, now_ms=now) for past in timed.pasts]
-            if timed.armed:
-                self._set(one, timed)
-        self._set_clock()
+        self._is_reckoning = True
+        try:
+            for one, timed in list(self._timed.items()):
+                timed.pasts = [schedule.clock_set(past, now_ms=now) for past in timed.pasts]
+                if timed.armed:
+                    self._set(one, timed)
+        finally:
+            self._is_reckoning = False
+        try:
+            self._arm_clock()
+        except OSError as error:  # also one that is set without end must not keep us reckoning without end
+            self._arm_later(error)
 
     def _elapsed(self, one: Attended, timed: _Timed, number: int, due: Due) -> None:
         if not timed.armed:

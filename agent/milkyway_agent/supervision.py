@@ -15,6 +15,7 @@ import trio
 
 from milkyway_agent import early, reexecution
 from milkyway_agent.accounts import DynamicUsers
+from milkyway_agent.arrivals import arriving
 from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.direct import Direct, Launching, Places
 from milkyway_agent.early import Early
@@ -27,13 +28,14 @@ from milkyway_agent.reexecution import OldProgram
 from milkyway_agent.starter import Running
 from milkyway_agent.supervise import Options, plan_file
 from milkyway_agent.supervisor import Definition, Supervisor
-from milkyway_agent.system import cgroups, kernel, processes, reaper, sockets
+from milkyway_agent.system import cgroups, kernel, processes, reaper, signals, sockets
 from milkyway_agent.system.state_file import KernelDirectory
 from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
 from milkyway_formats.service import Service
 
 DEFAULT = "default"
+ORDERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # end, end, read the definitions again
 STOP_SECONDS = 90.0
 REST_SECONDS = 10.0
 ANSWER_SECONDS = 0.05
@@ -42,6 +44,7 @@ WARNING = 4
 
 def run(options: Options, begun: Early) -> int:
     """Live until an end is asked for; return the exit code. An internal failure ends in a re-execution, not in an end."""
+    signals.block(ORDERS)  # what comes while one program replaces another waits for the next
     log = Log(kernel.realtime_ms, _Printed(verbose=options.verbose, outputs=not options.logs))
     supervision = Supervision(options, begun, log)
     try:
@@ -239,8 +242,8 @@ class Supervision:
         )
 
     async def _heed_signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-            async for number in signals:
+        with arriving(*ORDERS) as orders:
+            async for number in orders:
                 if number == signal.SIGHUP:
                     await self._read_again()
                 else:

@@ -2,19 +2,30 @@
 
 trio waits for one descriptor, that of the epoll itself, and at rest for nothing else. A callback is given the events
 that came (select.EPOLL…), is called as long as they last, and must not wait. One that raises is noted and
-called no more: a descriptor that nobody serves would keep the loop spinning.
+rests for a while, longer each time: a descriptor that nobody serves must not keep the loop spinning, and
+what it stands for (a process's end, a service's word) must not be lost for good.
 """
 
 import select
 import traceback
 from collections.abc import Callable
+from math import inf
+from typing import NamedTuple
 
 import trio
 
 _AT_ONCE = 256  # events taken in one turn, so that other tasks have theirs
+REST_SECONDS = (0.1, 1.0, 10.0)  # after the first failure, the second, and each that follows
 
 Note = Callable[..., None]
 Callback = Callable[[int], None]
+
+
+class _Resting(NamedTuple):
+    """A descriptor whose callback failed: until when it is left alone (infinity: no more), and how often it has failed."""
+
+    until: float
+    failures: int
 
 
 class Watch:
@@ -23,6 +34,8 @@ class Watch:
     def __init__(self, note: Note) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}
+        self._events: dict[int, int] = {}  # of those that are watched for others than EPOLLIN
+        self._resting: dict[int, _Resting] = {}
         self._note = note
 
     def add(self, descriptor: int, callback: Callback, events: int = select.EPOLLIN) -> None:
@@ -32,10 +45,16 @@ class Watch:
         """
         self._epoll.register(descriptor, events)
         self._callbacks[descriptor] = callback
+        if events != select.EPOLLIN:
+            self._events[descriptor] = events
 
     def remove(self, descriptor: int) -> None:
         """Watch *descriptor* no more; one that is not watched is no error."""
-        if self._callbacks.pop(descriptor, None) is not None:
+        if self._callbacks.pop(descriptor, None) is None:
+            return
+        self._events.pop(descriptor, None)
+        resting = self._resting.pop(descriptor, None)
+        if resting is None or resting.until == inf:
             self._epoll.unregister(descriptor)
 
     def dispatch(self) -> None:
@@ -51,15 +70,37 @@ class Watch:
             except Exception as error:  # noqa: BLE001 (one descriptor's bug must not end the others')
                 self._note("watch_failed", error=repr(error), traceback=traceback.format_exc())
                 if self._callbacks.get(descriptor) is callback:
-                    self.remove(descriptor)
+                    self._rest(descriptor)
+            else:
+                if self._resting:
+                    self._resting.pop(descriptor, None)
 
     async def run(self) -> None:
         """Dispatch for ever."""
         while True:
-            await trio.lowlevel.wait_readable(self._epoll.fileno())
+            with trio.move_on_at(min((one.until for one in self._resting.values()), default=inf)):
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+            self.wake(trio.current_time())
             self.dispatch()
+
+    def wake(self, now: float) -> None:
+        """Watch those again that have rested until *now*."""
+        for descriptor, one in list(self._resting.items()):
+            if one.until <= now:
+                self._resting[descriptor] = one._replace(until=inf)
+                self._epoll.register(descriptor, self._events.get(descriptor, select.EPOLLIN))
 
     def close(self) -> None:
         """Watch nothing any more. Twice is the same as once."""
         self._callbacks.clear()
+        self._events.clear()
+        self._resting.clear()
         self._epoll.close()
+
+    def _rest(self, descriptor: int) -> None:
+        """Leave *descriptor* alone for a while."""
+        before = self._resting.get(descriptor)
+        failures = before.failures if before else 0
+        self._epoll.unregister(descriptor)
+        pause = REST_SECONDS[min(failures, len(REST_SECONDS) - 1)]
+        self._resting[descriptor] = _Resting(trio.current_time() + pause, failures + 1)

@@ -123,6 +123,9 @@ FAULTS: dict[str, Failing] = {
     "selinux.setfilecon": Failing("EOPNOTSUPP ENOSPC EROFS EPERM EINVAL EACCES ENOMEM", "boot"),
     "selinux.load_policy": Failing("ENOMEM EINVAL EACCES ENOENT EIO EMFILE", exercise="policy"),
     "selinux.setfscreatecon": Failing("EACCES EINVAL ENOMEM EMFILE ENOENT", exercise="layer"),
+    # signalfd(2)
+    "signals.signalfd": Failing("EMFILE ENFILE ENOMEM ENODEV", "boot"),
+    "signals.read": Failing("EINVAL EIO", exercise="orphan"),
     # socket(2), bind(2), listen(2), accept(2), recv(2), unix(7)
     "sockets.datagram": Failing("EMFILE ENFILE ENOMEM ENOBUFS EADDRINUSE EACCES ENOENT EROFS ENOSPC"),
     "sockets.borrowed": Failing("ENOTSOCK EBADF ENOMEM", exercise="life"),
@@ -164,6 +167,8 @@ NEVER: dict[str, str] = {
     "cgroups.parse_keyed": "pure",
     "cgroups.parse_io_stat": "pure",
     "cgroups.parse_pressure": "pure",
+    "signals.block": "pthread_sigmask(3): the signals are there",
+    "signals.restore": "as signals.block",
     "sockets.sender": "pure",
     "state_file.replace": "of persistent timers' stamps alone, which PID 1 does not keep",
     "verity.table": "pure",

@@ -74,6 +74,8 @@ class Supervised:
         self.heard: list[Told] = []
         self._listening = trio.socket.from_stdlib_socket(told)
         self._news = trio.Event()
+        self._scope = trio.CancelScope()
+        self._cut_off = trio.Event()
 
     def add(
         self,
@@ -154,6 +156,21 @@ class Supervised:
         with trio.fail_after(10):
             while processes.parse_stat(Path(f"/proc/{pid}/stat").read_text()).state != state:
                 await trio.lowlevel.checkpoint()
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Run the supervisor until it is cut off."""
+        with trio.CancelScope() as self._scope:
+            await self.supervisor.run(task_status)
+        self._cut_off.set()
+
+    async def begin_again(self, nursery: trio.Nursery) -> None:
+        """Cut the supervisor off in whatever it is doing, as when the agent fails, and run it again as the next one does."""
+        self.supervisor.keeps_at_end = True
+        self._scope.cancel()
+        await self._cut_off.wait()
+        self._cut_off = trio.Event()
+        self.supervisor.keeps_at_end = False
+        await nursery.start(self.run)
 
     async def listen(self) -> None:
         """Hear what programs tell, for ever."""
@@ -268,7 +285,7 @@ async def supervised(**options: Any) -> AsyncIterator[Supervised]:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(one.reaper.run)
                         nursery.start_soon(one.listen)
-                        await nursery.start(one.supervisor.run)
+                        await nursery.start(one.run)
                         yield one
                         with trio.fail_after(30):
                             await one.supervisor.stop_all()

@@ -13,10 +13,7 @@ from tests.privileged.faulty import Factory, Faulty
 pytestmark = pytest.mark.privileged
 
 AT_ONCE = 6
-# Not held yet: a descriptor whose reading fails for good is watched no more (watching.Watch), and the service behind it
-# with it; a clock that is always "just set" keeps the supervisor reckoning. Both are open in issue 3.
-OPEN = {"sockets", "timerfd"}
-MODULES = sorted({function.partition(".")[0] for function in FAULTS} - OPEN)
+MODULES = sorted({function.partition(".")[0] for function in FAULTS})
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import trio
+import trio.testing
 
 from milkyway_agent.watching import Watch
 
@@ -56,7 +57,7 @@ def test_who_is_removed_is_called_no_more_and_may_be_removed_again() -> None:
         assert came == []
 
 
-def test_a_callback_that_raises_is_noted_and_called_no_more() -> None:
+async def test_a_callback_that_raises_is_noted_and_rests_and_holds_nobody_up() -> None:
     with watching() as (watch, notes), pipe(b"a") as (bad, _), pipe(b"b") as (good, _writing):
         came: list[bytes] = []
 
@@ -70,7 +71,7 @@ def test_a_callback_that_raises_is_noted_and_called_no_more() -> None:
         assert (came, notes) == ([b"b"], ["watch_failed"])
 
 
-def test_one_that_removes_itself_and_raises_then_takes_nobody_elses_place() -> None:
+async def test_one_that_removes_itself_and_raises_then_takes_nobody_elses_place() -> None:
     with watching() as (watch, notes), pipe(b"a") as (reading, _writing):
         came: list[int] = []
 
@@ -126,6 +127,47 @@ def test_what_cannot_be_watched_is_said_at_once() -> None:
             watch.remove(file)
         finally:
             os.close(file)
+
+
+async def test_who_rests_is_asked_again_less_and_less_often_until_it_does_well(autojump_clock: trio.testing.MockClock) -> None:
+    with watching() as (watch, notes), pipe(b"ab") as (reading, _writing):
+        asked: list[float] = []
+        done = trio.Event()
+
+        def fail_at_first(_: int) -> None:
+            asked.append(trio.current_time())
+            if len(asked) in (1, 2, 3, 4, 6):
+                raise ZeroDivisionError
+            os.read(reading, 1)
+            if len(asked) == 7:
+                done.set()
+
+        began = trio.current_time()
+        watch.add(reading, fail_at_first)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch.run)
+            await done.wait()
+            nursery.cancel_scope.cancel()
+        # 0.1 s, 1 s, then 10 s each; once it has done well, from the start again
+        assert [round(at - began, 3) for at in asked] == [0, 0.1, 1.1, 11.1, 21.1, 21.1, 21.2]
+        assert notes == ["watch_failed"] * 5
+
+
+async def test_who_rests_may_be_removed_and_its_number_be_anothers() -> None:
+    with watching() as (watch, notes), pipe(b"a") as (reading, _writing), pipe(b"b") as (other, _other_writing):
+        came: list[bytes] = []
+
+        def fail(_: int) -> None:
+            raise ZeroDivisionError
+
+        watch.add(reading, fail)
+        watch.dispatch()
+        watch.remove(reading)
+        os.dup2(other, reading)
+        watch.add(reading, lambda _: came.append(os.read(reading, 1)))
+        watch.wake(trio.current_time() + 60)
+        watch.dispatch()
+        assert (came, notes) == ([b"b"], ["watch_failed"])
 
 
 async def test_it_dispatches_until_it_is_cancelled() -> None:

@@ -1,0 +1,83 @@
+"""Signals as they come: each once, none lost between two readers, and however many there are."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import trio
+
+from milkyway_agent.arrivals import arriving
+from milkyway_agent.system import signals
+
+pytestmark = pytest.mark.privileged
+
+# Many at once, from several senders: what nests a handler of Python's until its stack is used up.
+FLOOD = "import os, sys\nfor _ in range(30000): os.kill(int(sys.argv[1]), int(sys.argv[2]))"
+
+
+async def test_each_comes_once_however_often_it_was_sent() -> None:
+    with arriving(signal.SIGUSR1, signal.SIGUSR2) as ones:
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        with trio.fail_after(10):
+            assert {await anext(ones), await anext(ones)} == {signal.SIGUSR1, signal.SIGUSR2}
+        with trio.move_on_after(0) as waiting:
+            await anext(ones)
+        assert waiting.cancelled_caught
+
+
+async def test_what_was_blocked_before_waits_for_the_next_reader() -> None:
+    before = signals.block([signal.SIGUSR1])
+    try:
+        with arriving(signal.SIGUSR1):
+            pass
+        os.kill(os.getpid(), signal.SIGUSR1)  # nobody reads; unblocked it would end this process
+        with arriving(signal.SIGUSR1) as ones, trio.fail_after(10):
+            assert await anext(ones) == signal.SIGUSR1
+    finally:
+        signals.restore(before)
+
+
+async def test_a_flood_nests_nothing_and_ends() -> None:
+    with arriving(signal.SIGCHLD, signal.SIGUSR1) as ones:
+        words = [sys.executable, "-IS", "-c", FLOOD, str(os.getpid()), str(int(signal.SIGCHLD))]
+        flooding = [subprocess.Popen(words) for _ in range(2)]  # noqa: ASYNC220 (it does not wait)
+        async with trio.open_nursery() as nursery:
+            came = []
+
+            async def read() -> None:
+                async for number in ones:
+                    came.append(number)
+                    if number == signal.SIGUSR1:
+                        return
+
+            nursery.start_soon(read)
+            for one in flooding:
+                assert await trio.to_thread.run_sync(one.wait) == 0
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert came[-1] == signal.SIGUSR1
+        assert signal.SIGCHLD in came
+
+
+def test_a_descriptor_that_has_nothing_to_tell_says_so() -> None:
+    before = signals.block([signal.SIGUSR1])
+    descriptor = signals.signalfd([signal.SIGUSR1])
+    try:
+        assert signals.read(descriptor) == []
+        assert not os.get_inheritable(descriptor)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert signals.read(descriptor) == [signal.SIGUSR1]
+    finally:
+        os.close(descriptor)
+        signals.restore(before)
+
+
+def test_a_closed_descriptor_is_an_error() -> None:
+    before = signals.block([signal.SIGUSR1])
+    descriptor = signals.signalfd([signal.SIGUSR1])
+    os.close(descriptor)
+    signals.restore(before)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        signals.read(descriptor)

@@ -1,0 +1,82 @@
+"""An agent that fails is cut off in whatever it does for its services; the next one goes on there."""
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from milkyway_agent.reaping import Reaper
+from milkyway_agent.starter import Launched, Program, Running
+from milkyway_agent.supervisor import Definition
+from milkyway_formats.service import ExecProbe, Health, ReadyByProbe, Service
+from tests.privileged.supervised import heard_through, launch, supervised
+
+pytestmark = pytest.mark.privileged
+
+UP = ["waiting", "starting", "started"]
+SLEEPS = ["/bin/sleep", "1000"]
+
+
+class HeldUp(Launched):
+    """Starts its program when it is let, as one does whose group must be emptied first."""
+
+    def __init__(self, program: Program, cgroup: str, reaper: Reaper) -> None:
+        super().__init__(program, cgroup, reaper, launch())
+        self.begun = trio.Event()
+        self.may_go_on = trio.Event()
+
+    async def start(self, output: int, notify: str | None) -> Running:
+        self.begun.set()
+        await self.may_go_on.wait()
+        return await super().start(output, notify)
+
+
+async def test_a_start_that_was_cut_off_is_begun_again() -> None:
+    async with supervised() as one, trio.open_nursery() as nursery:
+        starter = HeldUp(Program(tuple(SLEEPS)), f"{one.group}/web", one.reaper)
+        one.supervisor.add(Definition("web", Service(name="web", command=SLEEPS), starter))
+        one.supervisor.start("web")
+        await starter.begun.wait()
+        await one.begin_again(nursery)
+        starter.may_go_on.set()
+        with trio.fail_after(10):
+            await one.supervisor.wait_state("web", "started")
+        assert one.path("web") == UP
+        pid = one.supervisor.status_of("web").pid
+        await one.begin_again(nursery)
+        assert one.supervisor.status_of("web").pid == pid
+        await one.supervisor.stop("web")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_probe_that_was_cut_off_is_asked_again(tmp_path: Path) -> None:
+    with heard_through(tmp_path / "asked") as asked:
+        async with supervised() as one, trio.open_nursery() as nursery:
+            # It says that it was asked, and does not answer the first time.
+            script = f"test -e {tmp_path}/second && exit 0; touch {tmp_path}/second; echo > {tmp_path}/asked; sleep 1000"
+            tmp_path.chmod(0o777)
+            probe = ExecProbe(command=["/bin/sh", "-c", script])
+            one.add_direct(Service(name="web", command=SLEEPS, readiness=ReadyByProbe(probe=probe, interval_ms=60_000)))
+            one.supervisor.start("web")
+            await asked()
+            await one.begin_again(nursery)
+            with trio.fail_after(10):
+                await one.supervisor.wait_state("web", "started")
+            assert one.path("web") == UP
+            await one.supervisor.stop("web")
+            nursery.cancel_scope.cancel()
+
+
+async def test_health_goes_on_being_asked_for(tmp_path: Path) -> None:
+    with heard_through(tmp_path / "asked") as asked:
+        async with supervised() as one, trio.open_nursery() as nursery:
+            script = f"test -e {tmp_path}/second && exit 1; touch {tmp_path}/second; echo > {tmp_path}/asked; sleep 1000"
+            tmp_path.chmod(0o777)
+            health = Health(probe=ExecProbe(command=["/bin/sh", "-c", script]), interval_ms=1, timeout_ms=60_000, failures=1)
+            one.add_direct(Service(name="web", command=SLEEPS, health=health))
+            one.supervisor.start("web")
+            await asked()
+            await one.begin_again(nursery)
+            await one.event("service_unwell")
+            await one.supervisor.stop("web")
+            nursery.cancel_scope.cancel()
