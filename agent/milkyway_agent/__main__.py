@@ -16,7 +16,10 @@ BOOT = "import sys; sys.path[:] = {paths!r}; from milkyway_agent.__main__ import
 def main() -> int:
     """Be PID 1, for ever; or, with options, a supervisor of its own and what belongs to it. Return the exit code."""
     arguments = sys.argv[1:]
-    if arguments:
+    if arguments[:1] == ["--check-state"]:  # of PID 1: a supervisor's own comes after its other options
+        return _check_state(int(arguments[1]))
+    adopted = int(arguments[1]) if arguments[:1] == ["--adopt"] else -1
+    if arguments and adopted < 0:
         return _supervise(arguments)
     born_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
     print(f"milkyway: PID 1 at {born_ms / 1000:.2f} s", flush=True)
@@ -26,12 +29,24 @@ def main() -> int:
             pid1,
         )
 
-        pid1.run(born_ms)
+        pid1.run(born_ms, adopted=adopted)
     except BaseException:  # noqa: BLE001 (an end of any kind would be a panic)
         traceback.print_exc()
     print("milkyway: the agent has failed; services go on, nothing supervises them", file=sys.stderr, flush=True)
     _reap_for_ever()
     return 1
+
+
+def _check_state(descriptor: int) -> int:
+    """Say whether PID 1's program can be imported, and can read the state that it would go on from."""
+    from milkyway_agent import (
+        light_trio,  # noqa: F401 (first of all that import trio)
+        pid1,  # noqa: F401 (what is asked: whether it can be imported)
+    )
+    from milkyway_agent.handover import KeptAgent
+    from milkyway_agent.reexecution import main_check
+
+    return main_check(descriptor, KeptAgent)
 
 
 def _supervise(arguments: list[str]) -> int:

@@ -22,6 +22,7 @@ from milkyway_agent.core.transition import wanted_effects
 from milkyway_agent.core.uid_range import check_apart
 from milkyway_agent.data_plane import DataPlane
 from milkyway_agent.executor import Executor, GroupPlane, LayerDamagedError, LayerPlane, ServicePlane, StackPlane
+from milkyway_agent.handover import KeptDeployments
 from milkyway_agent.layer_store import LayerStore
 from milkyway_agent.log import Log
 from milkyway_agent.messages import (
@@ -87,10 +88,11 @@ class Convergence:
         self.refusals: deque[str] = deque(maxlen=REFUSALS_KEPT)
         machine = Machine(frozenset(cgroups.controllers("/sys/fs/cgroup")), selinux=True)
         self._services = ServicePlane(supervisor, reaper, machine)
+        self._policy = PolicyPlane(link, programs, store.path)
         self._executor = Executor(
             {
                 effects.OpenLayer: LayerPlane(store.path, selinux=True),
-                effects.LoadInstance: PolicyPlane(link, programs, store.path),
+                effects.LoadInstance: self._policy,
                 effects.HoldData: DataPlane(Path("/data"), selinux=True),
                 effects.MountStack: StackPlane(selinux=True),
                 effects.MakeGroup: GroupPlane(),
@@ -112,6 +114,30 @@ class Convergence:
         self._report_due = trio.Event()
         self._closed = False
         self._converging = trio.Lock()
+
+    def keep(self) -> KeptDeployments:
+        """Return what holds now, for ``go_on`` of the agent that replaces this one."""
+        return KeptDeployments(
+            groups={identifier: list(group) for identifier, group in self._groups.items()},
+            present=list(self._executor.present),
+            instances=self._policy.keep(),
+        )
+
+    def go_on(self, kept: KeptDeployments) -> None:
+        """Begin with what an agent before this one has done; the services are in the supervisor already."""
+        self._groups = {identifier: tuple(group) for identifier, group in kept.groups.items()}
+        self._executor.present = tuple(kept.present)
+        self._policy.go_on(kept.instances)
+        for identifier, group in self._groups.items():
+            for effect in group:
+                if isinstance(effect, effects.RunServices):
+                    self.progress[identifier] = Progress(effect.deployment, "active")
+
+    async def wait_at_rest(self) -> None:
+        """Return when no deployment is being fetched, brought up or taken down."""
+        while self._converging.locked():
+            async with self._converging:
+                pass
 
     async def run(self) -> None:
         """Take news, converge and report, until cancelled."""

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -193,10 +194,7 @@ class ServicePlane:
         cgroups_root: str = CGROUPS,
     ) -> None:
         self._supervisor = supervisor
-        self._reaper = reaper
-        self._machine = machine
-        self._crun = crun
-        self._cgroups_root = cgroups_root
+        self._definitions = partial(service_definitions, machine=machine, reaper=reaper, crun=crun, cgroups_root=cgroups_root)
         self.must_start = must_start
 
     async def do(self, effect: RunServices) -> None:
@@ -229,21 +227,23 @@ class ServicePlane:
             if name in self._supervisor.names():
                 await self._supervisor.remove(name)
 
-    def _definitions(self, effect: RunServices) -> list[Definition]:
-        """Return the services of the deployment as the supervisor takes them, under their full names."""
-        deployment, manifest = effect.deployment, effect.manifest
-        first = first_uid(deployment.id)
-        where = {"crun": self._crun, "cgroups_root": self._cgroups_root}
-        return [
-            Definition(
-                name=f"{deployment.name}/{service.name}",
-                service=service,
-                starter=Container(service, deployment, manifest, self._machine, self._reaper, **where),
-                needs=needs_of(service, f"{deployment.name}/"),
-                users=range(first, first + RANGE),
-            )
-            for service in manifest.services
-        ]
+
+def service_definitions(
+    effect: RunServices, machine: Machine, reaper: Reaper, *, crun: str = CRUN, cgroups_root: str = CGROUPS
+) -> list[Definition]:
+    """Return the services of the deployment as the supervisor takes them, under their full names."""
+    deployment, manifest = effect.deployment, effect.manifest
+    first = first_uid(deployment.id)
+    return [
+        Definition(
+            name=f"{deployment.name}/{service.name}",
+            service=service,
+            starter=Container(service, deployment, manifest, machine, reaper, crun=crun, cgroups_root=cgroups_root),
+            needs=needs_of(service, f"{deployment.name}/"),
+            users=range(first, first + RANGE),
+        )
+        for service in manifest.services
+    ]
 
 
 def open_verity(name: str, path: str, effect: OpenLayer) -> str:

@@ -85,10 +85,10 @@ class KeptState(Document, frozen=True):
     users: dict[str, int] = field(default_factory=dict)
 
 
-def descriptors_of(state: KeptState) -> list[int]:
-    """Return every descriptor that must stay open over the execution."""
+def descriptors_of(services: Iterable[KeptService]) -> list[int]:
+    """Return every descriptor of *services* that must stay open over the execution."""
     found: list[int] = []
-    for one in state.services:
+    for one in services:
         found += [one.pidfd, one.notify, one.ready_pipe, *one.listeners]
         found += [stream.descriptor for stream in one.streams]
         found += [stored.descriptor for stored in one.stored]

@@ -131,10 +131,8 @@ class LiveMachine:
         return await self._agent.convergence.apply(envelope_fd, int(time.time()), change=change)
 
     async def reexec(self) -> None:
-        """Refuse: PID 1 can't yet."""
-        raise UnavailableError(
-            "cannot re-execute: this agent is PID 1, which can't yet", hint="a new version comes with `mwctl reboot`"
-        )
+        """Have the agent execute its program anew; services go on."""
+        await self._agent.reexecute()
 
     async def reboot(self) -> None:
         """Begin a reboot."""

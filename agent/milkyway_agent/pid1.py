@@ -18,27 +18,28 @@ from typing import Literal, NoReturn
 
 import trio
 
-from milkyway_agent import local_api, phases
+from milkyway_agent import handover, local_api, phases
 from milkyway_agent.api_answers import Answers
 from milkyway_agent.arrivals import arriving
 from milkyway_agent.boot_run import BootRun, Deed
 from milkyway_agent.convergence import Convergence, protect_installed
 from milkyway_agent.core.boot import BOOT
 from milkyway_agent.core.shutdown import SHUTDOWN
+from milkyway_agent.handover import KeptAgent, KeptDeployments
 from milkyway_agent.keeping import keep
 from milkyway_agent.layer_store import LayerStore
 from milkyway_agent.log import FileSink, LineSink, Log
 from milkyway_agent.machine import LiveMachine
 from milkyway_agent.messages import Begin
-from milkyway_agent.programs import ADMIN_GROUP, GROUPS, PROGRAMS, TERMINALS, VERIFIER_USER, Programs, console_program
+from milkyway_agent.programs import ADMIN_GROUP, VERIFIER_USER, Programs
 from milkyway_agent.reaping import Reaper
-from milkyway_agent.starter import Launched, Program
-from milkyway_agent.supervisor import Definition, Supervisor
+from milkyway_agent.reexecution import Renewal
+from milkyway_agent.succession import CONSOLES, Succession, definition, go_on
+from milkyway_agent.supervisor import Supervisor
 from milkyway_agent.system import cgroups, console, kernel, memory, power, processes, signals, watchdog
 from milkyway_agent.trust_link import TrustLink
-from milkyway_formats.errors import UnavailableError
+from milkyway_formats.errors import MilkyWayError, UnavailableError
 from milkyway_formats.report import ServiceStatus
-from milkyway_formats.service import Restart, Service
 
 Ending = Literal["reboot", "poweroff"]
 ORDERS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-Alt-Del and whoever asks PID 1 to end: reboot, power off
@@ -66,8 +67,10 @@ class SameClock(trio.abc.Clock):
         return deadline - time.monotonic()
 
 
-def run(born_ms: int, make: "type[Agent] | None" = None) -> NoReturn:
+def run(born_ms: int, make: "type[Agent] | None" = None, *, adopted: int = -1) -> NoReturn:
     """Be PID 1. *born_ms*: milliseconds of CLOCK_BOOTTIME at its first line. *make*: which agent (for tests).
+
+    *adopted*: the state that the program before this one has left, as a descriptor (``handover``).
 
     Whatever fails, the next agent goes on with the services of the one before: they are not touched.
     """
@@ -76,9 +79,13 @@ def run(born_ms: int, make: "type[Agent] | None" = None) -> NoReturn:
     _open_console(log)
     _stay_in_memory(log)
     agent: Agent | None = None
+    kept = _adopt(adopted, log) if adopted >= 0 else None
     while agent is None or agent.ended is None:
         try:
             agent = (make or Agent)(log, born_ms, agent)
+            if kept is not None:
+                agent.take_over(kept)
+                kept = None
             trio.run(agent.live, clock=SameClock())
         except BaseException as error:  # noqa: BLE001 (an end of PID 1 is a panic; begin again, services go on)
             log.note("agent_failed", error=repr(error), traceback=traceback.format_exc())
@@ -91,6 +98,14 @@ def run(born_ms: int, make: "type[Agent] | None" = None) -> NoReturn:
             except OSError as error:  # the other end is better than a machine that is stopped and stays on
                 log.note("end_failed", ending=agent.ended, error=str(error))
                 time.sleep(1)
+
+
+def _adopt(descriptor: int, log: Log) -> KeptAgent | None:
+    try:
+        return handover.adopt(descriptor)
+    except (MilkyWayError, OSError) as error:  # begin as after a boot: each service is cleared away before it starts
+        log.note("state_not_adopted", why=str(error))
+        return None
 
 
 def _open_console(log: Log) -> None:
@@ -134,7 +149,11 @@ class Agent:
         self._machine = LiveMachine(self)
         self._programs: Programs | None = None
         self._nursery: trio.Nursery | None = None
-        self._watchdog: int | None = before._watchdog if before else None
+        self.watchdog: int | None = before.watchdog if before else None
+        self.api: socket.socket | None = before.api if before else None
+        self._renewal = Renewal(Succession(self), self.reaper, [handover.PROGRAM])
+        self._handed_over: KeptAgent | None = before._handed_over if before else None
+        self._deployed = before.keep_deployments() if before else KeptDeployments()
         self._supervising = trio.Event()
         self._kept: set[str] = set()
         self.ended: Ending | None = None  # said once the way down is over
@@ -144,6 +163,29 @@ class Agent:
             self._ending = before._ending
             self._end.set()
 
+    def take_over(self, kept: KeptAgent) -> None:
+        """Go on from what the program before this one has left, once ``live`` runs."""
+        for name in kept.done:
+            self.boot.outcomes[name] = "done"
+        self.boot.finished_ms = dict(kept.finished_ms)
+        self.watchdog = kept.watchdog if kept.watchdog >= 0 else None
+        self.api = socket.socket(fileno=kept.api) if kept.api >= 0 else None
+        self._handed_over, self._deployed = kept, kept.deployments
+        self.open_log()
+
+    def lasting(self) -> list[str]:
+        """Return the phases of the boot that hold for the program that this one becomes."""
+        # Its line is read again: it costs nothing, and is not in the state.
+        return [name for name in LASTING if name != "command-line" and self.boot.outcomes.get(name) == "done"]
+
+    def keep_deployments(self) -> KeptDeployments:
+        """Return what holds of the deployments now."""
+        return self.convergence.keep() if self.convergence is not None else self._deployed
+
+    async def reexecute(self) -> None:
+        """Have this program executed anew soon after this returns; services go on. Raises UnavailableError when it can't."""
+        await self._renewal.ask()
+
     async def live(self) -> None:
         """Boot, live until an end is asked for, go down in order; ``ended`` is then which end it is."""
         async with trio.open_nursery() as nursery:
@@ -152,6 +194,7 @@ class Agent:
             self._keep("reaper", self.reaper.run)
             self._keep("signals", self._heed_signals)
             self._keep("log", self.log.keep_files)
+            self._keep("renewal", self._renewal.run)
             with trio.CancelScope() as booting:
                 nursery.start_soon(self._cancel_at_end, booting)
                 await self._boot()
@@ -163,8 +206,10 @@ class Agent:
 
     async def _boot(self) -> None:
         """Boot, and try again what failed, less and less often: what was in its way may pass, and a boot is not repeated."""
+        before = dict(self.boot.finished_ms) if self._handed_over else {}
         await self.boot.run()
         self.boot.finished_ms["ready"] = kernel.boottime_ms()
+        self.boot.finished_ms.update(before)  # the boot was another program's; what was done again is no part of it
         self.log.note("boot_finished", at_ms=self.boot.finished_ms["ready"], failures=len(self.boot.failures()))
         for line in self.boot.failures():
             self.log.note("boot_report", line=line)
@@ -225,6 +270,9 @@ class Agent:
     async def _run_supervisor(self) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.supervisor.run)
+            if self._handed_over is not None:
+                kept, self._handed_over = self._handed_over, None
+                go_on(self, kept)
             self._supervising.set()
 
     async def _read_command_line(self) -> Sequence[str]:
@@ -234,15 +282,15 @@ class Agent:
     async def _open_watchdog(self) -> Sequence[str]:
         if not Path("/dev/watchdog").exists():
             raise UnavailableError("there is no /dev/watchdog")
-        if self._watchdog is None:
-            self._watchdog = watchdog.open_watchdog()
+        if self.watchdog is None:
+            self.watchdog = watchdog.open_watchdog()
         warnings: list[str] = []
         seconds = WATCHDOG_UNASKED_SECONDS
         try:
-            seconds = watchdog.set_timeout(self._watchdog, WATCHDOG_SECONDS)
+            seconds = watchdog.set_timeout(self.watchdog, WATCHDOG_SECONDS)
         except OSError as error:  # open, it counts: left alone it would reboot a machine that lives
             warnings.append(f"watchdog: it keeps its own timeout: {error}")
-        self._keep("watchdog", self._feed_watchdog, self._watchdog, seconds / 3)
+        self._keep("watchdog", self._feed_watchdog, self.watchdog, seconds / 3)
         return warnings
 
     async def _feed_watchdog(self, descriptor: int, period: float) -> None:
@@ -251,7 +299,7 @@ class Agent:
             await trio.sleep(period)
 
     async def _start_network(self) -> Sequence[str]:
-        self._supervise("dhcp", PROGRAMS["dhcp"], Restart(delay_ms=500))
+        self._supervise("dhcp")
         return []
 
     async def _open_data(self) -> Sequence[str]:
@@ -266,8 +314,14 @@ class Agent:
             raise UnavailableError(said or f"the disk helper ended with {code}")
         self.log.note("data_disk_opened", outcome=said)
         phases.mount_data(verifier_user=VERIFIER_USER)
-        self.log.open_files(FileSink(str(DATA_AGENT / "log")))
+        self.boot.outcomes["data"] = "done"
+        self.open_log()
         return []
+
+    def open_log(self) -> None:
+        """Keep the log in files, where the data disk is there."""
+        if self.boot.outcomes.get("data") == "done":
+            self.log.open_files(FileSink(str(DATA_AGENT / "log")))
 
     async def _start_verifier(self) -> Sequence[str]:
         self._keep("verifier", lambda: self.link.run(chance=random.random))
@@ -281,12 +335,13 @@ class Agent:
 
     async def _serve_api(self) -> Sequence[str]:
         answers = Answers(self._machine, self.log.note, group=ADMIN_GROUP, local=self._machine.local)
-        listener = local_api.listen()
+        if self.api is None:
+            self.api = local_api.listen()
 
         async def start_front(end: socket.socket) -> local_api.FrontProcess:
             return await self._start_program("front", {3: end.fileno()})
 
-        self._keep("local-api", local_api.serve, listener, answers, start_front, self.log.note)
+        self._keep("local-api", local_api.serve, self.api, answers, start_front, self.log.note)
         return []
 
     async def _start_deployments(self) -> Sequence[str]:
@@ -301,6 +356,7 @@ class Agent:
             status=self._machine.snapshot,
             chance=random.random,
         )
+        convergence.go_on(self._deployed)
         self.convergence = convergence
         self._keep("convergence", convergence.run)
         return []
@@ -308,19 +364,16 @@ class Agent:
     async def _start_consoles(self) -> Sequence[str]:
         if self.command_line is None or not self.command_line.development:
             return []
-        for terminal in TERMINALS:
+        for name, terminal in CONSOLES.items():
             if Path("/dev", terminal).exists():
-                self._supervise(
-                    f"console-{terminal.lower()}", console_program(terminal), Restart(delay_ms=200, start_limit=1000)
-                )
+                self._supervise(name)
         return []
 
     # --- what the phases need --------------------------------------------------------------------------------------------
 
-    def _supervise(self, name: str, program: Program, restart: Restart) -> None:
-        service = Service(name=name, command=list(program.command), restart=restart)
+    def _supervise(self, name: str) -> None:
         if name not in self.supervisor.names():  # an agent that failed before this one may have begun
-            self.supervisor.add(Definition(name, service, Launched(program, f"{GROUPS}/{name}", self.reaper)))
+            self.supervisor.add(definition(name, self.reaper))
         self.supervisor.start(name, by="the boot")
 
     async def _start_program(self, name: str, descriptors: dict[int, int]) -> local_api.FrontProcess:
@@ -423,8 +476,8 @@ class Agent:
             self.log.note("processes_left", names=", ".join(left))
 
     async def _close_watchdog(self) -> None:
-        if self._watchdog is not None:
-            watchdog.close_watchdog(self._watchdog)
+        if self.watchdog is not None:
+            watchdog.close_watchdog(self.watchdog)
 
 
 def _deed(phase: Callable[[], Sequence[str] | None]) -> Deed:

@@ -6,10 +6,11 @@ the policy it has. Nothing compiled is ever read from the writable disk.
 """
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from milkyway_agent.core.effects import LoadInstance
+from milkyway_agent.handover import KeptInstance
 from milkyway_agent.messages import CheckPolicy, PolicyChecked
 from milkyway_agent.programs import Programs
 from milkyway_agent.sealed import MFD_NOEXEC_SEAL, seal
@@ -33,6 +34,14 @@ class PolicyPlane:
         self._programs = programs
         self._layer_path = layer_path
         self._instances: dict[str, tuple[Placed, bytes]] = {}
+
+    def keep(self) -> dict[str, KeptInstance]:
+        """Return the instances that the kernel's policy holds: what ``go_on`` of the next agent takes."""
+        return {key: KeptInstance(placed=placed, cil=cil) for key, (placed, cil) in self._instances.items()}
+
+    def go_on(self, kept: Mapping[str, KeptInstance]) -> None:
+        """Know that the kernel's policy holds the instances *kept*, by an agent before this one."""
+        self._instances = {key: (one.placed, one.cil) for key, one in kept.items()}
 
     async def do(self, effect: LoadInstance) -> None:
         """Have the instance checked, compile it with all others, load the result."""

@@ -2,25 +2,29 @@
 
 The state is written into a memory file. A child first executes the new program with it and must answer that it can read
 it; only then does this process execute it too. What was imported before is kept by descriptors: a new version that fails
-nevertheless executes the old one from these (``__main__``), with the same state.
+nevertheless executes the old one from these (``__main__``), with the same state. What the state is, and which descriptors
+it names, is the caller's: ``supervision`` hands on a ``KeptState``, PID 1 a ``handover.KeptAgent``.
 """
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 import trio
 
-from milkyway_agent.kept_state import KeptState, descriptors_of
 from milkyway_agent.reaping import Reaper
-from milkyway_formats.codec import decode, encode
+from milkyway_formats.codec import Document, decode, encode
 from milkyway_formats.errors import RefusedError, UnavailableError
 
 CHECK_SECONDS = 30.0
+REST_SECONDS = 10.0
+ANSWER_SECONDS = 0.05
 STATE_BYTES = 64 * 1024 * 1024
 CHECK, ADOPT, OLD = "--check-state", "--adopt", "--old"
 _MADE_BY_US = (ADOPT, OLD)
+StateT = TypeVar("StateT", bound=Document)
 
 
 class OldProgram:
@@ -32,18 +36,95 @@ class OldProgram:
         self.descriptors += [os.open(path, flags | os.O_DIRECTORY) for path in sys.path if os.path.isdir(path)]
 
 
-def command(*more: str) -> list[str]:
-    """Return the words that execute this program anew, as it was executed, with *more* at its end."""
+class Kept(NamedTuple):
+    """A state, and every descriptor that it names and that must stay open over the execution."""
+
+    state: Document
+    descriptors: Sequence[int]
+
+
+class Life(Protocol):
+    """What goes on in another program: a supervisor's whole life."""
+
+    async def wait_at_rest(self) -> None:
+        """Return when nothing is under way that can't be kept."""
+
+    def keep(self) -> Kept:
+        """Return all that is known now."""
+
+    def leave(self) -> None:
+        """Let go of what the new program opens anew. Undo: ``stay``."""
+
+    def stay(self) -> None:
+        """Open it again: the execution failed."""
+
+
+class Renewal:
+    """Has *life* go on in the newest version of its program, whose words are *program*; ``run`` is its task."""
+
+    def __init__(self, life: Life, reaper: Reaper, program: Sequence[str], old: Sequence[int] = ()) -> None:
+        """*old*: descriptors of the program before, which executes when the new one fails; none: there is no way back."""
+        self._life = life
+        self._reaper = reaper
+        self._program = program
+        self._old = old
+        self._due = trio.Event()
+
+    async def ask(self) -> None:
+        """Have the newest version of this program say that it can take over; it does so soon after this returns.
+
+        Raises UnavailableError when it can't: then all is as before.
+        """
+        await self._wait_at_rest()
+        descriptor = write_state(self._life.keep().state)
+        try:
+            await check(self._program, descriptor, self._reaper)
+        finally:
+            os.close(descriptor)
+        self._due.set()
+
+    async def run(self) -> None:
+        """Become the new program as soon as it has said that it can, and whoever asked has their answer."""
+        while True:
+            await self._due.wait()
+            self._due = trio.Event()
+            await trio.sleep(ANSWER_SECONDS)
+            await self._wait_at_rest()
+            self.become_anew()
+
+    def become_anew(self) -> None:
+        """Execute the program with all that is known. Raises OSError, and then all is as before, or does not return."""
+        kept = self._life.keep()
+        descriptor = write_state(kept.state)
+        self._life.leave()
+        try:
+            words = [*self._program, ADOPT, str(descriptor)]
+            if self._old:
+                words += [OLD, ",".join(map(str, self._old))]
+            execute(words, [descriptor, *kept.descriptors, *self._old])
+        finally:
+            os.close(descriptor)
+            self._life.stay()
+
+    async def _wait_at_rest(self) -> None:
+        with trio.move_on_after(REST_SECONDS) as waiting:
+            await self._life.wait_at_rest()
+        if waiting.cancelled_caught:
+            raise UnavailableError("cannot re-execute: services are being started or cleared away without end")
+
+
+def this_program() -> list[str]:
+    """Return the words that execute this program anew, as it was executed."""
     words = list(sys.orig_argv)
     for option in _MADE_BY_US:
         if option in words:
             at = words.index(option)
             del words[at : at + 2]
     words[0] = sys.executable
-    return [*words, *more]
+    return words
 
 
-def write_state(state: KeptState) -> int:
+def write_state(state: Document) -> int:
     """Return a memory file that holds *state*, at its beginning."""
     descriptor = os.memfd_create("milkyway-state", os.MFD_CLOEXEC)
     view = memoryview(encode(state))
@@ -53,20 +134,20 @@ def write_state(state: KeptState) -> int:
     return descriptor
 
 
-def read_state(descriptor: int) -> KeptState:
-    """Return the state in the memory file *descriptor*. Raises RefusedError."""
+def read_state(descriptor: int, kind: type[StateT]) -> StateT:
+    """Return the state, a *kind*, in the memory file *descriptor*. Raises RefusedError."""
     size = os.fstat(descriptor).st_size
     if size > STATE_BYTES:
         raise RefusedError(f"cannot read the state: {size} bytes, at most {STATE_BYTES} are allowed")
-    return decode(os.pread(descriptor, size, 0), KeptState, what="the state", limit=STATE_BYTES)
+    return decode(os.pread(descriptor, size, 0), kind, what="the state", limit=STATE_BYTES)
 
 
-async def check(descriptor: int, reaper: Reaper) -> None:
+async def check(program: Sequence[str], descriptor: int, reaper: Reaper) -> None:
     """Have the new program read the state as a child. Raises UnavailableError when it does not say that it can."""
     code = None
     try:
         with trio.move_on_after(CHECK_SECONDS):
-            code = await reaper.run_child(command(CHECK, "3"), dict(os.environ), {2: 2, 3: descriptor})
+            code = await reaper.run_child([*program, CHECK, "3"], dict(os.environ), {2: 2, 3: descriptor})
     except OSError as error:
         raise UnavailableError(f"cannot re-execute: the new program can't be executed: {error.strerror}") from error
     if code != 0:
@@ -74,35 +155,26 @@ async def check(descriptor: int, reaper: Reaper) -> None:
         raise UnavailableError(f"cannot re-execute: the new program can't take over, it {why}")
 
 
-def execute(state: KeptState, descriptor: int, old: OldProgram, also: Sequence[int] = ()) -> None:
-    """Become the new program. Returns only by raising OSError; then everything is as before.
-
-    *also*: further descriptors that stay open.
-    """
-    kept = [descriptor, *descriptors_of(state), *old.descriptors, *also]
+def execute(words: Sequence[str], kept: Sequence[int]) -> None:
+    """Execute *words*, with the descriptors *kept* open. Returns only by raising OSError; then everything is as before."""
     for one in kept:
         os.set_inheritable(one, True)
     try:
-        words = command(ADOPT, str(descriptor), OLD, ",".join(map(str, old.descriptors)))
-        os.execv(words[0], words)
+        os.execv(words[0], list(words))
     finally:
-        for one in kept:
-            os.set_inheritable(one, False)
+        close_on_exec(kept)
 
 
-def adopt(descriptor: int) -> KeptState:
-    """Return the state that the program before us has left in *descriptor*, with all its descriptors closed on exec again."""
-    state = read_state(descriptor)
-    os.close(descriptor)
-    for one in descriptors_of(state):
+def close_on_exec(descriptors: Iterable[int]) -> None:
+    """Have *descriptors* closed when a program is executed, as all of ours are."""
+    for one in descriptors:
         os.set_inheritable(one, False)
-    return state
 
 
-def main_check(descriptor: int) -> int:
-    """Be the child that says whether the state can be read: 0, or 3 with one line on standard error."""
+def main_check(descriptor: int, kind: type[Document]) -> int:
+    """Be the child that says whether the state, a *kind*, can be read: 0, or 3 with one line on standard error."""
     try:
-        read_state(descriptor)
+        read_state(descriptor, kind)
     except (RefusedError, OSError, msgspec.MsgspecError) as error:
         print(error, file=sys.stderr)
         return RefusedError.exit_code

@@ -94,9 +94,10 @@ def main(arguments: list[str]) -> int:
         front.main()
         return 0
     if options.check_state:
+        from milkyway_agent.kept_state import KeptState
         from milkyway_agent.reexecution import main_check
 
-        return main_check(int(options.check_state))
+        return main_check(int(options.check_state), KeptState)
     if options.check:
         from milkyway_agent.definitions import main as check
 

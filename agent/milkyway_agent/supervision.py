@@ -13,18 +13,18 @@ from pathlib import Path
 import msgspec
 import trio
 
-from milkyway_agent import early, reexecution
+from milkyway_agent import early
 from milkyway_agent.accounts import DynamicUsers
 from milkyway_agent.arrivals import arriving
 from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.direct import Direct, Launching, Places
 from milkyway_agent.early import Early
 from milkyway_agent.keeping import keep
-from milkyway_agent.kept_state import KeptState
+from milkyway_agent.kept_state import KeptState, descriptors_of
 from milkyway_agent.log import OUTPUT, FileSink, LineSink, Log
 from milkyway_agent.log_record import Record, describe
 from milkyway_agent.reaping import Reaper, wait_ended
-from milkyway_agent.reexecution import OldProgram
+from milkyway_agent.reexecution import Kept, OldProgram, Renewal, close_on_exec, read_state, this_program
 from milkyway_agent.starter import Running
 from milkyway_agent.supervise import Options, plan_file
 from milkyway_agent.supervisor import Definition, Supervisor
@@ -37,8 +37,6 @@ from milkyway_formats.service import Service
 DEFAULT = "default"
 ORDERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # end, end, read the definitions again
 STOP_SECONDS = 90.0
-REST_SECONDS = 10.0
-ANSWER_SECONDS = 0.05
 WARNING = 4
 
 
@@ -74,10 +72,9 @@ class Supervision:
         self._begun = begun
         self._directory = Path(options.supervise)
         self._runtime = Path(options.runtime)
-        self._old = OldProgram()
         self._end = trio.Event()
-        self._renewal = trio.Event()
         self.reaper = Reaper(log)
+        self._renewal = Renewal(self, self.reaper, this_program(), OldProgram().descriptors)
         self._stamps_directory = os.open(
             _state_directory(self._directory, self._runtime), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         )
@@ -106,7 +103,7 @@ class Supervision:
             nursery.start_soon(self.reaper.run)
             nursery.start_soon(keep, "log", self.log.keep_files, self.log.note)
             nursery.start_soon(keep, "signals", self._heed_signals, self.log.note)
-            nursery.start_soon(keep, "renewal", self._renew, self.log.note)
+            nursery.start_soon(keep, "renewal", self._renewal.run, self.log.note)
             nursery.start_soon(keep, "local-api", self._serve_api, self.log.note)
             self.lives = True
             if kept:
@@ -146,46 +143,41 @@ class Supervision:
         self._end.set()
 
     async def reexecute(self) -> None:
-        """Have the newest version of this program say that it can take over; it does so soon after this returns.
-
-        Raises UnavailableError when it can't: then all is as before.
-        """
-        await self._wait_at_rest()
-        descriptor = reexecution.write_state(self._state())
-        try:
-            await reexecution.check(descriptor, self.reaper)
-        finally:
-            os.close(descriptor)
-        self._renewal.set()
-
-    async def _renew(self) -> None:
-        """Become the new program as soon as it has said that it can, and whoever asked has their answer."""
-        while True:
-            await self._renewal.wait()
-            self._renewal = trio.Event()
-            await trio.sleep(ANSWER_SECONDS)
-            await self._wait_at_rest()
-            self.become_anew()
-
-    async def _wait_at_rest(self) -> None:
-        with trio.move_on_after(REST_SECONDS) as waiting:
-            await self.supervisor.wait_at_rest()
-        if waiting.cancelled_caught:
-            raise UnavailableError("cannot re-execute: services are being started or cleared away without end")
+        """Have the newest version of this program take over, soon after this returns. Raises UnavailableError."""
+        await self._renewal.ask()
 
     def become_anew(self) -> None:
-        """Execute this program with all that is known. Raises OSError, and then all is as before, or does not return.
+        """Execute this program with all that is known. Raises OSError, or does not return.
 
         The launchers end with their sockets, which are closed on execution; the new program starts others.
         """
-        state = self._state()
-        descriptor = reexecution.write_state(state)
+        self._renewal.become_anew()
+
+    # --- what goes on in another program (``reexecution.Life``) ---------------------------------------------------------
+
+    async def wait_at_rest(self) -> None:
+        """Return when no start and no clearing away is under way."""
+        await self.supervisor.wait_at_rest()
+
+    def keep(self) -> Kept:
+        """Return all that is known now."""
+        services = [self.supervisor.attended(name).definition.service for name in self.supervisor.names()]
+        state = KeptState(
+            format="milkyway.supervisor/1",
+            definitions=services,
+            # Not trio.current_time(): after a failure trio does not run any more.
+            services=self.supervisor.keep(time.monotonic() + self._clock_offset),
+            users=dict(self._places.users.held),
+        )
+        return Kept(state, descriptors_of(state.services))
+
+    def leave(self) -> None:
+        """Close the log's files, which the new program opens."""
         self.log.close_files()
-        try:
-            reexecution.execute(state, descriptor, self._old)
-        finally:
-            os.close(descriptor)
-            self._open_log()
+
+    def stay(self) -> None:
+        """Open them again."""
+        self._open_log()
 
     def _open_log(self) -> None:
         if self.options.logs:
@@ -196,7 +188,9 @@ class Supervision:
     def _adopted(self) -> KeptState | None:
         if not self.options.adopt:
             return None
-        state = reexecution.adopt(int(self.options.adopt))
+        state = read_state(int(self.options.adopt), KeptState)
+        os.close(int(self.options.adopt))
+        close_on_exec(descriptors_of(state.services))
         for descriptor in filter(None, self.options.old.split(",")):
             os.close(int(descriptor))
         return state
@@ -230,16 +224,6 @@ class Supervision:
         return self.options.start or ([DEFAULT] if DEFAULT in names else names)
 
     # --- life ----------------------------------------------------------------------------------------------------------
-
-    def _state(self) -> KeptState:
-        services = [self.supervisor.attended(name).definition.service for name in self.supervisor.names()]
-        return KeptState(
-            format="milkyway.supervisor/1",
-            definitions=services,
-            # Not trio.current_time(): after a failure trio does not run any more.
-            services=self.supervisor.keep(time.monotonic() + self._clock_offset),
-            users=dict(self._places.users.held),
-        )
 
     async def _heed_signals(self) -> None:
         with arriving(*ORDERS) as orders:

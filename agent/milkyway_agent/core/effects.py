@@ -30,7 +30,7 @@ class Effect(Protocol):
         """Return the deed as people read it, "mount …"."""
 
 
-class OpenLayer(msgspec.Struct, frozen=True):
+class OpenLayer(msgspec.Struct, frozen=True, tag=True):
     """The layer file's image is a verity device, mounted read-only. Shared by all deployments that stack it."""
 
     sha256: str
@@ -53,7 +53,7 @@ class OpenLayer(msgspec.Struct, frozen=True):
         return f"open layer {self.path} {self.version}"
 
 
-class LoadInstance(msgspec.Struct, frozen=True):
+class LoadInstance(msgspec.Struct, frozen=True, tag=True):
     """The kernel's policy holds the instance of the deployment's overlay, and the types of its data sources."""
 
     deployment: str
@@ -76,7 +76,7 @@ class LoadInstance(msgspec.Struct, frozen=True):
         return f"load the policy of {self.deployment}, version {self.generation}"
 
 
-class HoldData(msgspec.Struct, frozen=True):
+class HoldData(msgspec.Struct, frozen=True, tag=True):
     """The data source that a deployment is bound to has its directory. Its undo is nothing: data outlives deployments.
 
     *user*: the user id that a secure source's directory belongs to.
@@ -101,7 +101,7 @@ class HoldData(msgspec.Struct, frozen=True):
         return f"hold {self.binding.data_class} data {self.binding.source} for {self.deployment}"
 
 
-class MountStack(msgspec.Struct, frozen=True):
+class MountStack(msgspec.Struct, frozen=True, tag=True):
     """The layers lie over one another at the deployment's own mount point."""
 
     deployment: str
@@ -123,7 +123,7 @@ class MountStack(msgspec.Struct, frozen=True):
         return f"stack {len(self.lowerdirs)} levels for {self.deployment}"
 
 
-class MakeGroup(msgspec.Struct, frozen=True):
+class MakeGroup(msgspec.Struct, frozen=True, tag=True):
     """The deployment has its control group, which stays while its services come and go."""
 
     deployment: str
@@ -143,7 +143,7 @@ class MakeGroup(msgspec.Struct, frozen=True):
         return f"make the control group of {self.deployment}"
 
 
-class RunServices(msgspec.Struct, frozen=True):
+class RunServices(msgspec.Struct, frozen=True, tag=True):
     """The services of the deployment's app layer are wanted and supervised."""
 
     deployment: Deployment

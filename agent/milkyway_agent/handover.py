@@ -1,0 +1,62 @@
+"""What PID 1 hands to the program that it becomes: the services, what was done for deployments, what the boot did.
+
+The state is a document (``reexecution`` has it checked and hands it over). Nothing in it need be verified again: it never
+left this process' memory. What is not in it begins anew: verifier and uplink, the API's front, the log's files. PID 1's
+program lies on the read-only root, so there is no other version of it to go back to: where the state can't be used the
+agent begins as after a boot, and starts its services anew.
+"""
+
+import os
+from typing import Literal
+
+from msgspec import field
+
+from milkyway_agent.core.effects import DeploymentEffect
+from milkyway_agent.kept_state import KeptService, descriptors_of
+from milkyway_agent.reexecution import close_on_exec, read_state
+from milkyway_formats.codec import Document
+from milkyway_formats.policy_shared import Placed
+
+PROGRAM = "/usr/lib/milkyway/init"
+
+
+class KeptInstance(Document, frozen=True):
+    """One instance of a policy overlay that the kernel's policy holds."""
+
+    placed: Placed
+    cil: bytes
+
+
+class KeptDeployments(Document, frozen=True):
+    """What holds of the deployments: *groups*: the effects of each, by its id; *present*: all that were done, in order."""
+
+    groups: dict[str, list[DeploymentEffect]] = field(default_factory=dict)
+    present: list[DeploymentEffect] = field(default_factory=list)
+    instances: dict[str, KeptInstance] = field(default_factory=dict)
+
+
+class KeptAgent(Document, frozen=True):
+    """All of PID 1. ``done``: the phases of the boot that need not be done again; descriptors are -1 where there is none."""
+
+    format: Literal["milkyway.agent/1"]
+    services: list[KeptService]
+    deployments: KeptDeployments
+    done: list[str]
+    finished_ms: dict[str, int]
+    watchdog: int = -1
+    api: int = -1
+
+
+def descriptors(state: KeptAgent) -> list[int]:
+    """Return every descriptor that must stay open over the execution."""
+    return [*descriptors_of(state.services), *(one for one in (state.watchdog, state.api) if one >= 0)]
+
+
+def adopt(descriptor: int) -> KeptAgent:
+    """Return the state that the program before us has left in *descriptor*, which is closed. Raises RefusedError."""
+    try:
+        state = read_state(descriptor, KeptAgent)
+    finally:
+        os.close(descriptor)
+    close_on_exec(descriptors(state))
+    return state
