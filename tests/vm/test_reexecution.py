@@ -1,0 +1,114 @@
+"""PID 1 becomes another program while clients keep nginx busy: nobody notices, and all goes on being supervised."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from demo import run as demo
+
+pytestmark = pytest.mark.vm
+
+CLIENTS = 4
+
+
+class Load:
+    """Clients that ask for the page one request after the other, each on a connection of its own."""
+
+    def __init__(self, port: int) -> None:
+        self.answered = 0
+        self.lost = 0
+        self._port = port
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._clients = [threading.Thread(target=self._ask) for _ in range(CLIENTS)]
+
+    def _ask(self) -> None:
+        while not self._over.is_set():
+            is_page = "<h1>MilkyWay</h1>" in demo.page(self._port)
+            with self._lock:
+                self.answered += is_page
+                self.lost += not is_page
+
+    def more(self, requests: int) -> None:
+        """Wait until so many more were answered or lost."""
+        asked = self.answered + self.lost
+        demo.wait_until("requests", lambda: self.answered + self.lost >= asked + requests, 120)
+
+    def begin(self) -> None:
+        for client in self._clients:
+            client.start()
+
+    def end(self) -> None:
+        self._over.set()
+        for client in self._clients:
+            client.join()
+
+
+@contextmanager
+def load(port: int) -> Iterator[Load]:
+    one = Load(port)
+    one.begin()
+    try:
+        yield one
+    finally:
+        one.end()
+
+
+def _web() -> dict[str, Any]:
+    return next((one for one in demo.status()["deployments"] if one["name"] == "web"), {"state": "", "services": []})
+
+
+def _state_descriptor() -> str:
+    """Return the number of the state that PID 1 was executed with, "" where it was not."""
+    words = demo.in_machine("sh", "-c", "tr '\\0' ' ' < /proc/1/cmdline").split()
+    return words[words.index("--adopt") + 1] if "--adopt" in words else ""
+
+
+def _starts() -> int:
+    return demo.in_machine("mwctl", "logs", "agent").count("agent re executed")
+
+
+def _reexecute() -> None:
+    """Re-execute PID 1; return when its services, the verifier and the control server's link are all there again."""
+    before = _starts()
+    demo.in_machine("mwctl", "reexec")
+    demo.wait_until("the next program", lambda: _starts() > before, 120)
+    demo.wait_until("the verifier", lambda: _web()["state"] == "active" and demo.status()["connected"], 180)
+
+
+def test_no_request_is_lost_and_nothing_but_pid_1s_program_has_changed(chain: demo.Chain) -> None:
+    demo.remove_all()
+    demo.deploy(chain.layers["nginx"], chain.layers, "web")
+    demo.wait_until("the page", lambda: demo.page(chain.web_port), 180)
+    before = demo.status()
+    assert _state_descriptor() == ""
+    with load(chain.web_port) as clients:
+        clients.more(20)
+        _reexecute()
+        assert _state_descriptor() != ""
+        clients.more(20)
+    assert clients.lost == 0
+    after = demo.status()
+    for part in ("deployments", "boot_ms", "boot_failures", "root_hash", "selinux", "desired_version"):
+        assert after[part] == before[part], part
+    kept = {one["name"]: one["pid"] for one in before["services"] if one["name"] in ("dhcp", "console-ttys0", "console-hvc0")}
+    assert {one["name"]: one["pid"] for one in after["services"] if one["name"] in kept} == kept
+    assert [one["pid"] for one in after["processes"] if ":agent_t:" in one["context"]] == [1]
+
+
+def test_what_went_on_is_still_supervised_confined_and_at_the_owners_command(chain: demo.Chain) -> None:
+    _reexecute()  # with the state of a program that had adopted it itself
+    pid = _web()["services"][0]["pid"]
+    domain = _web()["services"][0]["context"]
+    demo.in_machine("sh", "-c", f"kill -9 {pid}")
+    again = demo.wait_until("another process", lambda: _web()["services"][0]["pid"] not in (0, pid) and _web()["services"][0])
+    assert again["context"] == domain
+    assert again["restarts"] == 1
+    demo.wait_until("the page", lambda: demo.page(chain.web_port), 60)
+    demo.milkyway("fleet", "restart", demo.MACHINE, "web/nginx", "--key", demo.KEYS / "alice.key")
+    demo.wait_until("a new process", lambda: _web()["services"][0]["pid"] not in (0, again["pid"]), 60)
+    demo.remove_all()
+    assert [one for one in demo.status()["processes"] if one["name"] == "nginx"] == []
