@@ -5,6 +5,7 @@ written as a plan that can be loaded in a millisecond. This runs in a process of
 imports what it takes to read what people write, and can't be harmed by it.
 """
 
+import contextlib
 import marshal
 import os
 import sys
@@ -115,7 +116,8 @@ def compile_plan(directory: Path, plan_file: Path) -> dict[str, Service]:
         new.chmod(0o600)
         new.replace(plan_file)
     except OSError as error:
-        new.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
         raise UnavailableError(f"cannot write {plan_file}: {error.strerror}") from error
     return services
 

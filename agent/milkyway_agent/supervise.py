@@ -101,7 +101,9 @@ def main(arguments: list[str]) -> int:
     if options.check:
         from milkyway_agent.definitions import main as check
 
-        return check([options.check, f"{options.check}/{early.PLAN_NAME}"])
+        # With a runtime directory it is asked by a supervisor, whose directory may be read-only.
+        plan = plan_file(options.check, options.runtime) if options.runtime else f"{options.check}/{early.PLAN_NAME}"
+        return check([options.check, plan])
     return _supervise(options)
 
 
@@ -127,5 +129,8 @@ def _supervise(options: Options) -> int:
 
 
 def plan_file(directory: str, runtime: str) -> str:
-    """Return where the plan of *directory* is: in it, or where that can't be written, below *runtime*."""
-    return f"{directory if os.access(directory, os.W_OK) else runtime}/{early.PLAN_NAME}"
+    """Return where the plan of *directory* is: in it, or below *runtime* where it can't be written and has none that fits."""
+    inside = f"{directory}/{early.PLAN_NAME}"
+    if os.access(directory, os.W_OK) or early.read_plan(directory, inside):  # made when the image was
+        return inside
+    return f"{runtime}/{early.PLAN_NAME}"

@@ -200,7 +200,9 @@ class Supervision:
         file = plan_file(str(self._directory), str(self._runtime))
         if self._begun.plan is None:
             words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
-            code = os.waitstatus_to_exitcode(_run([sys.executable, *words[1:], "--check", str(self._directory)]))
+            code = os.waitstatus_to_exitcode(
+                _run([sys.executable, *words[1:], "--check", str(self._directory), "--runtime", str(self._runtime)])
+            )
             self._begun.plan = early.read_plan(str(self._directory), file)
             if code or self._begun.plan is None:
                 raise RefusedError(f"cannot supervise {self._directory}: its definitions can't be used")

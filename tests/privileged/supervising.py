@@ -59,6 +59,12 @@ class Supervising:
             )
         self.wait_until(lambda: self.ask("services")[0] == 0, "its answer")
 
+    def check(self) -> tuple[int, str]:
+        """Check the definitions and write their plan; return the exit code and what was printed."""
+        words = [*self._words("__main__"), "--check", str(self.definitions)]
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
     def ask(self, *words: str) -> tuple[int, str]:
         """Run ``mwctl`` with *words* against it; return its exit code and what it printed."""
         command = [*self._words("mwctl"), "--socket", str(self.runtime / "mwctl.sock"), *words]

@@ -4,11 +4,13 @@ import os
 import select
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from milkyway_agent.system import processes
+from milkyway_agent.system import mounts, processes
 from tests.privileged.supervising import ROOT, Supervising, supervising
 
 pytestmark = pytest.mark.privileged
@@ -229,3 +231,36 @@ def test_a_damaged_state_is_refused() -> None:
     assert done.returncode == 3
     assert done.stderr.startswith("cannot read the state: ")
     assert "Traceback" not in done.stderr
+
+
+@contextmanager
+def read_only(directory: Path) -> Iterator[None]:
+    """Have *directory* read-only inside, also for root."""
+    mounts.bind(str(directory), str(directory))
+    try:
+        mounts.remount(str(directory), mounts.MS_BIND | mounts.MS_RDONLY)
+        yield
+    finally:
+        mounts.umount2(str(directory), 0)
+
+
+@pytest.mark.parametrize("planned", [True, False])
+def test_definitions_that_can_not_be_written_have_their_plan_beside_them_or_in_the_runtime_directory(planned: bool) -> None:
+    with supervising() as one:
+        one.define("web", SLEEP)
+        if planned:
+            one.check()
+        with read_only(one.definitions):
+            one.start()
+            one.wait_until(lambda: started(one, "web"), "web")
+            assert (one.runtime / ".plan").exists() != planned
+            assert one.stop() == 0
+
+
+def test_a_plan_that_can_be_written_nowhere_is_said_in_one_line() -> None:
+    with supervising() as one:
+        one.define("web", SLEEP)
+        with read_only(one.definitions):
+            code, said = one.check()
+        assert code == 4
+        assert said == f"cannot write {one.definitions}/.plan: Read-only file system\n"
