@@ -24,6 +24,8 @@ def check(definition: Definition) -> None:
             raise RefusedError(f"cannot supervise {name}: either all of its listeners accept connections, or none does")
         if service.timers:
             raise RefusedError(f"cannot supervise {name}: it runs for each connection, not at times")
+        if service.stop.command or service.reload.command:
+            raise RefusedError(f"cannot supervise {name}: a command can't say which of its connections' processes it is for")
     elif isinstance(service.readiness, ReadyByDescriptor):
         taken = FIRST_LISTENER + len(service.listeners) + service.stored_descriptors
         if service.readiness.descriptor < taken and taken > FIRST_LISTENER:

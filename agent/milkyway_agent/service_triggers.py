@@ -104,6 +104,16 @@ class ServiceTriggers:
         self.close(one)
         self._timed.pop(one, None)
 
+    def forget_stale(self) -> None:
+        """Forget when timers last started services that there are no more."""
+        if self._stamps is None:
+            return
+        keys = (_key(one, number) for one in self._timed for number in range(len(one.definition.service.timers)))
+        try:
+            self._stamps.keep_only(frozenset(keys))
+        except MilkyWayError as error:  # they do no harm but the room that they take
+            self._note("timer_stamps_not_forgotten", why=str(error))
+
     def recount(self, one: Attended) -> None:
         """Begin anew to count its timers, which are others now."""
         timed = self._timed.pop(one, None)

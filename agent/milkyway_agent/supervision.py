@@ -97,6 +97,7 @@ class Supervision:
             reaper.set_child_subreaper(True)
         self._open_log()
         self.supervisor.add(*(self.definition(service) for service in services))
+        self.supervisor.triggers.forget_stale()
         self._clock_offset = trio.current_time() - time.monotonic()
         async with trio.open_nursery() as nursery:
             await nursery.start(self.supervisor.run)
@@ -241,6 +242,7 @@ class Supervision:
         try:
             services = await trio.to_thread.run_sync(self._read)
             changes = await self.supervisor.replace({service.name: self.definition(service) for service in services})
+            self.supervisor.triggers.forget_stale()
             wanted = self._wanted(services)
             self.supervisor.start(*(name for name in wanted if name in changes.added), by="a changed directory")
         except MilkyWayError as error:

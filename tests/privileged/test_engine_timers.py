@@ -143,6 +143,17 @@ async def test_a_time_that_was_missed_is_made_up_for_once_and_kept(tmp_path: Pat
         assert kept.get("job.1") is None, "which is not persistent"
 
 
+async def test_stamps_of_services_that_are_no_more_are_forgotten(tmp_path: Path) -> None:
+    with stamps(tmp_path) as kept:
+        for key in ("job.0", "job.1", "gone.0"):
+            kept.set(key, kernel.realtime_ms())
+        async with supervised(stamps=kept) as one:
+            one.add_direct(job(Timer(calendar=["daily"], persistent=True)))
+            one.supervisor.triggers.forget_stale()
+    with stamps(tmp_path) as kept:
+        assert [key for key in ("job.0", "job.1", "gone.0") if kept.get(key) is not None] == ["job.0"]
+
+
 async def test_a_stamp_that_cannot_be_kept_holds_nothing_up(tmp_path: Path) -> None:
     directory = tmp_path / "gone"
     directory.mkdir()

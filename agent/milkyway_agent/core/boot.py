@@ -24,7 +24,7 @@ BOOT: tuple[Phase, ...] = (
     Phase("selinux", ("filesystems",), "SELinux does not enforce; no layer is started"),
     Phase("kernel", ("filesystems", "selinux"), "modules are missing, kernel parameters keep their defaults"),
     Phase("watchdog", ("kernel",), "a hang of the agent is not noticed by the hardware"),
-    Phase("cgroups", ("filesystems",), "services run without groups and limits"),
+    Phase("cgroups", ("filesystems",), "services run in control groups alone: none is started, no verifier, no mwctl"),
     Phase("loopback", ("filesystems",), "services can't talk to one another over 127.0.0.1"),
     Phase("network", ("cgroups", "kernel"), "no address from DHCP; the control server is out of reach"),
     Phase("secure-config", ("kernel",), "the owner is unknown; nothing but CoreOS runs"),

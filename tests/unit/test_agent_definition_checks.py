@@ -1,0 +1,52 @@
+"""What can't be supervised as it is defined is refused with the reason, before anything of it runs."""
+
+import pytest
+
+from milkyway_agent.attended import Definition
+from milkyway_agent.definition_checks import check
+from milkyway_agent.direct import Direct
+from milkyway_agent.log import Log
+from milkyway_agent.reaping import Reaper
+from milkyway_agent.starter import Launched, Program
+from milkyway_formats.errors import RefusedError
+from milkyway_formats.listener import Listener, Tcp
+from milkyway_formats.service import ReadyByDescriptor, Reload, Service, Stop
+from milkyway_formats.timer import Timer
+
+EACH = Listener(name="each", address=Tcp(port=80), accept=True)
+ONE = Listener(name="one", address=Tcp(port=81))
+COMMAND = ["/bin/true"]
+
+
+@pytest.mark.parametrize(
+    ("service", "why"),
+    [
+        (
+            Service(name="a", command=COMMAND, listeners=[EACH, ONE]),
+            "either all of its listeners accept connections, or none does",
+        ),
+        (Service(name="a", command=COMMAND, listeners=[EACH], timers=[Timer(calendar=["daily"])]), "not at times"),
+        (
+            Service(name="a", command=COMMAND, listeners=[EACH], stop=Stop(command=COMMAND)),
+            "which of its connections' processes",
+        ),
+        (
+            Service(name="a", command=COMMAND, listeners=[EACH], reload=Reload(command=COMMAND)),
+            "which of its connections' processes",
+        ),
+        (
+            Service(name="a", command=COMMAND, listeners=[ONE], readiness=ReadyByDescriptor(descriptor=3)),
+            "descriptor 3 is for a listener, or one that it has stored",
+        ),
+    ],
+)
+def test_what_contradicts_itself_is_refused(service: Service, why: str) -> None:
+    with pytest.raises(RefusedError, match=why):
+        check(Definition("a", service, Direct.__new__(Direct)))
+
+
+def test_a_starter_that_gives_no_descriptors_is_asked_for_none() -> None:
+    log = Log(lambda: 0)
+    starter = Launched(Program(("/bin/true",)), "/nowhere", Reaper(log))
+    with pytest.raises(RefusedError, match="its starter gives it no listeners"):
+        check(Definition("a", Service(name="a", command=COMMAND, listeners=[ONE]), starter))
