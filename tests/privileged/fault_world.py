@@ -5,11 +5,13 @@ with it; /proc/sys, /sys/fs/selinux and the watchdog are plain files, as the rea
 ``hold_group`` gives the control group that is the root of its hierarchy, and takes it back.
 """
 
+import errno
 import os
 import stat
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from milkyway_agent.core.stack import process_context
@@ -146,5 +148,14 @@ def remove_groups(path: str) -> None:
     """Remove the group *path* with those below it; all of their processes have ended."""
     for child in cgroups.children(path):
         remove_groups(child)
-    with suppress(FileNotFoundError):
-        cgroups.remove(path)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            cgroups.remove(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:  # a process that has ended is in its group until the kernel has done with it
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)

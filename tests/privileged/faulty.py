@@ -44,8 +44,9 @@ class Faulty:
         with suppress(ConnectionResetError):
             while data := await self._control.recv(1 << 20):
                 facts = json.loads(data)
-                self._waiting.pop(facts.pop("number")).send_nowait(facts)
-        for waiting in self._waiting.values():
+                if (waiting := self._waiting.pop(facts.pop("number"), None)) is not None:
+                    waiting.send_nowait(facts)
+        for waiting in list(self._waiting.values()):
             waiting.close()
 
     async def order(self, verb: str, **arguments: object) -> Facts:
@@ -54,11 +55,13 @@ class Faulty:
         send, receive = trio.open_memory_channel[Facts](1)
         self._waiting[number] = send
         try:
-            with trio.fail_after(ORDER_SECONDS):
+            with trio.fail_after(ORDER_SECONDS), send, receive:
                 await self._control.send(json.dumps({"number": number, "verb": verb, **arguments}).encode())
                 facts = await receive.receive()
         except (trio.TooSlowError, trio.EndOfChannel, OSError) as error:
             raise OrderFailedError(f"no answer to {verb} {arguments}: {type(error).__name__}\n{self.console()}") from error
+        finally:
+            self._waiting.pop(number, None)
         if "error" in facts:
             raise OrderFailedError(f"{verb} {arguments}: {facts['error']}\n{facts.get('traceback', '')}")
         return facts
