@@ -38,6 +38,10 @@ class DirectStarter(Protocol):
     def cgroup(self) -> str:
         """The directory of the service's control group, "" where it has none."""
 
+    @property
+    def takes_listeners(self) -> bool:
+        """Whether it hands listeners to the service."""
+
     def submit(self, start: Start, done: Done) -> None:
         """Start the service; *done* is called later with its process, claimed, or with the MilkyWayError or OSError.
 
@@ -77,7 +81,8 @@ def is_direct(starter: Starter | DirectStarter) -> TypeGuard[DirectStarter]:
 class Definition(NamedTuple):
     """A service to supervise. *name* is its full one ("web/nginx"), as are those in *needs*.
 
-    *users*: who may listen on its port for it to count as ready; None: anybody.
+    *users*: who may listen on its port for it to count as ready; None: anybody. *socket_context*: the SELinux context of
+    its listeners, "": our own.
     """
 
     name: str
@@ -85,6 +90,7 @@ class Definition(NamedTuple):
     starter: Starter | DirectStarter
     needs: Needs = Needs()
     users: Container[int] | None = None
+    socket_context: str = ""
 
 
 class Change(NamedTuple):

@@ -10,7 +10,7 @@ handler. One without a handler for its stop signal is killed after its stop time
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from milkyway_agent.core.stack import object_context, process_context, stack_mou
 from milkyway_agent.core.uid_range import first_uid
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.seccomp import profile
-from milkyway_agent.starter import Running, clear_group, hold, kill_group, settled
+from milkyway_agent.starter import NONE, Running, clear_group, hold, kill_group, settled
 from milkyway_formats.deployment import Deployment
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.grants import Connect, HoldCapability, Listen, UseData
@@ -28,6 +28,8 @@ from milkyway_formats.manifest import Manifest
 from milkyway_formats.service import Limits, Service
 
 CRUN = "/usr/bin/crun"
+FIRST_LISTENER = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
+NO_DESCRIPTORS: Mapping[int, int] = {}
 CRUN_STATE = "/run/milkyway/crun"
 BUNDLES = "/run/milkyway/bundles"
 CGROUPS = "/sys/fs/cgroup"
@@ -69,7 +71,13 @@ def capabilities(deployment: Deployment) -> list[str]:
 
 
 def configuration(
-    service: Service, deployment: Deployment, manifest: Manifest, machine: Machine, *, notify: str | None = None
+    service: Service,
+    deployment: Deployment,
+    manifest: Manifest,
+    machine: Machine,
+    *,
+    notify: str | None = None,
+    listeners: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the OCI configuration (config.json) of *service* of *deployment*, whose app layer's *manifest* this is."""
     user = first_uid(deployment.id) + service.user
@@ -77,6 +85,8 @@ def configuration(
     environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **service.environment}
     if notify:
         environment["NOTIFY_SOCKET"] = NOTIFY_INSIDE
+    if listeners:  # its program is the first of its pid namespace
+        environment |= {"LISTEN_FDS": str(len(listeners)), "LISTEN_FDNAMES": ":".join(listeners), "LISTEN_PID": "1"}
     process: dict[str, Any] = {
         "terminal": False,
         "user": {"uid": user, "gid": user, "umask": 0o022},
@@ -163,6 +173,8 @@ def _mount(destination: str, kind: str, source: str, options: list[str]) -> dict
 class Container:
     """Starts one service of a deployment through crun."""
 
+    takes_listeners = True
+
     def __init__(
         self,
         service: Service,
@@ -185,9 +197,12 @@ class Container:
         self._crun = [crun, "--cgroup-manager=cgroupfs", "--root", CRUN_STATE]
         self._context = process_context(domain_of(deployment, service)) if machine.selinux else ""
 
-    async def start(self, output: int, notify: str | None) -> Running:
+    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Running:
         """Create the container, hold its first process, let it execute the program; return when it is in its domain."""
-        config = configuration(self._service, self._deployment, self._manifest, self._machine, notify=notify)
+        config = configuration(
+            self._service, self._deployment, self._manifest, self._machine, notify=notify, listeners=tuple(listeners)
+        )
+        passed = dict(enumerate(listeners.values(), start=FIRST_LISTENER))
         if Path(CRUN_STATE, self._name).exists():  # of a start that was cut off
             await self.clean_up()
         self._bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -195,7 +210,8 @@ class Container:
         pid_file = self._bundle / "pid"
         pid_file.unlink(missing_ok=True)
         with self._reaper.holding():
-            await self._run("create", ["--bundle", str(self._bundle), "--pid-file", str(pid_file), self._name], output)
+            words = ["--bundle", str(self._bundle), "--pid-file", str(pid_file), "--preserve-fds", str(len(passed)), self._name]
+            await self._run("create", words, output, passed)
             running = hold(int(pid_file.read_text()), self._reaper)
         try:
             await self._run("start", [self._name], output)
@@ -224,7 +240,7 @@ class Container:
                 file.unlink()
             self._bundle.rmdir()
 
-    async def _run(self, verb: str, arguments: list[str], output: int) -> None:
-        code = await self._reaper.run_child([*self._crun, verb, *arguments], {}, {1: output, 2: output})
+    async def _run(self, verb: str, arguments: list[str], output: int, passed: Mapping[int, int] = NO_DESCRIPTORS) -> None:
+        code = await self._reaper.run_child([*self._crun, verb, *arguments], {}, {1: output, 2: output, **passed})
         if code:
             raise UnavailableError(f"cannot {verb} the container: crun ended with {code}")

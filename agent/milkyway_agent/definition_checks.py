@@ -17,8 +17,11 @@ def check(definition: Definition) -> None:
     for timer in service.timers:
         for text in timer.calendar:
             parse(text)
-    if not is_direct(definition.starter) and _asks_for_more(service):
-        raise RefusedError(f"cannot supervise {name}: its starter gives it no listeners, probes, commands or execution")
+    starter = definition.starter
+    if service.listeners and not starter.takes_listeners:
+        raise RefusedError(f"cannot supervise {name}: its starter gives it no listeners")
+    if not is_direct(starter) and (_asks_for_more(service) or accepts(service)):
+        raise RefusedError(f"cannot supervise {name}: its starter serves no connections, and gives it no probes or execution")
     if accepts(service):
         if not all(listener.accept for listener in service.listeners):
             raise RefusedError(f"cannot supervise {name}: either all of its listeners accept connections, or none does")
@@ -36,8 +39,7 @@ def check(definition: Definition) -> None:
 def _asks_for_more(service: Service) -> bool:
     """Tell whether the service needs a starter that takes descriptors, runs commands and reads ``execution``."""
     return bool(
-        service.listeners
-        or service.health
+        service.health
         or service.stored_descriptors
         or service.stop.command
         or service.reload.command

@@ -105,6 +105,7 @@ class Places:
 class Direct:
     """Starts one service through the launcher."""
 
+    takes_listeners = True
     __slots__ = ("_commands", "_launching", "_name", "_places", "_secrets", "_service", "_session", "cgroup")
 
     def __init__(self, name: str, service: Service, launching: Launching, places: Places) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from milkyway_agent.alarms import Alarms
 from milkyway_agent.attended import Attended, Run
 from milkyway_agent.core.service_state import Event, Row
+from milkyway_agent.pressure import PressureWarnings
 from milkyway_agent.probes import LEAST_INTERVAL, probe
 from milkyway_formats.service import ReadyByProbe
 
@@ -20,11 +21,14 @@ READY_SECONDS = 1.0  # what an answer about readiness may take at least, however
 class HealthChecks:
     """Readiness probes, health probes and watchdogs of all services."""
 
-    def __init__(self, alarms: Alarms, post: Post, spawn: Callable[..., None], note: Callable[..., None]) -> None:
+    def __init__(
+        self, alarms: Alarms, post: Post, spawn: Callable[..., None], note: Callable[..., None], pressure: PressureWarnings
+    ) -> None:
         self._alarms = alarms
         self._post = post
         self._spawn = spawn
         self._note = note
+        self.pressure = pressure
 
     # --- ready? --------------------------------------------------------------------------------------------------------
 
@@ -52,12 +56,14 @@ class HealthChecks:
         one.failures = 0
         self._ask_later(one)
         self.feed(one)
+        self.pressure.start(one)
 
     def stop(self, one: Attended) -> None:
         """Ask and listen no more; the answer to what was asked counts for nothing. Twice is the same as once."""
         self._alarms.cancel(one.health)
         self._alarms.cancel(one.watchdog)
         one.health = one.watchdog = None
+        self.pressure.stop(one)
 
     def feed(self, one: Attended) -> None:
         """Take a sign of life (WATCHDOG=1): the watchdog of a started service counts anew."""

@@ -11,10 +11,10 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from milkyway_agent.system import sockets
+from milkyway_agent.system import selinux, sockets
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.listener import Fifo, Listener, Tcp, Udp, UnixDatagram, UnixStream
 
@@ -39,23 +39,42 @@ def describe_address(address: Tcp | Udp | UnixStream | UnixDatagram | Fifo) -> s
     return f"{kind} {address.path}"
 
 
-def open_listener(listener: Listener) -> int:
+def open_listener(listener: Listener, context: str = "") -> int:
     """Return a descriptor that listens where *listener* says. Its undo is ``close_listener``.
+
+    *context*: the SELinux context of its socket ("": the policy's choice): what may be done with it, and whether it may be
+    bound at all, is then what the service may.
 
     Raises RefusedError when it can never be (no address; a file at its path that is neither a socket nor a pipe), and
     UnavailableError when it can't be now (a port in use, an address that this machine does not have).
     """
-    address = listener.address
     try:
-        if isinstance(address, Tcp | Udp):
-            return _open_internet(address, listener)
-        if isinstance(address, Fifo):
-            return _open_fifo(address)
-        kind = _KINDS[type(address)]
-        _remove_stale_socket(address.path, kind)
-        return sockets.listen_unix(address.path, address.mode, kind, listener.backlog)
+        if context:
+            with _sockets_in(context):
+                return _open(listener)
+        return _open(listener)
     except OSError as error:
         raise UnavailableError(f"{_cannot(listener)}: {_reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _sockets_in(context: str) -> Iterator[None]:
+    selinux.setsockcreatecon(context)
+    try:
+        yield
+    finally:
+        selinux.setsockcreatecon("")
+
+
+def _open(listener: Listener) -> int:
+    address = listener.address
+    if isinstance(address, Tcp | Udp):
+        return _open_internet(address, listener)
+    if isinstance(address, Fifo):
+        return _open_fifo(address)
+    kind = _KINDS[type(address)]
+    _remove_stale_socket(address.path, kind)
+    return sockets.listen_unix(address.path, address.mode, kind, listener.backlog)
 
 
 def close_listener(descriptor: int, listener: Listener) -> None:

@@ -45,6 +45,7 @@ from milkyway_agent.kept_state import KeptService, restore
 from milkyway_agent.log import Log
 from milkyway_agent.losses import losses
 from milkyway_agent.output import Stream
+from milkyway_agent.pressure import PressureWarnings
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.seen_rows import SeenRows
 from milkyway_agent.service_runs import ServiceRuns
@@ -92,7 +93,7 @@ class Lives:
         self.watch = Watch(log.note)
         self.alarms = Alarms(log.note)
         self.runs = ServiceRuns(self.watch, self.alarms, log, self.post, self._spawn, notify_directory)
-        self.health = HealthChecks(self.alarms, self.post, self._spawn, log.note)
+        self.health = HealthChecks(self.alarms, self.post, self._spawn, log.note, PressureWarnings(self.watch, log.note))
         self.triggers = ServiceTriggers(
             self.watch, self.alarms, log.note, self._triggered, stamps=stamps, clock_ms=clock_ms, chance=chance
         )
@@ -133,6 +134,7 @@ class Lives:
             self.connections.let_go(one)
             self.triggers.close(one)
         self.triggers.close_clock()
+        self.health.pressure.close()
         self.watch.close()
 
     async def change(self) -> None:

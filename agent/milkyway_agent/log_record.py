@@ -20,6 +20,7 @@ OUTPUT: Final = "output"  # the event of one line that a service wrote; its fact
 PRIORITY_OF_LAST_WORD: Final = {
     **dict.fromkeys(("failed", "bug", "lost"), ERR),
     **dict.fromkeys(("refused", "late", "dropped", "missed", "killed", "left", "unexpected"), WARNING),
+    **dict.fromkeys(("pressure", "unwell", "hung"), WARNING),
 }
 
 

@@ -29,7 +29,7 @@ ADMIN_GROUP = 900  # "milkyway" in CoreOS' /etc/group: its members read, restart
 VERIFIER_USER, UPLINK_USER, COMPILER_USER, FRONT_USER = 901, 902, 903, 904
 _CONSOLE_CAPABILITIES = (
     "chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "net_admin", "net_raw",
-    "net_bind_service", "sys_admin", "sys_ptrace", "sys_nice", "sys_resource", "sys_tty_config", "syslog",
+    "net_bind_service", "sys_admin", "sys_ptrace", "sys_nice", "sys_resource", "sys_time", "sys_tty_config", "syslog",
 )  # fmt: skip
 _MIB = 1024 * 1024
 

@@ -80,10 +80,10 @@ class ServiceRuns:
             if is_direct(starter):
                 given.callback(os.close, output)
             descriptors: dict[int, int] = {}
+            for _, descriptor in listeners:
+                listening.hand_over(descriptor)
+                descriptors[FIRST_LISTENER + len(descriptors)] = descriptor
             if is_direct(starter):
-                for _, descriptor in listeners:
-                    listening.hand_over(descriptor)
-                    descriptors[FIRST_LISTENER + len(descriptors)] = descriptor
                 for kept in one.store.stored if one.store else ():
                     descriptors[FIRST_LISTENER + len(descriptors)] = kept.descriptor
             ready = -1
@@ -98,15 +98,15 @@ class ServiceRuns:
             if is_direct(starter):
                 starter.submit(start, done)
             else:
-                self._spawn(self._start_waiting, one, starter, start, done)
+                self._spawn(self._start_waiting, one, starter, start, listeners, done)
             self._opened[one] = (notify, ready)
             undo.pop_all()
 
-    async def _start_waiting(self, _one: Attended, starter: Starter, start: Start, done: Done) -> None:
+    async def _start_waiting(self, _one: Attended, starter: Starter, start: Start, listeners: Listeners, done: Done) -> None:
         outcome: Running | Exception
         try:
             with trio.fail_after(START_SECONDS):
-                outcome = await starter.start(start.output, start.notify)
+                outcome = await starter.start(start.output, start.notify, dict(listeners))
         except trio.TooSlowError:
             outcome = UnavailableError("cannot start it: it takes too long")
         except Exception as error:  # noqa: BLE001 (told to the service that waits for it, which it makes failed)

@@ -206,7 +206,7 @@ class ServiceTriggers:
         opened: list[int] = []
         try:
             for listener in one.definition.service.listeners:
-                opened.append(listening.open_listener(listener))
+                opened.append(listening.open_listener(listener, one.definition.socket_context))
         except BaseException:
             for listener, descriptor in zip(one.definition.service.listeners, opened, strict=False):
                 listening.close_listener(descriptor, listener)

@@ -27,6 +27,9 @@ EMPTY_SECONDS = 5.0
 UNKNOWN_END = 255  # as an exit status: what ended so is started again by a policy that starts again what failed
 
 
+NONE: Mapping[str, int] = {}
+
+
 class Running(NamedTuple):
     """A service's main process: a child of ours, claimed, and its descriptor, which whoever reaps it closes."""
 
@@ -41,8 +44,14 @@ class Starter(Protocol):
     def cgroup(self) -> str:
         """The directory of the service's control group."""
 
-    async def start(self, output: int, notify: str | None) -> Running:
+    @property
+    def takes_listeners(self) -> bool:
+        """Whether it hands listeners to the service."""
+
+    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Running:
         """Start the service. *output* is its standard output and error, *notify* its sd_notify socket.
+
+        *listeners*: descriptors by their names, in the order in which it finds them from number 3 on (sd_listen_fds(3)).
 
         Raises UnavailableError, or OSError, with everything it began taken back but what ``clean_up`` removes.
         """
@@ -98,17 +107,20 @@ def launch_command(program: Program, cgroup: str, notify: str | None, launch: st
 class Launched:
     """Starts a CoreOS service through the static launcher, in a control group of its own."""
 
+    takes_listeners = False
+
     def __init__(self, program: Program, cgroup: str, reaper: Reaper, launch: str = LAUNCH) -> None:
         self.cgroup = cgroup
         self._program = program
         self._reaper = reaper
         self._launch = launch
 
-    async def start(self, output: int, notify: str | None) -> Running:
+    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Running:
         """Start the program; return when it is in its own domain.
 
         What is left in its group, of a life that could not be cleared away, is cleared away first: none runs twice.
         """
+        assert not listeners, "Supervisor.add saw to it"
         if not make_group(self.cgroup, self._program.limits) and cgroups.is_populated(self.cgroup):
             await clear_group(self.cgroup)
             make_group(self.cgroup, self._program.limits)

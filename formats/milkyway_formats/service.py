@@ -84,6 +84,17 @@ class Health(Document, frozen=True):
     failures: Annotated[int, Meta(ge=1, le=1000)] = 3
 
 
+class Pressure(Document, frozen=True):
+    """Of what a started service is warned: that some of its tasks wait for so many percent of ten seconds; 0: of nothing.
+
+    The warning is the event ``service_under_pressure``, at most one in ten seconds for each resource.
+    """
+
+    memory_percent: Percent = 0
+    cpu_percent: Percent = 0
+    io_percent: Percent = 0
+
+
 class Restart(Document, frozen=True):
     """When to start it again, and how patiently: exponential backoff between two bounds, then a start limit.
 
@@ -172,6 +183,7 @@ class Service(Document, frozen=True):
     ready_timeout_ms: Milliseconds = 60_000
     health: Health | None = None
     watchdog_ms: Milliseconds = 0
+    pressure: Pressure = field(default_factory=Pressure)
     restart: Restart = field(default_factory=Restart)
     stop: Stop = field(default_factory=Stop)
     reload: Reload = field(default_factory=Reload)

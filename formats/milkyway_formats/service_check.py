@@ -2,14 +2,12 @@
 
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.execution import Execution
-from milkyway_formats.listener import Tcp, UnixStream
+from milkyway_formats.listener import Tcp, Udp, UnixStream
 from milkyway_formats.service import Limits, ReadyAtOnce, ReadyByDescriptor, ReadyByExit, ReadyByProbe, Service
 
 # What containers can't do yet. A layer that asks for it is refused: it must not run with less than it was signed with.
 _NOT_FOR_LAYERS = (
-    "listeners",
     "stored_descriptors",
-    "timers",
     "conditions",
     "health",
     "watchdog_ms",
@@ -61,6 +59,11 @@ def check_layer_service(service: Service) -> None:
     asked = [field for field in _NOT_FOR_LAYERS if getattr(service, field) != getattr(plain, field)]
     if isinstance(service.readiness, (ReadyByDescriptor, ReadyByProbe)):
         asked.append("readiness: descriptor or probe")
+    # Files in a layer's own places are out of PID 1's sight, and it keeps no stamps on the disk yet.
+    if any(listener.accept or not isinstance(listener.address, (Tcp, Udp)) for listener in service.listeners):
+        asked.append("listeners that accept, or have another address than tcp or udp")
+    if any(timer.persistent for timer in service.timers):
+        asked.append("persistent timers")
     if service.type == "bundle":
         asked.append("type: bundle")
     if service.restart.on_failure == "reboot":

@@ -28,7 +28,7 @@ from milkyway_formats.errors import MilkyWayError
 from milkyway_formats.listener import Listener, Tcp, UnixStream
 from milkyway_formats.manifest import Image
 from milkyway_formats.policy_shared import Placed
-from milkyway_formats.service import Limits, ReadyByExit, ReadyByNotify, ReadyByTcp, Restart, Service, Stop
+from milkyway_formats.service import Limits, Pressure, ReadyByExit, ReadyByNotify, ReadyByTcp, Restart, Service, Stop
 from milkyway_formats.timer import Timer
 
 STEP_SECONDS = 3.0  # how long one step waits for a service that a fault may keep from its end
@@ -103,7 +103,15 @@ class Exercises(pid1.Agent):
         limits = Limits(memory_bytes=1 << 30, pids=100)
         self.add_plain(
             name,
-            Service(name=name, command=command, readiness=ReadyByNotify(), restart=again, limits=limits, ready_timeout_ms=1000),
+            Service(
+                name=name,
+                command=command,
+                readiness=ReadyByNotify(),
+                restart=again,
+                limits=limits,
+                pressure=Pressure(memory_percent=50),
+                ready_timeout_ms=1000,
+            ),
         )
         await self._live_through(name)
 

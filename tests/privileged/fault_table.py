@@ -80,6 +80,8 @@ FAULTS: dict[str, Failing] = {
     "cgroups.cpu_usage_usec": Failing(_GROUP, exercise="figures", silent=FIGURES),
     "cgroups.io_stat": Failing(_GROUP, exercise="figures", silent=FIGURES),
     "cgroups.pressure": Failing(_GROUP, exercise="figures", silent=FIGURES),
+    # open(2), write(2): psi.rst
+    "cgroups.pressure_trigger": Failing(f"{_GROUP} EOPNOTSUPP EINVAL EBUSY EPERM"),
     # open(2), write(2), tty(4)
     "console.open_console": Failing("ENOENT ENXIO ENODEV EIO EACCES EMFILE", "start"),
     "console.write_line": Failing("EIO ENXIO ENOSPC EPERM", silent="there is no better place to say so than the console"),

@@ -1,12 +1,13 @@
 """An agent that fails is cut off in whatever it does for its services; the next one goes on there."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import trio
 
 from milkyway_agent.reaping import Reaper
-from milkyway_agent.starter import Launched, Program, Running
+from milkyway_agent.starter import NONE, Launched, Program, Running
 from milkyway_agent.supervisor import Definition
 from milkyway_formats.service import ExecProbe, Health, ReadyByProbe, Service
 from tests.privileged.supervised import heard_through, launch, supervised
@@ -25,10 +26,10 @@ class HeldUp(Launched):
         self.begun = trio.Event()
         self.may_go_on = trio.Event()
 
-    async def start(self, output: int, notify: str | None) -> Running:
+    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Running:
         self.begun.set()
         await self.may_go_on.wait()
-        return await super().start(output, notify)
+        return await super().start(output, notify, listeners)
 
 
 async def test_a_start_that_was_cut_off_is_begun_again() -> None:

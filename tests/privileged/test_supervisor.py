@@ -1,13 +1,14 @@
 """The supervisor with real processes: each test is a small program that behaves well or badly."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import trio
 
 from milkyway_agent.core.dependencies import Needs
-from milkyway_agent.starter import Launched, Program, run_to_end
+from milkyway_agent.starter import NONE, Launched, Program, run_to_end
 from milkyway_agent.supervisor import Definition
 from milkyway_agent.system import cgroups, processes
 from milkyway_formats.errors import RefusedError
@@ -272,7 +273,7 @@ class Broken:
 
     cgroup = "/nonexistent"
 
-    async def start(self, output: int, notify: str | None) -> object:
+    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> object:
         raise ZeroDivisionError
 
     def kill(self) -> None:

@@ -31,6 +31,7 @@ from milkyway_formats.service import (
     Health,
     Limits,
     PathExists,
+    Pressure,
     ReadyByNotify,
     Reload,
     Restart,
@@ -259,6 +260,7 @@ OTHERWISE: dict[str, Any] = {
     "health": Health(probe=ExecProbe(command=["/bin/ask"])),
     "watchdog_ms": 1,
     "restart": Restart(when="never"),
+    "pressure": Pressure(io_percent=1),
     "stop": Stop(signal="INT"),
     "reload": Reload(signal="USR1"),
     "limits": Limits(pids=1),
@@ -274,7 +276,7 @@ OTHERWISE: dict[str, Any] = {
     "conflicts": ["x"],
 }
 ADOPTED = {
-    *("restart", "health", "stop", "reload", "ready_timeout_ms", "timers", "conditions"),
+    *("restart", "health", "pressure", "stop", "reload", "ready_timeout_ms", "timers", "conditions"),
     *("requires", "wants", "after", "before", "conflicts"),
 }
 

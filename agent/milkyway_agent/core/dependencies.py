@@ -307,7 +307,7 @@ class Changes(NamedTuple):
 # the cgroup when it is made), listeners (their descriptors were handed over).
 _NOT_OF_THE_PROCESS = frozenset(
     {
-        *("restart", "health", "stop", "reload", "ready_timeout_ms", "timers", "conditions"),
+        *("restart", "health", "pressure", "stop", "reload", "ready_timeout_ms", "timers", "conditions"),
         *("requires", "wants", "after", "before", "conflicts"),
     }
 )

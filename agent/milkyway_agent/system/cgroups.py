@@ -105,6 +105,20 @@ def pressure(path: str, resource: str) -> float | None:
     return None if text is None else parse_pressure(text)
 
 
+def pressure_trigger(path: str, resource: str, stall_us: int, window_us: int) -> int:
+    """Return a descriptor that has EPOLLPRI when tasks of the group waited *stall_us* of *window_us* for *resource*.
+
+    At most once in a window (psi.rst); EPOLLERR when the group is gone. Without CAP_SYS_RESOURCE windows are of 2 s, 4 s….
+    """
+    descriptor = os.open(f"{path}/{resource}.pressure", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, f"some {stall_us} {window_us}\0".encode())
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def parse_keyed(text: str) -> dict[str, int]:
     """Return a flat-keyed file (cpu.stat) as a table."""
     found = {}

@@ -1,0 +1,146 @@
+"""Warnings of services that wait for what they lack: memory, a processor, the disk.
+
+The kernel watches (pressure stall information, psi.rst) and wakes us at most once in ten seconds for each threshold that
+a definition names; at rest nothing is asked. A service is warned of while it is started.
+
+A thread waits for it, and there is one only where somebody asks to be warned. The watch can't: to ask a trigger whether
+its event has come takes the event away (kernel/sched/psi.c, psi_trigger_poll), and of an epoll within an epoll
+the outer one asks first.
+"""
+
+import contextlib
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from milkyway_agent.attended import Attended
+from milkyway_agent.system import cgroups
+from milkyway_agent.watching import Watch
+from milkyway_formats.service import Pressure
+
+WINDOW_US = 10_000_000  # the longest that the kernel takes, and the time that `mwctl top` shows
+RESOURCES = ("memory", "cpu", "io")
+
+
+class _Threshold(NamedTuple):
+    """What the descriptor of one trigger stands for."""
+
+    one: Attended
+    resource: str
+    percent: int
+
+
+class PressureWarnings:
+    """The thresholds of all services, each a descriptor."""
+
+    def __init__(self, watch: Watch, note: Callable[..., None]) -> None:
+        self._watch = watch
+        self._note = note
+        self._thresholds: dict[int, _Threshold] = {}
+        self._waiter: _Waiter | None = None
+
+    def start(self, one: Attended) -> None:
+        """Warn of a service from now on, as far as it asks for it. Undo: ``stop``."""
+        asked = one.definition.service.pressure
+        if asked == Pressure():
+            return
+        self.stop(one)
+        for resource in RESOURCES:
+            percent = getattr(asked, f"{resource}_percent")
+            if percent:
+                self._open(_Threshold(one, resource, percent))
+
+    def stop(self, one: Attended) -> None:
+        """Warn of a service no more. Twice is the same as once."""
+        for descriptor in [number for number, threshold in self._thresholds.items() if threshold.one is one]:
+            del self._thresholds[descriptor]
+            if self._waiter is not None:
+                self._waiter.remove(descriptor)
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Warn of nothing any more. Twice is the same as once."""
+        for one in {threshold.one for threshold in self._thresholds.values()}:
+            self.stop(one)
+        if self._waiter is not None:
+            self._watch.remove(self._waiter.came)
+            self._waiter.end()
+            self._waiter = None
+
+    def _open(self, threshold: _Threshold) -> None:
+        name, group = threshold.one.definition.name, threshold.one.definition.starter.cgroup
+        if not group:
+            self._note("pressure_not_watched", service=name, resource=threshold.resource, why="it has no control group")
+            return
+        try:
+            if self._waiter is None:
+                self._waiter = _Waiter()
+                self._watch.add(self._waiter.came, self._tell)
+            descriptor = cgroups.pressure_trigger(group, threshold.resource, threshold.percent * WINDOW_US // 100, WINDOW_US)
+        except OSError as error:  # a kernel without it; the service is no worse for it
+            self._note("pressure_not_watched", service=name, resource=threshold.resource, why=str(error))
+            return
+        self._thresholds[descriptor] = threshold
+        self._waiter.add(descriptor)
+
+    def _tell(self, _events: int) -> None:
+        assert self._waiter is not None, "it is watched while it is there"
+        for descriptor in self._waiter.take():
+            threshold = self._thresholds.get(descriptor)
+            if threshold is not None:
+                one, resource, percent = threshold
+                now = cgroups.pressure(one.definition.starter.cgroup, resource)
+                self._note(
+                    "service_under_pressure", service=one.definition.name, resource=resource, threshold=percent, percent=now
+                )
+
+
+class _Waiter:
+    """The thread that waits for triggers. ``came``: readable when one has had its event."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self.came = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._ending = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._descriptors: deque[int] = deque()
+        self._epoll.register(self._ending, select.EPOLLIN)
+        self._thread = threading.Thread(target=self._wait, name="pressure", daemon=True)
+        self._thread.start()
+
+    def add(self, descriptor: int) -> None:
+        """Wait for a trigger too."""
+        self._epoll.register(descriptor, select.EPOLLPRI)
+
+    def remove(self, descriptor: int) -> None:
+        """Wait for it no more; it may have been given up already."""
+        with contextlib.suppress(OSError):
+            self._epoll.unregister(descriptor)
+
+    def take(self) -> list[int]:
+        """Return the triggers that have had their events since this was last asked."""
+        os.eventfd_read(self.came)
+        found = list(self._descriptors)
+        self._descriptors.clear()
+        return found
+
+    def end(self) -> None:
+        """End the thread and close what is open."""
+        os.eventfd_write(self._ending, 1)
+        self._thread.join()
+        self._epoll.close()
+        os.close(self.came)
+        os.close(self._ending)
+
+    def _wait(self) -> None:
+        while True:
+            for descriptor, events in self._epoll.poll():
+                if descriptor == self._ending:
+                    return
+                if events & select.EPOLLERR:  # its group is gone, and would say so without end
+                    self.remove(descriptor)
+                    continue
+                self._descriptors.append(descriptor)
+                os.eventfd_write(self.came, 1)

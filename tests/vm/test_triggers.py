@@ -1,0 +1,108 @@
+"""What starts a service of a deployment on a real machine: its first client, its time; and what it is warned of."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from demo import run as demo
+
+pytestmark = pytest.mark.vm
+
+HOUR = 3600
+
+
+@pytest.fixture(scope="module")
+def port(chain: demo.Chain) -> Iterator[int]:
+    """The deployment of tests/vm/triggers, active; the port under which its clients reach it."""
+    spec = demo.ROOT / "tests/vm/triggers/image.yaml"
+    said = json.loads(demo.milkyway("layer", "build", spec, "--output", demo.LAYERS, "--json"))
+    layers = {one["path"].split("/")[-1]: demo.ROOT / one["file"] for one in said}
+    for file in layers.values():
+        demo.milkyway("layer", "sign", file, "--key", demo.KEYS / "carol.key")
+    demo.remove_all()
+    demo.deploy(layers["triggers"], layers, "triggers")
+    demo.wait_until("the deployment", lambda: _deployment().get("state") == "active", 180)
+    yield chain.web_port
+    _set_clock(time.time())
+    demo.remove_all()
+
+
+def _deployment() -> dict[str, Any]:
+    return next((one for one in demo.status()["deployments"] if one["name"] == "triggers"), {})
+
+
+def _service(name: str) -> dict[str, Any]:
+    services = _deployment().get("services", [])
+    return next((one for one in services if one["name"] == f"triggers/{name}"), {"state": "", "pid": 0})
+
+
+def _said(name: str) -> str:
+    return demo.in_machine("mwctl", "logs", name)
+
+
+def _answer(port: int) -> bytes:
+    """Come as a client and wait for the answer, as long as it may take."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        return client.recv(64)
+
+
+def _set_clock(seconds: float) -> None:
+    demo.in_machine("date", "-s", f"@{seconds:.0f}")
+
+
+def _clock() -> int:
+    return int(demo.in_machine("date", "+%s"))
+
+
+def _times(name: str) -> int:
+    return _said(f"triggers/{name}").count(f"{name}\n")
+
+
+def test_the_first_client_starts_the_service_and_is_answered(port: int) -> None:
+    assert (_service("served")["state"], _service("served")["pid"]) == ("armed", 0)
+    assert _answer(port) == b"served\n"
+    served = _service("served")
+    assert served["state"] == "started"
+    assert served["context"].endswith(".process:s0")
+    assert demo.status()["selinux"] == "enforcing"
+
+
+def test_a_client_that_comes_while_it_restarts_waits_and_is_answered(port: int) -> None:
+    assert _answer(port) == b"served\n"
+    pid = _service("served")["pid"]
+    demo.in_machine("kill", "-9", str(pid))
+    assert _answer(port) == b"served\n"  # its restart is put off by two seconds
+    assert _service("served")["pid"] not in (0, pid)
+    assert _said("triggers/served").count("begun\n") == 2
+
+
+def test_its_listener_is_kept_while_pid_1_becomes_another_program(port: int) -> None:
+    demo.in_machine("mwctl", "stop", "triggers/served")
+    demo.in_machine("mwctl", "start", "triggers/served")
+    demo.wait_until("its waiting", lambda: _service("served")["state"] in ("armed", "started"), 60)
+    demo.in_machine("mwctl", "reexec")
+    assert _answer(port) == b"served\n"
+    demo.wait_until("the agent", lambda: _service("served")["state"] == "started", 120)
+
+
+def test_a_clock_that_jumps_over_times_starts_once_and_back_starts_nothing(port: int) -> None:
+    assert _times("hourly") == 0
+    hour = _clock() // HOUR * HOUR
+    _set_clock(hour + 3 * HOUR + 1800)  # over three of its times
+    demo.wait_until("its one start", lambda: _times("hourly") == 1, 60)
+    assert "clock was set" in _said("agent")
+    _set_clock(hour + 2 * HOUR + 1795)  # the hour that comes now has had its start
+    _set_clock(hour + 3 * HOUR - 1)
+    demo.wait_until("that hour", lambda: _clock() > hour + 3 * HOUR + 2, 60)
+    assert _times("hourly") == 1
+    _set_clock(hour + 4 * HOUR - 1)
+    demo.wait_until("the next start, by the clock that goes on", lambda: _times("hourly") == 2, 60)
+    assert _times("delayed") == 0, "hours by that clock are none by the boot's"
+
+
+def test_who_waits_for_a_processor_is_warned_of(port: int) -> None:
+    demo.wait_until("the warning", lambda: "service under pressure: resource=cpu threshold=20" in _said("triggers/short"), 120)
