@@ -19,6 +19,7 @@ from milkyway_agent.containers import CGROUPS, CRUN, Container, Machine, domain_
 from milkyway_agent.core import stack, transition
 from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.core.effects import DeploymentEffect, MakeGroup, MountStack, OpenLayer, RunServices
+from milkyway_agent.core.service_state import satisfies
 from milkyway_agent.core.stack import process_context
 from milkyway_agent.core.transition import Plan, Step
 from milkyway_agent.core.uid_range import RANGE, first_uid
@@ -215,7 +216,7 @@ class ServicePlane:
                     await self._supervisor.wait_settled(definition.name, tries=SETTLE_TRIES)
             for definition in definitions:
                 status = self._supervisor.status_of(definition.name)
-                if status.state != "started" and self.must_start:
+                if self.must_start and not satisfies(self._supervisor.row(definition.name)):
                     raise UnavailableError(f"cannot start {definition.name}: {status.reason or f'it is {status.state}'}")
         except BaseException:
             with trio.CancelScope(shield=True):

@@ -101,7 +101,7 @@ class LiveMachine:
         """Start a service."""
         self.view.check_name("start", service)
         self._agent.supervisor.start(service, by=BY)
-        await self._agent.supervisor.wait_state(service, "started", "failed")
+        await self._agent.supervisor.wait_state(service, "started", "failed", "armed")
         return self._agent.supervisor.status_of(service)
 
     async def stop(self, service: str) -> ServiceStatus:
@@ -115,7 +115,7 @@ class LiveMachine:
         self.view.check_name("restart", service)
         self._agent.supervisor.restart(service, by=BY)
         await self._agent.supervisor.wait_state(service, "stopping", "starting", "failed")
-        await self._agent.supervisor.wait_state(service, "started", "failed")
+        await self._agent.supervisor.wait_state(service, "started", "failed", "armed")
         return self._agent.supervisor.status_of(service)
 
     async def reload(self, service: str) -> ServiceStatus:

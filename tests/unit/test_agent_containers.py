@@ -127,6 +127,13 @@ def test_the_notify_socket_is_the_only_way_out_and_only_for_who_uses_it() -> Non
     assert "NOTIFY_SOCKET=/dev/milkyway-notify" in found["process"]["env"]
 
 
+def test_listeners_are_told_to_the_first_process_of_its_namespace_and_only_if_there_are_any() -> None:
+    assert "LISTEN_" not in str(config())
+    deployment = Deployment(id="web_k3v9", name="web", generation=1, stack=[])
+    found = configuration(SERVICE, deployment, MANIFEST, Machine(frozenset(), selinux=False), listeners=("web", "admin"))
+    assert {"LISTEN_FDS=2", "LISTEN_FDNAMES=web:admin", "LISTEN_PID=1"} <= set(found["process"]["env"])
+
+
 def test_no_system_call_is_both_allowed_and_forbidden() -> None:
     allowed, forbidden = set(seccomp.ALLOWED), set(seccomp.FORBIDDEN)
     assert not allowed & forbidden

@@ -3,7 +3,7 @@
 import pytest
 
 from milkyway_formats.execution import Execution
-from milkyway_formats.listener import Listener, Tcp, Udp
+from milkyway_formats.listener import Listener, Tcp, Udp, UnixStream
 from milkyway_formats.service import ExecProbe, Health, Limits, ReadyByExit, Restart, Service
 from milkyway_formats.service_check import ServiceError, check_layer_service, check_service
 from milkyway_formats.timer import Timer
@@ -47,7 +47,12 @@ def test_contradictions_are_refused(service: Service, why: str) -> None:
 @pytest.mark.parametrize(
     ("service", "why"),
     [
-        (Service(name="web", command=DAEMON, timers=[Timer(after_boot_ms=1)]), "timers not there for layers yet"),
+        (
+            Service(name="web", command=DAEMON, timers=[Timer(calendar=["daily"], persistent=True)]),
+            "persistent timers not there",
+        ),
+        (Service(name="web", command=DAEMON, listeners=[Listener(name="in", address=Tcp(port=1), accept=True)]), "that accept"),
+        (Service(name="web", command=DAEMON, listeners=[Listener(name="in", address=UnixStream(path="/s"))]), "tcp or udp"),
         (Service(name="web", command=DAEMON, execution=Execution(nice=5)), "execution not there"),
         (Service(name="web", command=DAEMON, watchdog_ms=1), "watchdog_ms not there"),
         (Service(name="all", type="bundle"), "type: bundle"),
@@ -63,3 +68,8 @@ def test_a_layer_never_runs_with_less_than_it_was_signed_with(service: Service, 
 
 def test_a_plain_service_is_taken() -> None:
     check_layer_service(Service(name="web", command=DAEMON, limits=Limits(memory_bytes=1 << 20, pids=8, cpu_weight=50)))
+
+
+def test_a_layers_service_may_wait_for_clients_and_for_its_time() -> None:
+    listeners = [Listener(name="in", address=Tcp(port=80)), Listener(name="also", address=Udp(port=53))]
+    check_layer_service(Service(name="web", command=DAEMON, listeners=listeners, timers=[Timer(calendar=["daily"])]))
