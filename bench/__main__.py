@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from bench.machine import this_machine
+from bench.section import replace_section
 from bench.supervisor.figures import FEW
 from bench.supervisor.measure import KILLS
 from bench.supervisor.peer import Peer
@@ -19,7 +20,7 @@ from bench.supervisor.peers.s6 import S6
 from bench.supervisor.peers.supervisord import Supervisord
 from bench.supervisor.peers.systemd import Systemd
 from bench.supervisor.record import PeerRecord, Record, encode
-from bench.supervisor.report import replace_section, section, show
+from bench.supervisor.report import section, show
 from bench.supervisor.rounds import few_of, run_rounds
 from bench.supervisor.tree import ROOT, PreparationError, prepare_all
 

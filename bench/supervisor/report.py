@@ -119,12 +119,3 @@ def section(record: Record) -> str:
 
 def _row(cells: tuple[str, ...]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def replace_section(page: str, text: str) -> str:
-    """Return *page* with what stood between the markers replaced by *text*. Raises ValueError if it has no markers."""
-    before, _, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError("cannot write the figures: the page has no section of theirs")
-    return before + text + after
