@@ -10,6 +10,10 @@ import sys
 import time
 import traceback
 
+TYPE_CHECKING = False  # typing's own constant costs its import; checkers take any of that name for true
+if TYPE_CHECKING:
+    from milkyway_agent.early_boot import Early
+
 BOOT = "import sys; sys.path[:] = {paths!r}; from milkyway_agent.__main__ import main; sys.exit(main())"
 
 
@@ -24,17 +28,31 @@ def main() -> int:
     born_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
     print(f"milkyway: PID 1 at {born_ms / 1000:.2f} s", flush=True)
     try:
+        early = _first_steps() if adopted < 0 else None
         from milkyway_agent import (
             light_trio,  # noqa: F401 (first of all that import trio)
             pid1,
         )
 
-        pid1.run(born_ms, adopted=adopted)
+        pid1.run(born_ms, adopted=adopted, early=early)
     except BaseException:  # noqa: BLE001 (an end of any kind would be a panic)
         traceback.print_exc()
     print("milkyway: the agent has failed; services go on, nothing supervises them", file=sys.stderr, flush=True)
     _reap_for_ever()
     return 1
+
+
+def _first_steps() -> "Early | None":
+    """Have the first service run before the rest is imported; None where not even that can be."""
+    try:
+        from milkyway_agent.early_boot import Early
+
+        early = Early()
+        early.begin()
+    except BaseException:  # noqa: BLE001 (the boot proper does it all)
+        traceback.print_exc()
+        return None
+    return early
 
 
 def _check_state(descriptor: int) -> int:

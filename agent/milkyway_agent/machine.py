@@ -10,7 +10,8 @@ from milkyway_agent.api_logs import open_log
 from milkyway_agent.api_types import Applied, Local, LogLine, LogQuery
 from milkyway_agent.core import stack
 from milkyway_agent.observation import Observation
-from milkyway_agent.programs import GROUPS, pss_bytes
+from milkyway_agent.own_programs import GROUPS
+from milkyway_agent.programs import pss_bytes
 from milkyway_agent.system import kernel, processes, selinux, verity
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.report import (

@@ -140,6 +140,11 @@ def kernel_parameters() -> list[str]:
     return missing
 
 
+def load(names: Iterable[str]) -> None:
+    """Load the modules *names* of this root, which have no dependencies that are not among them or loaded."""
+    _each((path for path in MODULES.read_text().split() if Path(path).name.partition(".")[0] in names), _load_module)
+
+
 def groups() -> list[str]:
     """Mount cgroup v2, hand its controllers on, move PID 1 into a group of its own.
 

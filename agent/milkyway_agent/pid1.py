@@ -25,15 +25,18 @@ from milkyway_agent.boot_run import BootRun, Deed
 from milkyway_agent.convergence import Convergence, protect_installed
 from milkyway_agent.core.boot import BOOT
 from milkyway_agent.core.shutdown import SHUTDOWN
+from milkyway_agent.early_boot import FIRST, Early
 from milkyway_agent.handover import KeptAgent, KeptDeployments
 from milkyway_agent.keeping import keep
 from milkyway_agent.layer_store import LayerStore
 from milkyway_agent.log import FileSink, LineSink, Log
 from milkyway_agent.machine import LiveMachine
 from milkyway_agent.messages import Begin
-from milkyway_agent.programs import ADMIN_GROUP, VERIFIER_USER, Programs
+from milkyway_agent.own_programs import ADMIN_GROUP, VERIFIER_USER
+from milkyway_agent.programs import Programs
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.reexecution import Renewal
+from milkyway_agent.starter import Running
 from milkyway_agent.succession import CONSOLES, Succession, definition, go_on
 from milkyway_agent.supervisor import Supervisor
 from milkyway_agent.system import cgroups, console, kernel, memory, power, processes, signals, watchdog
@@ -67,10 +70,11 @@ class SameClock(trio.abc.Clock):
         return deadline - time.monotonic()
 
 
-def run(born_ms: int, make: "type[Agent] | None" = None, *, adopted: int = -1) -> NoReturn:
+def run(born_ms: int, make: "type[Agent] | None" = None, *, adopted: int = -1, early: Early | None = None) -> NoReturn:
     """Be PID 1. *born_ms*: milliseconds of CLOCK_BOOTTIME at its first line. *make*: which agent (for tests).
 
-    *adopted*: the state that the program before this one has left, as a descriptor (``handover``).
+    *adopted*: the state that the program before this one has left, as a descriptor (``handover``). *early*: what was done
+    before this module was imported.
 
     Whatever fails, the next agent goes on with the services of the one before: they are not touched.
     """
@@ -86,6 +90,9 @@ def run(born_ms: int, make: "type[Agent] | None" = None, *, adopted: int = -1) -
             if kept is not None:
                 agent.take_over(kept)
                 kept = None
+            if early is not None:
+                agent.take_early(early)
+                early = None
             trio.run(agent.live, clock=SameClock())
         except BaseException as error:  # noqa: BLE001 (an end of PID 1 is a panic; begin again, services go on)
             log.note("agent_failed", error=repr(error), traceback=traceback.format_exc())
@@ -153,6 +160,7 @@ class Agent:
         self.api: socket.socket | None = before.api if before else None
         self._renewal = Renewal(Succession(self), self.reaper, [handover.PROGRAM])
         self._handed_over: KeptAgent | None = before._handed_over if before else None
+        self._early: Early | None = before._early if before else None
         self._deployed = before.keep_deployments() if before else KeptDeployments()
         self._supervising = trio.Event()
         self._kept: set[str] = set()
@@ -172,6 +180,15 @@ class Agent:
         self.api = socket.socket(fileno=kept.api) if kept.api >= 0 else None
         self._handed_over, self._deployed = kept, kept.deployments
         self.open_log()
+
+    def take_early(self, early: Early) -> None:
+        """Go on from the first steps of the boot, once ``live`` runs."""
+        self._early = early
+        for name, (at_ms, warnings) in early.done.items():
+            if name in LASTING:
+                self.boot.outcomes[name], self.boot.finished_ms[name] = "done", at_ms
+                self.boot.warnings += warnings
+                self.log.note("boot_phase_done", phase=name, at_ms=at_ms)
 
     def lasting(self) -> list[str]:
         """Return the phases of the boot that hold for the program that this one becomes."""
@@ -242,7 +259,7 @@ class Agent:
             "filesystems": self._mount_filesystems,
             "command-line": self._read_command_line,
             "selinux": _deed(phases.labels),
-            "kernel": _deed(phases.kernel_parameters),
+            "kernel": self._load_modules,
             "watchdog": self._open_watchdog,
             "cgroups": _deed(phases.groups),
             "loopback": _deed(phases.loopback),
@@ -273,11 +290,21 @@ class Agent:
             if self._handed_over is not None:
                 kept, self._handed_over = self._handed_over, None
                 go_on(self, kept)
+            if self._early is not None and self._early.started is not None:
+                first, self._early.started = self._early.started, None
+                self.supervisor.add(definition(FIRST, self.reaper))
+                self.reaper.claim(first.pid)
+                self.supervisor.adopt(FIRST, Running(first.pid, first.pidfd), first.output)
             self._supervising.set()
 
     async def _read_command_line(self) -> Sequence[str]:
         self.command_line = kernel.parse_cmdline(kernel.cmdline())
         return []
+
+    async def _load_modules(self) -> Sequence[str]:
+        if self._early is None:
+            return phases.kernel_parameters()
+        return await trio.to_thread.run_sync(self._early.kernel_parameters)
 
     async def _open_watchdog(self) -> Sequence[str]:
         if not Path("/dev/watchdog").exists():

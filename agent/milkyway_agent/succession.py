@@ -13,7 +13,7 @@ from milkyway_agent.containers import Machine
 from milkyway_agent.core.effects import RunServices
 from milkyway_agent.executor import service_definitions
 from milkyway_agent.handover import KeptAgent, KeptDeployments, descriptors
-from milkyway_agent.programs import GROUPS, PROGRAMS, TERMINALS, console_program
+from milkyway_agent.own_programs import GROUPS, PROGRAMS, TERMINALS, console_program
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.reexecution import Kept
 from milkyway_agent.starter import Launched

@@ -14,13 +14,14 @@ from typing import Any
 
 import trio
 
-from milkyway_agent import direct, launcher, pid1, programs
+from milkyway_agent import direct, launcher, own_programs, pid1
 from milkyway_agent.core.effects import HoldData, LoadInstance, OpenLayer
 from milkyway_agent.data_plane import DataPlane
 from milkyway_agent.executor import Executor, LayerPlane
 from milkyway_agent.log import Log
 from milkyway_agent.policy_plane import PolicyPlane
-from milkyway_agent.starter import Launched, Program
+from milkyway_agent.program import Program
+from milkyway_agent.starter import Launched
 from milkyway_agent.supervisor import Definition
 from milkyway_agent.system import cgroups
 from milkyway_formats.deployment import DataBinding
@@ -60,13 +61,13 @@ class Exercises(pid1.Agent):
     def add_plain(self, name: str, service: Service, **program: Any) -> None:
         """Supervise a service that is started as those of CoreOS are."""
         program_of = Program(tuple(service.command), environment=service.environment, limits=service.limits, **program)
-        self.supervisor.add(Definition(name, service, Launched(program_of, f"{programs.GROUPS}/{name}", self.reaper)))
+        self.supervisor.add(Definition(name, service, Launched(program_of, f"{own_programs.GROUPS}/{name}", self.reaper)))
 
     def _add_direct(self, name: str, service: Service) -> None:
         """Supervise a service that is started by the waiting launcher, as those of ``--supervise`` are."""
         if self._launching is None:
             self._launching = direct.Launching(launcher.Launcher(), self.supervisor.watch, self.reaper)
-        places = direct.Places(programs.GROUPS, Path("/run/milkyway"))
+        places = direct.Places(own_programs.GROUPS, Path("/run/milkyway"))
         self.supervisor.add(Definition(name, service, direct.Direct(name, service, self._launching, places)))
 
     def _name(self) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 
 import trio
 
-from milkyway_agent import boot_run, pid1, programs, starter
+from milkyway_agent import boot_run, own_programs, pid1, starter
 from milkyway_agent.core.boot import BOOT
 from milkyway_agent.log import Log
 from milkyway_agent.log_record import Record, describe
@@ -164,12 +164,14 @@ class Subject(Exercises):
     async def on_remove(self, name: str) -> Facts:
         """Stop a service and forget it; say whether a process or a group of it is left."""
         await self.supervisor.remove(name)
-        return {"left": Path(programs.GROUPS, name).exists()}
+        return {"left": Path(own_programs.GROUPS, name).exists()}
 
     async def on_left(self) -> Facts:
         """Return the processes in groups of services that are no more, and kill them."""
         there = self.supervisor.names()
-        groups = [path for path in cgroups.children(programs.GROUPS) if path.rpartition("/")[2].startswith(("probe-", "fresh"))]
+        groups = [
+            path for path in cgroups.children(own_programs.GROUPS) if path.rpartition("/")[2].startswith(("probe-", "fresh"))
+        ]
         left = {path: cgroups.processes(path) for path in groups if path.rpartition("/")[2] not in there}
         for path in left:
             cgroups.kill(path)
@@ -231,9 +233,9 @@ class Subject(Exercises):
 def become_init(order: Facts) -> None:
     """Be PID 1 of the new namespaces, for ever. *order*: the faults that are there from the first moment on."""
     fault_world.enter(order["scratch"], order["launch"], order["console"])
-    for name, program in programs.PROGRAMS.items():
+    for name, program in own_programs.PROGRAMS.items():
         program = program._replace(context="", user=0, capabilities=(), empty_network=False, limits=None)
-        programs.PROGRAMS[name] = program  # type: ignore[index]  # a Mapping to all others
+        own_programs.PROGRAMS[name] = program  # type: ignore[index]  # a Mapping to all others
     # What takes minutes on a server that is stuck would take as long here.
     boot_run.PHASE_SECONDS = 2.0
     starter.EMPTY_SECONDS = 0.2

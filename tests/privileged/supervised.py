@@ -23,8 +23,9 @@ from milkyway_agent.core.dependencies import Needs, needs_of
 from milkyway_agent.direct import Direct, Launching, Places
 from milkyway_agent.launcher import Launcher
 from milkyway_agent.log import OUTPUT, Log
+from milkyway_agent.program import Program, make_group
 from milkyway_agent.reaping import Reaper
-from milkyway_agent.starter import Launched, Program, clear_group, make_group
+from milkyway_agent.starter import Launched, clear_group
 from milkyway_agent.supervisor import Definition, Supervisor
 from milkyway_agent.system import cgroups, kernel, mounts, processes, reaper, sockets
 from milkyway_coreos.programs import compile_program

@@ -14,7 +14,8 @@ from milkyway_agent.core import stack
 from milkyway_agent.core.effects import MakeGroup, MountStack, RunServices
 from milkyway_agent.core.uid_range import RANGE, first_uid
 from milkyway_agent.executor import ServicePlane, StackPlane
-from milkyway_agent.starter import clear_group, make_group
+from milkyway_agent.program import make_group
+from milkyway_agent.starter import clear_group
 from milkyway_agent.supervisor import Definition
 from milkyway_agent.system import mounts
 from milkyway_formats.deployment import Deployment, LayerPin

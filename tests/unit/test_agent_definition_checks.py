@@ -6,8 +6,9 @@ from milkyway_agent.attended import Definition
 from milkyway_agent.definition_checks import check
 from milkyway_agent.direct import Direct
 from milkyway_agent.log import Log
+from milkyway_agent.program import Program
 from milkyway_agent.reaping import Reaper
-from milkyway_agent.starter import Launched, Program
+from milkyway_agent.starter import Launched
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.listener import Listener, Tcp
 from milkyway_formats.service import ReadyByDescriptor, Reload, Service, Stop

@@ -1,0 +1,86 @@
+"""The first steps of a server's boot, before anything large is imported: so the first service runs while the rest is read.
+
+What is done here is what the boot would do (``phases``), in its order, one step after the other; a step that fails is left to
+the boot, which tries it again and reports it. The kernel's modules are loaded by a thread meanwhile: they take longer than
+all else.
+"""
+
+import os
+import signal
+import threading
+from typing import NamedTuple
+
+from milkyway_agent import phases
+from milkyway_agent.own_programs import GROUPS, PROGRAMS
+from milkyway_agent.program import ENVIRONMENT, launch_command, make_group
+from milkyway_agent.system import kernel, processes, signals
+
+FIRST = "dhcp"
+FIRST_MODULES = ("failover", "net_failover", "virtio_net")  # what the first service needs
+
+
+class Started(NamedTuple):
+    """The first service: its process, held, and the reading end of its output."""
+
+    pid: int
+    pidfd: int
+    output: int
+
+
+class Early:
+    """What is done by now: each phase with when (ms since the kernel's start) and warnings; the first service if it runs."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, tuple[int, list[str]]] = {}
+        self.started: Started | None = None
+        self._modules: list[str] = []
+        self._failure: Exception | None = None
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Do the first steps. Raises nothing."""
+        signals.block((signal.SIGCHLD, signal.SIGINT, signal.SIGTERM))  # before there is a thread that could take them
+        steps = {"filesystems": phases.filesystems, "selinux": phases.labels, "cgroups": phases.groups}
+        try:
+            for name, step in steps.items():
+                warnings = step() or []
+                self.done[name] = (kernel.boottime_ms(), warnings)
+            phases.load(FIRST_MODULES)
+            self.started = _start(FIRST)
+        except Exception as error:  # noqa: BLE001 (the boot tries it again, and reports it)
+            print(f"milkyway: the first steps stopped early: {error!r}", flush=True)
+        if "selinux" in self.done:
+            self._thread = threading.Thread(target=self._load_modules, name="modules", daemon=True)
+            self._thread.start()
+
+    def kernel_parameters(self) -> list[str]:
+        """Do what the phase "kernel" does, or wait until it is done; returns and raises as ``phases.kernel_parameters``."""
+        if self._thread is None:
+            return phases.kernel_parameters()
+        self._thread.join()
+        self._thread = None
+        if self._failure is not None:
+            raise self._failure
+        return self._modules
+
+    def _load_modules(self) -> None:
+        try:
+            self._modules = phases.kernel_parameters()
+        except Exception as error:  # noqa: BLE001 (for whoever asks)
+            self._failure = error
+
+
+def _start(name: str) -> Started:
+    """Start the service *name* of CoreOS in its group, as ``starter.Launched`` does."""
+    program, group = PROGRAMS[name], f"{GROUPS}/{name}"
+    make_group(group, program.limits)
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(reading, False)
+    try:
+        pid = processes.spawn(launch_command(program, group, None), ENVIRONMENT, {1: writing, 2: writing})
+        return Started(pid, processes.pidfd_open(pid), reading)
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)

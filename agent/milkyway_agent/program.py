@@ -1,0 +1,84 @@
+"""A program of CoreOS: as what it runs, and the words that have the static launcher make it so.
+
+Imported before trio (``early_boot``): nothing here waits.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from milkyway_agent.launcher import words_of
+from milkyway_agent.system import cgroups
+from milkyway_formats.service import Limits
+
+LAUNCH = "/usr/lib/milkyway/launch"
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin", "LANG": "C.UTF-8"}
+
+
+class Program(NamedTuple):
+    """A program of CoreOS, and as what it runs. *descriptors*: called at each start, child's number to ours; closed then."""
+
+    command: tuple[str, ...]
+    context: str = ""
+    user: int = 0
+    capabilities: tuple[str, ...] = ()
+    environment: Mapping[str, str] = {}
+    directory: str = "/"
+    terminal: str = ""
+    open_files: int = 0
+    oom_score: int | None = None
+    seccomp: str = ""
+    no_new_privileges: bool = True
+    own_mounts: bool = False
+    empty_network: bool = False
+    limits: Limits | None = None
+    descriptors: Callable[[], dict[int, int]] | None = None
+
+
+def launch_command(program: Program, cgroup: str, notify: str | None, launch: str = LAUNCH) -> list[str]:
+    """Return the words that have the static launcher make *program* what it should be, and execute it."""
+    namespaces = [*(["mount"] if program.own_mounts else []), *(["network"] if program.empty_network else [])]
+    words = words_of(
+        program.command,
+        cgroup=cgroup,
+        context=program.context,
+        user=program.user or None,
+        capabilities=program.capabilities,
+        no_new_privileges=program.no_new_privileges,
+        seccomp=program.seccomp,
+        namespaces=namespaces,
+        oom_score=program.oom_score,
+        limits={"nofile": program.open_files} if program.open_files else {},
+        directory=program.directory,
+        terminal=program.terminal,
+        environment={**program.environment, **({"NOTIFY_SOCKET": notify} if notify else {})},
+    )
+    return [launch, *words]
+
+
+def make_group(path: str, limits: Limits | None = None) -> bool:
+    """Make the control group *path* if it is not there, and set the *limits* for which there are controllers.
+
+    Returns whether it was made now.
+    """
+    is_new = True
+    try:
+        cgroups.create(path)
+    except FileExistsError:
+        is_new = False
+    except FileNotFoundError:
+        above = Path(path).parent
+        if above.exists():
+            raise
+        make_group(str(above))  # a boot that went wrong has not made it
+        cgroups.create(path)
+    if limits is None:
+        return is_new
+    there = cgroups.controllers(path)
+    if "memory" in there:
+        cgroups.set_memory_max(path, limits.memory_bytes or None)
+    if "pids" in there:
+        cgroups.set_pids_max(path, limits.pids or None)
+    if "cpu" in there:
+        cgroups.set_cpu_weight(path, limits.cpu_weight)
+    return is_new
