@@ -8,7 +8,6 @@ programs: see ``--help``.
 import os
 import sys
 import time
-import traceback
 
 TYPE_CHECKING = False  # typing's own constant costs its import; checkers take any of that name for true
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def main() -> int:
 
         pid1.run(born_ms, adopted=adopted, early=early)
     except BaseException:  # noqa: BLE001 (an end of any kind would be a panic)
-        traceback.print_exc()
+        _print_traceback()
     print("milkyway: the agent has failed; services go on, nothing supervises them", file=sys.stderr, flush=True)
     _reap_for_ever()
     return 1
@@ -50,7 +49,7 @@ def _first_steps() -> "Early | None":
         early = Early()
         early.begin()
     except BaseException:  # noqa: BLE001 (the boot proper does it all)
-        traceback.print_exc()
+        _print_traceback()
         return None
     return early
 
@@ -76,13 +75,13 @@ def _supervise(arguments: list[str]) -> int:
     except BaseException:  # a new version must not take the services with it
         if "--adopt" not in arguments:
             raise
-        traceback.print_exc()
+        _print_traceback()
     if "--old" in arguments:
         print("milkyway: the new program has failed; the one before it takes over again", file=sys.stderr, flush=True)
         try:
             _execute_old(arguments)
         except OSError:
-            traceback.print_exc()
+            _print_traceback()
     print("milkyway: the supervisor has failed; services go on, nothing supervises them", file=sys.stderr, flush=True)
     _reap_for_ever()
     return 1
@@ -97,6 +96,12 @@ def _execute_old(arguments: list[str]) -> None:
     os.execv(f"/proc/self/fd/{program}", [sys.executable, "-IS", "-c", code, *kept])
 
 
+def _print_traceback() -> None:
+    import traceback  # where nothing fails nobody waits for it
+
+    traceback.print_exc()
+
+
 def _reap_for_ever() -> None:
     while True:
         try:
@@ -104,7 +109,7 @@ def _reap_for_ever() -> None:
         except ChildProcessError:
             time.sleep(10)
         except BaseException:  # noqa: BLE001 (see above)
-            traceback.print_exc()
+            _print_traceback()
 
 
 if __name__ == "__main__":

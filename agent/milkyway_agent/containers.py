@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from milkyway_agent.core.stack import object_context, process_context, stack_mount, type_name
+from milkyway_agent.core.contexts import object_context, process_context
+from milkyway_agent.core.stack import stack_mount, type_name
 from milkyway_agent.core.uid_range import first_uid
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.seccomp import profile

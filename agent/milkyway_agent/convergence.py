@@ -15,7 +15,8 @@ import trio
 
 from milkyway_agent.api_types import Applied
 from milkyway_agent.containers import Machine
-from milkyway_agent.core import effects, stack
+from milkyway_agent.core import effects
+from milkyway_agent.core.contexts import object_context
 from milkyway_agent.core.effects import DeploymentEffect
 from milkyway_agent.core.polling import Patience, delay_ms
 from milkyway_agent.core.transition import wanted_effects
@@ -374,4 +375,4 @@ class Convergence:
 
 def protect_installed(path: Path) -> None:
     """Label a verified layer file as installed: from then on the uplink's descriptor writes no more to it."""
-    selinux.setfilecon(str(path), stack.object_context("layer_store_t"))
+    selinux.setfilecon(str(path), object_context("layer_store_t"))

@@ -7,8 +7,8 @@ undo: removing a deployment keeps its data, and removing data is an act of its o
 import os
 from pathlib import Path
 
+from milkyway_agent.core.contexts import object_context
 from milkyway_agent.core.effects import HoldData
-from milkyway_agent.core.stack import object_context
 from milkyway_agent.system import selinux
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.manifest import DataClass

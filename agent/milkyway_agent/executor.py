@@ -17,10 +17,10 @@ import trio
 
 from milkyway_agent.containers import CGROUPS, CRUN, Container, Machine, domain_of
 from milkyway_agent.core import stack, transition
+from milkyway_agent.core.contexts import object_context, process_context
 from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.core.effects import DeploymentEffect, MakeGroup, MountStack, OpenLayer, RunServices
 from milkyway_agent.core.service_state import satisfies
-from milkyway_agent.core.stack import process_context
 from milkyway_agent.core.transition import Plan, Step
 from milkyway_agent.core.uid_range import RANGE, first_uid
 from milkyway_agent.log import Log
@@ -110,7 +110,7 @@ class LayerPlane:
     def __init__(self, path_of: Callable[[str], Path], *, selinux: bool = False) -> None:
         self._path_of = path_of
         # All layers have one label; which deployment a file belongs to is said by the stack that shows it.
-        self._options = f'context="{stack.object_context("layer_image_t")}"' if selinux else ""
+        self._options = f'context="{object_context("layer_image_t")}"' if selinux else ""
 
     async def do(self, effect: OpenLayer) -> None:
         """Open the layer's file and mount its image."""
@@ -153,7 +153,7 @@ class StackPlane:
         if mounts.is_mounted(target):
             return
         kind = stack.type_name(effect.deployment, effect.generation, "stack")
-        context = stack.object_context(kind) if self._selinux else ""
+        context = object_context(kind) if self._selinux else ""
         Path(stack.EMPTY).mkdir(mode=0o755, parents=True, exist_ok=True)
         Path(target).mkdir(mode=0o755, parents=True, exist_ok=True)
         options = stack.overlay_options(effect.lowerdirs, context=context)

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from milkyway_agent.core.stack import process_context
-from milkyway_agent.program import Program
-from milkyway_formats.service import Limits
+from milkyway_agent.core.contexts import process_context
+from milkyway_agent.program import Bounds, Program
 
 HOUSE = "/usr/lib/milkyway"
 GROUPS = "/sys/fs/cgroup/coreos"
@@ -20,14 +19,14 @@ _MIB = 1024 * 1024
 
 PROGRAMS: Mapping[str, Program] = {
     "verifier": Program(
-        (f"{HOUSE}/verifier",), process_context("verifier_t"), VERIFIER_USER, empty_network=True, limits=Limits(256 * _MIB, 32)
+        (f"{HOUSE}/verifier",), process_context("verifier_t"), VERIFIER_USER, empty_network=True, limits=Bounds(256 * _MIB, 32)
     ),
-    "uplink": Program((f"{HOUSE}/uplink",), process_context("uplink_t"), UPLINK_USER, limits=Limits(256 * _MIB, 32)),
+    "uplink": Program((f"{HOUSE}/uplink",), process_context("uplink_t"), UPLINK_USER, limits=Bounds(256 * _MIB, 32)),
     "front": Program(
-        (f"{HOUSE}/front",), process_context("front_t"), FRONT_USER, empty_network=True, limits=Limits(128 * _MIB, 32)
+        (f"{HOUSE}/front",), process_context("front_t"), FRONT_USER, empty_network=True, limits=Bounds(128 * _MIB, 32)
     ),
     "compiler": Program(
-        (f"{HOUSE}/compiler",), process_context("compiler_t"), COMPILER_USER, empty_network=True, limits=Limits(256 * _MIB, 16)
+        (f"{HOUSE}/compiler",), process_context("compiler_t"), COMPILER_USER, empty_network=True, limits=Bounds(256 * _MIB, 16)
     ),
     "disk": Program(
         (f"{HOUSE}/disk",),

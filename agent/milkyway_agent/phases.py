@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from milkyway_agent.core import stack
-from milkyway_agent.system import cgroups, interfaces, kernel, mounts, selinux, verity
+from milkyway_agent.core.contexts import object_context, process_context
+from milkyway_agent.system import cgroups, kernel, mounts, selinux, verity
 from milkyway_formats.errors import UnavailableError
 
 T = TypeVar("T")
@@ -116,7 +116,7 @@ def labels() -> None:
     if not selinux.is_enforcing():
         raise UnavailableError("the kernel does not enforce its policy")
     own = selinux.getcon()
-    if own != stack.process_context("agent_t"):
+    if own != process_context("agent_t"):
         raise UnavailableError(f"PID 1 runs as {own}, not in its own domain")
     devices()
     _each(RUN_DIRECTORIES, lambda entry: _label(RUN / entry[0], entry[1]))
@@ -165,6 +165,8 @@ def _hand_on_controllers(root: str) -> None:
 
 def loopback() -> None:
     """Bring the loopback interface up."""
+    from milkyway_agent.system import interfaces  # it needs the module socket, for which the first service does not wait
+
     interfaces.set_up("lo")
 
 
@@ -179,7 +181,7 @@ def partition(name: str) -> str:
 
 def secure_config() -> None:
     """Mount the partition secure-config, read-only, all of it labelled as such."""
-    context = stack.object_context("secure_config_t")
+    context = object_context("secure_config_t")
     device = partition("secure-config")
     mounts.mount(device, str(SECURE_CONFIG), "erofs", mounts.MS_RDONLY | _PLAIN, f'context="{context}"')
 
@@ -212,7 +214,7 @@ def _labelled_directory(path: Path, kind: str, mode: int) -> None:
 
 
 def _label(path: Path, kind: str) -> None:
-    context = stack.object_context(kind)
+    context = object_context(kind)
     if selinux.getfilecon(str(path)) != context:
         selinux.setfilecon(str(path), context)
 

@@ -3,16 +3,28 @@
 Imported before trio (``early_boot``): nothing here waits.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from milkyway_agent.launcher import words_of
 from milkyway_agent.system import cgroups
-from milkyway_formats.service import Limits
+
+if TYPE_CHECKING:
+    from milkyway_formats.service import Limits
 
 LAUNCH = "/usr/lib/milkyway/launch"
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin", "LANG": "C.UTF-8"}
+
+
+class Bounds(NamedTuple):
+    """The limits of a program of CoreOS (0: none): what ``milkyway_formats.service.Limits`` says of a service."""
+
+    memory_bytes: int = 0
+    pids: int = 0
+    cpu_weight: int = 100
 
 
 class Program(NamedTuple):
@@ -31,7 +43,7 @@ class Program(NamedTuple):
     no_new_privileges: bool = True
     own_mounts: bool = False
     empty_network: bool = False
-    limits: Limits | None = None
+    limits: Limits | Bounds | None = None
     descriptors: Callable[[], dict[int, int]] | None = None
 
 
@@ -56,7 +68,7 @@ def launch_command(program: Program, cgroup: str, notify: str | None, launch: st
     return [launch, *words]
 
 
-def make_group(path: str, limits: Limits | None = None) -> bool:
+def make_group(path: str, limits: Limits | Bounds | None = None) -> bool:
     """Make the control group *path* if it is not there, and set the *limits* for which there are controllers.
 
     Returns whether it was made now.

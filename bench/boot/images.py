@@ -36,9 +36,8 @@ _SAME = ("vmlinuz", "vmlinux", "initramfs.img")
 
 def prepare(say: Callable[[str], None]) -> dict[str, Path]:
     """Return the directories of both images by name, made where they are not there or older than what they are made of."""
-    if not (COREOS / "coreos.json").exists():
-        say("building CoreOS (once; about two minutes)")
-        build.build(COREOS)
+    say("building CoreOS, where something of it has changed")
+    build.build(COREOS, vendor_root=build.VENDOR_ROOT if build.VENDOR_ROOT.exists() else None)
     inputs = (COREOS / "coreos.json").read_text() + hash_files(HERE) + hash_files(*policy.base_sources())
     stamp = IMAGES / "stamp"
     if not stamp.exists() or stamp.read_text() != inputs:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from milkyway_agent.core.stack import process_context
+from milkyway_agent.core.contexts import process_context
 from milkyway_agent.phases import SYSCTLS
 from milkyway_agent.system import cgroups, mounts, namespaces
 

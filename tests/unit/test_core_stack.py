@@ -3,6 +3,7 @@
 import pytest
 
 from milkyway_agent.core import stack
+from milkyway_agent.core.contexts import object_context
 from milkyway_formats.deployment import Deployment, LayerPin
 from milkyway_formats.errors import RefusedError
 
@@ -27,7 +28,7 @@ def test_a_sealed_stack_does_not_see_coreos() -> None:
 
 def test_the_options_name_each_level_and_one_context() -> None:
     kind = stack.type_name("web_1", 3, "stack")
-    options = stack.overlay_options(("/l/a", "/"), context=stack.object_context(kind))
+    options = stack.overlay_options(("/l/a", "/"), context=object_context(kind))
     assert options == ('lowerdir=/l/a:/,redirect_dir=nofollow,metacopy=off,context="u:object_r:web_1.v3.stack:s0"')
     assert "upperdir" not in options, "nothing of a stack is writable"
 

@@ -37,16 +37,6 @@ def type_name(identifier: str, generation: int, name: str) -> str:
     return f"{identifier}.v{generation}.{name}"
 
 
-def object_context(kind: str) -> str:
-    """Return the context of an object of type *kind*."""
-    return f"u:object_r:{kind}:s0"
-
-
-def process_context(kind: str) -> str:
-    """Return the context of a process in domain *kind*."""
-    return f"u:r:{kind}:s0"
-
-
 def lowerdirs(deployment: Deployment, *, over_coreos: bool) -> tuple[str, ...]:
     """Return the directories of the deployment's stack, topmost first."""
     layers = tuple(layer_mount(pin.sha256) for pin in deployment.stack)
