@@ -60,6 +60,15 @@ def test_every_process_is_in_the_domain_made_for_it(chain: demo.Chain) -> None:
     assert found["nginx"] == f"{_web(status)['id']}.v{_web(status)['generation']}.process"
 
 
+def test_the_first_service_runs_before_the_rest_of_the_agent_is_imported(chain: demo.Chain) -> None:
+    status = demo.status()
+    pid = next(one["pid"] for one in status["services"] if one["name"] == "dhcp")
+    # proc_pid_stat(5): starttime in ticks of a hundredth since the kernel's start; /proc/PID/stat, less "PID (name) "
+    ticks = int(demo.in_machine("cat", f"/proc/{pid}/stat").rpartition(") ")[2].split()[19])
+    assert ticks * 10 < status["boot_ms"]["filesystems"], "the first phase that the supervisor is there for"
+    assert status["boot_ms"]["selinux"] < status["boot_ms"]["filesystems"]
+
+
 def test_each_layer_has_a_verity_device_of_its_own(chain: demo.Chain) -> None:
     layers = _web(demo.status())["layers"]
     assert [layer["path"] for layer in layers] == ["example/nginx", "example/web-libraries"]
