@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from milkyway_agent.system import selinux, sockets
@@ -49,21 +49,22 @@ def open_listener(listener: Listener, context: str = "") -> int:
     UnavailableError when it can't be now (a port in use, an address that this machine does not have).
     """
     try:
-        if context:
-            with _sockets_in(context):
-                return _open(listener)
-        return _open(listener)
+        return _open_in(context, listener) if context else _open(listener)
     except OSError as error:
         raise UnavailableError(f"{_cannot(listener)}: {_reason(error)}") from error
 
 
-@contextlib.contextmanager
-def _sockets_in(context: str) -> Iterator[None]:
-    selinux.setsockcreatecon(context)
-    try:
-        yield
-    finally:
-        selinux.setsockcreatecon("")
+def _open_in(context: str, listener: Listener) -> int:
+    with contextlib.ExitStack() as undo:
+        selinux.setsockcreatecon(context)
+        try:
+            descriptor = _open(listener)
+            undo.callback(close_listener, descriptor, listener)
+        finally:
+            # Where this fails there is no listener: whoever tries again has it done again.
+            selinux.setsockcreatecon("")
+        undo.pop_all()
+        return descriptor
 
 
 def _open(listener: Listener) -> int:

@@ -76,15 +76,27 @@ class PressureWarnings:
             self._note("pressure_not_watched", service=name, resource=threshold.resource, why="it has no control group")
             return
         try:
-            if self._waiter is None:
-                self._waiter = _Waiter()
-                self._watch.add(self._waiter.came, self._tell)
+            waiter = self._waiting()
             descriptor = cgroups.pressure_trigger(group, threshold.resource, threshold.percent * WINDOW_US // 100, WINDOW_US)
-        except OSError as error:  # a kernel without it; the service is no worse for it
+            with contextlib.ExitStack() as undo:
+                undo.callback(os.close, descriptor)
+                waiter.add(descriptor)
+                undo.pop_all()
+        except (OSError, RuntimeError) as error:  # a kernel without it, no room for a thread; the service is no worse for it
             self._note("pressure_not_watched", service=name, resource=threshold.resource, why=str(error))
             return
         self._thresholds[descriptor] = threshold
-        self._waiter.add(descriptor)
+
+    def _waiting(self) -> "_Waiter":
+        """Return the thread that waits, begun with the first threshold. Raises OSError, or RuntimeError (no thread)."""
+        if self._waiter is None:
+            waiter = _Waiter()
+            with contextlib.ExitStack() as undo:
+                undo.callback(waiter.end)
+                self._watch.add(waiter.came, self._tell)
+                undo.pop_all()
+            self._waiter = waiter
+        return self._waiter
 
     def _tell(self, _events: int) -> None:
         assert self._waiter is not None, "it is watched while it is there"
@@ -102,13 +114,17 @@ class _Waiter:
     """The thread that waits for triggers. ``came``: readable when one has had its event."""
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self.came = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._ending = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._descriptors: deque[int] = deque()
-        self._epoll.register(self._ending, select.EPOLLIN)
         self._thread = threading.Thread(target=self._wait, name="pressure", daemon=True)
-        self._thread.start()
+        with contextlib.ExitStack() as undo:
+            self._epoll = undo.enter_context(select.epoll())
+            self.came = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            undo.callback(os.close, self.came)
+            self._ending = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            undo.callback(os.close, self._ending)
+            self._epoll.register(self._ending, select.EPOLLIN)
+            self._thread.start()
+            undo.pop_all()
 
     def add(self, descriptor: int) -> None:
         """Wait for a trigger too."""

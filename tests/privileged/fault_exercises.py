@@ -63,12 +63,13 @@ class Exercises(pid1.Agent):
         program_of = Program(tuple(service.command), environment=service.environment, limits=service.limits, **program)
         self.supervisor.add(Definition(name, service, Launched(program_of, f"{own_programs.GROUPS}/{name}", self.reaper)))
 
-    def _add_direct(self, name: str, service: Service) -> None:
+    def _add_direct(self, name: str, service: Service, *, socket_context: str = "") -> None:
         """Supervise a service that is started by the waiting launcher, as those of ``--supervise`` are."""
         if self._launching is None:
             self._launching = direct.Launching(launcher.Launcher(), self.supervisor.watch, self.reaper)
         places = direct.Places(own_programs.GROUPS, Path("/run/milkyway"))
-        self.supervisor.add(Definition(name, service, direct.Direct(name, service, self._launching, places)))
+        starter = direct.Direct(name, service, self._launching, places)
+        self.supervisor.add(Definition(name, service, starter, socket_context=socket_context))
 
     def _name(self) -> str:
         return f"probe-{next(self._numbers)}"
@@ -155,7 +156,7 @@ class Exercises(pid1.Agent):
             timers=[Timer(calendar=["*-*-* 00:00:00"])],
             restart=patience,
         )
-        self._add_direct(name, service)
+        self._add_direct(name, service, socket_context="u:r:web.process:s0")
         self.supervisor.start(name, accepting)
         await trio.sleep(0.02)
         for address in (("127.0.0.1", 4713), ("127.0.0.1", 4712)):

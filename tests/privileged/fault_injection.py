@@ -73,7 +73,11 @@ def _mount_no_image(source: str, target: str, fstype: str, flags: int = 0, data:
 
 
 STAND_INS: dict[str, dict[str, Callable[..., Any]]] = {
-    "labels": {"selinux.getfilecon": _label_of, "selinux.setfscreatecon": lambda _: None},
+    "labels": {
+        "selinux.getfilecon": _label_of,
+        "selinux.setfscreatecon": lambda _: None,
+        "selinux.setsockcreatecon": lambda _: None,
+    },
     "disks": {"mounts.mount": _mount},
     "watchdog": {
         "watchdog.set_timeout": lambda _, seconds: 3 if seconds else 0,  # fed every second

@@ -125,6 +125,7 @@ FAULTS: dict[str, Failing] = {
     "selinux.setfilecon": Failing("EOPNOTSUPP ENOSPC EROFS EPERM EINVAL EACCES ENOMEM", "boot"),
     "selinux.load_policy": Failing("ENOMEM EINVAL EACCES ENOENT EIO EMFILE", exercise="policy"),
     "selinux.setfscreatecon": Failing("EACCES EINVAL ENOMEM EMFILE ENOENT", exercise="layer"),
+    "selinux.setsockcreatecon": Failing("EACCES EINVAL ENOMEM EMFILE ENOENT", exercise="listeners"),
     # signalfd(2)
     "signals.signalfd": Failing("EMFILE ENFILE ENOMEM ENODEV", "boot"),
     "signals.read": Failing("EINVAL EIO", exercise="orphan"),

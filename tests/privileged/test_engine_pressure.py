@@ -1,5 +1,6 @@
 """Warnings of services that wait for what they lack, by the kernel's own pressure information."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,15 @@ async def test_a_group_that_goes_away_takes_its_warnings_with_it() -> None:
             await one.supervisor.wait_state("web", "started")
             await one.supervisor.stop("web")
         assert "watch_failed" not in one.log.ring.events()
+
+
+async def test_where_no_thread_can_be_made_a_service_is_supervised_and_the_warning_missed() -> None:
+    was = threading.stack_size(1 << 47)  # more than a process has addresses
+    try:
+        async with supervised() as one:
+            one.add_direct(Service(name="web", command=["/bin/sleep", "1000"], pressure=Pressure(cpu_percent=1)))
+            one.supervisor.start("web")
+            await one.supervisor.wait_state("web", "started")
+            assert "pressure_not_watched" in one.log.ring.events("web")
+    finally:
+        threading.stack_size(was)

@@ -106,3 +106,9 @@ def test_a_clock_that_jumps_over_times_starts_once_and_back_starts_nothing(port:
 
 def test_who_waits_for_a_processor_is_warned_of(port: int) -> None:
     demo.wait_until("the warning", lambda: "service under pressure: resource=cpu threshold=20" in _said("triggers/short"), 120)
+
+
+def test_who_reads_more_than_its_memory_holds_is_warned_of_and_goes_on(port: int) -> None:
+    warning = "service under pressure: resource=memory threshold=1"
+    demo.wait_until("the warning", lambda: warning in _said("triggers/cramped"), 120)
+    assert _service("cramped")["state"] == "started"
