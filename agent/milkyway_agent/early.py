@@ -11,6 +11,7 @@ there can have anything executed anyway.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # no stub; signal makes enumerations of it, which takes longer than 100 starts
 import marshal
 import os
 import select
@@ -54,6 +55,9 @@ def begin(directory: str, plan_file: str) -> Early:
     Raises OSError when there is no launcher.
     """
     launcher = Launchers(launch_program(), ENVIRONMENT)
+    # SIGHUP, SIGINT, SIGTERM: an order that comes before somebody heeds it waits (``supervision``), or services would be
+    # left that nobody stops. The launcher, which is there, has none blocked, and so the services.
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, (1, 2, 15))
     try:
         import resource  # three descriptors for each service; what the launcher has, and so the services, stays as it was
 

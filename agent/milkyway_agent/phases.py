@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from milkyway_agent.core.contexts import object_context, process_context
-from milkyway_agent.system import cgroups, kernel, mounts, selinux, verity
+from milkyway_agent.system import cgroups, interfaces, kernel, mounts, selinux, verity
 from milkyway_formats.errors import UnavailableError
 
 T = TypeVar("T")
@@ -165,8 +165,6 @@ def _hand_on_controllers(root: str) -> None:
 
 def loopback() -> None:
     """Bring the loopback interface up."""
-    from milkyway_agent.system import interfaces  # it needs the module socket, for which the first service does not wait
-
     interfaces.set_up("lo")
 
 

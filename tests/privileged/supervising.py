@@ -41,8 +41,8 @@ class Supervising:
         """Write a definition (JSON is YAML)."""
         (self.definitions / f"{name}.yaml").write_text(json.dumps({"name": name, "command": list(command), **fields}))
 
-    def start(self, *options: str) -> None:
-        """Start the supervisor; return when it answers."""
+    def start(self, *options: str, waits: bool = True) -> None:
+        """Start the supervisor; return when it answers, or (not *waits*) at once."""
         words = [
             *self._words("__main__"),
             "--supervise",
@@ -57,7 +57,8 @@ class Supervising:
             self._process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT, env=environment
             )
-        self.wait_until(lambda: self.ask("services")[0] == 0, "its answer")
+        if waits:
+            self.wait_until(lambda: self.ask("services")[0] == 0, "its answer")
 
     def check(self) -> tuple[int, str]:
         """Check the definitions and write their plan; return the exit code and what was printed."""

@@ -264,3 +264,18 @@ def test_a_plan_that_can_be_written_nowhere_is_said_in_one_line() -> None:
             code, said = one.check()
         assert code == 4
         assert said == f"cannot write {one.definitions}/.plan: Read-only file system\n"
+
+
+def test_an_order_to_end_that_comes_with_the_first_service_is_heeded(tmp_path: Path) -> None:
+    """The first services run before anything of the supervisor is there that could take a signal."""
+    with supervising() as one:
+        fifo = tmp_path / "runs"
+        os.mkfifo(fifo, 0o666)
+        tmp_path.chmod(0o755)
+        one.define("web", ["/bin/sh", "-c", f"echo $$ > {fifo}; exec sleep 1000"])
+        assert one.check()[0] == 0
+        one.start(waits=False)
+        with fifo.open() as told:
+            service = int(told.readline())
+        assert one.stop() == 0
+        assert not Path(f"/proc/{service}").exists()
