@@ -24,7 +24,7 @@ soak: setup ## Long runs, resumable; each writes docs/reports/NAME.json
 
 bench: setup ## Side-by-side runs against real peers
 	@$(PY) -m bench
-	@$(PY) -m bench.boot
+	@$(PY) -m bench boot
 
 clean: ## Remove everything that was built
 	@rm -rf build .venv

@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+import msgspec
 from rich.console import Console
 
+from bench.boot import report as boot_report
+from bench.boot.rounds import run_boots
 from bench.machine import this_machine
-from bench.section import replace_section
 from bench.supervisor.figures import FEW
 from bench.supervisor.measure import KILLS
 from bench.supervisor.peer import Peer
@@ -20,9 +22,10 @@ from bench.supervisor.peers.s6 import S6
 from bench.supervisor.peers.supervisord import Supervisord
 from bench.supervisor.peers.systemd import Systemd
 from bench.supervisor.record import PeerRecord, Record, encode
-from bench.supervisor.report import section, show
+from bench.supervisor.report import replace_section, section, show
 from bench.supervisor.rounds import few_of, run_rounds
 from bench.supervisor.tree import ROOT, PreparationError, prepare_all
+from milkyway_formats.errors import MilkyWayError
 
 PAGE = ROOT / "docs/performance.md"
 PEERS: tuple[Peer, ...] = (
@@ -32,14 +35,19 @@ NAMES = tuple(peer.name for peer in PEERS)
 INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100), help="how often each peer is measured")
 @click.option("--services", default=500, show_default=True, type=click.IntRange(2, 5000), help="services under each peer")
 @click.option("--peer", "names", multiple=True, type=click.Choice(NAMES), help="only this peer (may be repeated)")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="write all figures to this file")
 @click.option("--write", is_flag=True, help="write the figures to docs/performance.md")
-def main(rounds: int, services: int, names: tuple[str, ...], json_file: Path | None, write: bool) -> None:
+@click.pass_context
+def main(
+    context: click.Context, rounds: int, services: int, names: tuple[str, ...], json_file: Path | None, write: bool
+) -> None:
     """Compare supervisors on this machine: speed, memory, restarts. Needs root; ends all that it started."""
+    if context.invoked_subcommand:
+        return
     if os.geteuid():
         raise click.ClickException("cannot make containers for the peers: the benchmarks run as root")
     peers = [peer for peer in PEERS if not names or peer.name in names]
@@ -57,6 +65,30 @@ def main(rounds: int, services: int, names: tuple[str, ...], json_file: Path | N
         json_file.write_bytes(encode(record))
     if write:
         PAGE.write_text(replace_section(PAGE.read_text(), section(record)))
+    sys.exit(1 if record.failures else 0)
+
+
+@main.command("boot")
+@click.option("--rounds", default=6, show_default=True, type=click.IntRange(1, 100), help="how often each root is booted")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="write every boot to this file")
+@click.option("--write", is_flag=True, help="write the figures to docs/performance.md")
+def boot_command(rounds: int, json_file: Path | None, write: bool) -> None:
+    """Compare boots: kernel to first service, our PID 1 and systemd on the same root, kernel and virtual machine."""
+    if os.geteuid():
+        raise click.ClickException("cannot make the roots: the benchmarks run as root")
+    try:
+        record = run_boots(rounds, _say)
+    except MilkyWayError as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        _say("interrupted; the machine has been ended")
+        sys.exit(INTERRUPTED)
+    click.echo(boot_report.section(record))
+    if json_file:
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+    if write:
+        text = boot_report.section(record)
+        PAGE.write_text(replace_section(PAGE.read_text(), text, boot_report.BEGIN, boot_report.END))
     sys.exit(1 if record.failures else 0)
 
 

@@ -1,1 +1,1 @@
-"""From the kernel to the first service: our root, against the same root with systemd as PID 1."""
+"""Boots side by side: our root with our PID 1, and the same root with systemd, on the same kernel in the same machine."""

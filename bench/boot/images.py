@@ -1,114 +1,178 @@
-"""The two roots that are booted: the one that ``milkyway coreos build`` made, and a copy of it whose PID 1 is systemd.
+"""The two roots that are booted: CoreOS' own with a first service that says when it began, and the same with systemd.
 
-In both, the DHCP client, which is CoreOS' first service, is replaced by a program that says when it began. The copy has
-systemd from the peers' tree (``bench.supervisor.tree``) with the libraries that it needs, one unit for that program that waits
-for nothing, and a policy in which every domain is permissive: ours says nothing of systemd. Kernel, initramfs, dm-verity
-and the loading of a policy are the same.
+Both are made from ``build/coreos/root.img``, which is built first where it is not as the sources say, file by file; kernel
+and initramfs are the same files. Systemd comes from Debian's package with what it depends on and nothing recommended,
+its files laid beside those of our root: a file of ours wins, so both have one libc. The initramfs executes
+/usr/lib/milkyway/init in either; in the second root that is systemd.
+
+SELinux: both roots are labelled and enforce. Our policy knows no systemd, so in the second one every domain
+may do everything: systemd passes the same hooks, transitions and labels, and is never refused.
 """
 
 import json
+import os
+import re
 import shutil
-import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.supervisor.tree import BUILD, ROOT, TREE, PreparationError
-from milkyway_coreos import build, image, policy, programs, tools
-from milkyway_coreos.steps import hash_files
+from bench.supervisor.tree import BUILD
+from milkyway_agent.early_boot import FIRST_MODULES
+from milkyway_agent.phases import SYSCTLS
+from milkyway_coreos import build as building
+from milkyway_coreos import config, image, policy, programs, tools
+from milkyway_coreos.steps import Say, Steps, hash_files
 
 HERE = Path(__file__).parent
 COREOS = BUILD / "coreos"
-IMAGES = BUILD / "bench-boot"
-FIRST, PID1 = "usr/lib/milkyway/dhcp", "usr/lib/milkyway/init"
-OURS, THEIRS = "milkyway", "systemd"
-UNIT = """[Unit]
-Description=The first service
-DefaultDependencies=no
-
-[Service]
-ExecStart=/usr/lib/milkyway/dhcp eth0
-"""
-TARGET = "[Unit]\nRequires=first.service\nDefaultDependencies=no\n"
-# The program that says when it began opens the console, which the DHCP client may not.
-SPEAKING = "(allow dhcp_t console_device_t (chr_file (open write)))\n(allow dhcp_t device_t (chr_file (open write)))\n"
-_SAME = ("vmlinuz", "vmlinux", "initramfs.img")
-
-
-def prepare(say: Callable[[str], None]) -> dict[str, Path]:
-    """Return the directories of both images by name, made where they are not there or older than what they are made of."""
-    say("building CoreOS, where something of it has changed")
-    build.build(COREOS, vendor_root=build.VENDOR_ROOT if build.VENDOR_ROOT.exists() else None)
-    inputs = (COREOS / "coreos.json").read_text() + hash_files(HERE) + hash_files(*policy.base_sources())
-    stamp = IMAGES / "stamp"
-    if not stamp.exists() or stamp.read_text() != inputs:
-        say("making the two roots (once for each CoreOS; about a minute)")
-        shutil.rmtree(IMAGES, ignore_errors=True)
-        IMAGES.mkdir(parents=True)
-        _make_both()
-        stamp.write_text(inputs)
-    return {name: IMAGES / name for name in (OURS, THEIRS)}
+WORK = BUILD / "bench-boot"
+HOUSE = "usr/lib/milkyway"
+UNITS = "etc/systemd/system"
+SYSTEMD = "usr/lib/systemd/systemd"
+UNUSED = re.compile(r"(?:usr/share/(?:doc|man|locale|info|lintian|bash-completion|zsh|bug)|var|dev|proc|sys|run|tmp)/")
+MACHINE_ID = 32 * "b"  # any: without one it would be systemd's first boot
+SELINUX_CONFIG = "SELINUX=enforcing\nSELINUXTYPE=milkyway\n"
+WANTED = (
+    "bench-more-modules.service", "bench-nothing.service", "bench-dhcp.service", "bench-ordinary.service",
+    "bench-report.service",
+)  # fmt: skip
+# What of systemd's stock boot waits for devices that only udev names, or fails on a root that can't be written and has no
+# kmod: without them it is quicker, and nothing of it fails.
+MASKED = (
+    "getty.target", "ldconfig.service", "modprobe@.service", "systemd-modules-load.service", "systemd-random-seed.service",
+)  # fmt: skip
+MARK = "(allow dhcp_t console_device_t (chr_file (open)))\n"
+SYSTEM_CONF = "[Manager]\nShowStatus=no\n"  # the serial console is slow under emulation: what it prints would be its loss
 
 
-def _make_both() -> None:
-    tree, compiled = IMAGES / "tree", IMAGES / "programs"
-    compiled.mkdir()
-    for source in (HERE / "native").glob("*.c"):
-        programs.compile_program(source, compiled)
-    _run(tools.tools_tree().command("fsck.erofs", f"--extract={tree}", "--no-preserve", COREOS / "root.img"))
-    shutil.copy(compiled / "first", tree / FIRST)
-    speaking = IMAGES / "speaking.cil"
-    speaking.write_text(SPEAKING)
-    _make(OURS, tree, [*policy.base_sources(), speaking])
-    _add_systemd(tree, compiled)
-    permissive = IMAGES / "permissive.cil"
-    permissive.write_text("".join(f"(typepermissive {name})\n" for name in _domains()))
-    _make(THEIRS, tree, [*policy.base_sources(), permissive])
-    shutil.rmtree(tree)
+def prepare(say: Say) -> dict[str, Path]:
+    """Make both roots where they are not made yet; return by the name of each PID 1 the directory of its images."""
+    building.build(COREOS, vendor_root=building.VENDOR_ROOT if building.VENDOR_ROOT.exists() else None, say=say)
+    steps = Steps(WORK, say)
+    sources = [Path(__file__), HERE / "native", HERE / "systemd"]
+    inputs = hash_files(*sources, COREOS / "coreos.json", COREOS / "root.img", policy.SOURCES)
+    packages = steps.made("packages", f"systemd {config.SUITE} {os.environ.get('MILKYWAY_MIRROR')}", _fetch)
+
+    def with_systemd(tree: Path) -> list[Path]:
+        return _theirs(tree, packages / "systemd.tar")
+
+    return {
+        "milkyway": steps.made("milkyway", inputs, lambda into: _make(into, _ours)),
+        "systemd": steps.made(
+            "systemd", inputs, lambda into: _make(into, lambda tree: _theirs(tree, packages / "systemd.tar"))
+        ),
+    }
 
 
-def _domains() -> list[str]:
-    """Return every domain of the base policy: what its attribute of all domains of CoreOS is made of."""
-    text = (policy.SOURCES / "invariants.cil").read_text()
-    listed = text.partition("(typeattributeset but_coreos_a (not (")[2].partition(")))")[0]
-    return listed.split()
+def kernel_release() -> str:
+    """Return the release of the kernel that both boot."""
+    return str(json.loads((COREOS / "coreos.json").read_text())["kernel_release"])
 
 
-def _add_systemd(tree: Path, compiled: Path) -> None:
-    """Add systemd, its libraries and its units' programs to *tree*, and make it PID 1."""
-    for path in ("usr/lib/systemd", "usr/lib/tmpfiles.d", "usr/lib/sysusers.d", "etc/systemd"):
-        shutil.copytree(TREE / path, tree / path, symlinks=True, dirs_exist_ok=True)
-    for library in (TREE / "usr/lib/x86_64-linux-gnu").glob("*.so*"):
-        if not (tree / "usr/lib/x86_64-linux-gnu" / library.name).exists():
-            shutil.copy(library, tree / "usr/lib/x86_64-linux-gnu" / library.name, follow_symlinks=False)
-    shutil.copytree(TREE / "usr/lib/x86_64-linux-gnu/systemd", tree / "usr/lib/x86_64-linux-gnu/systemd", dirs_exist_ok=True)
-    for program in ("systemctl", "journalctl", "systemd-tmpfiles", "systemd-sysusers", "mount", "umount"):
-        (tree / "usr/bin" / program).unlink(missing_ok=True)
-        shutil.copy(TREE / "usr/bin" / program, tree / "usr/bin" / program)
-    shutil.copy(TREE / "etc/machine-id", tree / "etc/machine-id")
-    units = tree / "etc/systemd/system"
-    (units / "first.service").write_text(UNIT)
-    (units / "first.target").write_text(TARGET)
-    (units / "default.target").unlink(missing_ok=True)
-    (units / "default.target").symlink_to("first.target")
-    shutil.copy(compiled / "shim", tree / PID1)
+def _fetch(into: Path) -> None:
+    command = ["mmdebstrap", "--variant=extract", "--mode=root", "--include=systemd", '--aptopt=APT::Install-Recommends "0"']
+    command += [config.SUITE, str(into / "systemd.tar")]
+    if mirror := os.environ.get("MILKYWAY_MIRROR"):
+        command.append(mirror)
+    tools.run(command)
 
 
-def _make(name: str, tree: Path, sources: list[Path]) -> None:
-    """Make the image *name* of *tree* with the policy of *sources*, as the build does it."""
-    into = IMAGES / name
-    into.mkdir()
-    secilc = policy.secilc_of(tools.tools_tree().root)
-    made = policy.compile_policy(sources, into / "base.policy", into / "file_contexts", secilc=secilc)
-    shutil.copy(made.policy, tree / "usr/lib/milkyway/policy/base.policy")
-    image.make_erofs(tree, into / "root.img", made.file_contexts)
+def _make(into: Path, change: Callable[[Path], list[Path]]) -> None:
+    """Write root.img, coreos.json, kernel and initramfs to *into*. *change* alters the tree and names the policy's sources."""
+    tree = into / "tree"
+    tools.run(tools.tools_tree().command("fsck.erofs", f"--extract={tree}", "--no-xattrs", COREOS / "root.img"))
+    programs.compile_program(HERE / "native/boot.c", into)
+    shutil.copy2(into / "boot", tree / HOUSE / "boot")
+    (tree / HOUSE / "dhcp").rename(tree / HOUSE / "dhcp-client")
+    shutil.copy2(into / "boot", tree / HOUSE / "dhcp")
+    made = into / "policy"
+    made.mkdir()
+    compiled = policy.compile_policy(
+        change(tree), made / "base.policy", made / "file_contexts", secilc=policy.secilc_of(tools.tools_tree().root)
+    )
+    shutil.copy(compiled.policy, tree / HOUSE / "policy/base.policy")
+    if (tree / "etc/selinux").exists():
+        (tree / "etc/selinux/milkyway/contexts/files").mkdir(parents=True)
+        shutil.copy(compiled.file_contexts, tree / "etc/selinux/milkyway/contexts/files/file_contexts")
+    image.make_erofs(tree, into / "root.img", compiled.file_contexts)
     verity = image.append_hash_tree(into / "root.img")
-    for file in _SAME:
-        shutil.copy(COREOS / file, into / file)
     description = {"root_hash": verity.root_hash, "salt": verity.salt, "data_blocks": verity.blocks}
     (into / "coreos.json").write_text(json.dumps(description))
+    shutil.rmtree(tree)
+    for name in ("vmlinux", "vmlinuz", "initramfs.img"):
+        (into / name).hardlink_to(COREOS / name)
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        raise PreparationError(f"cannot make the roots: {Path(command[0]).name}: {(done.stdout + done.stderr)[-300:]}")
+def _ours(tree: Path) -> list[Path]:
+    """Return the sources of our policy, with the one right more that the first service needs to say when it began."""
+    more = tree.parent / "mark.cil"
+    more.write_text(MARK)
+    return [*policy.base_sources(), more]
+
+
+def _theirs(tree: Path, packages: Path) -> list[Path]:
+    """Add systemd, its units and its configuration to *tree*; return the sources of a policy that refuses nothing."""
+    with tarfile.open(packages) as tar:
+        for member in tar:
+            path = member.name.removeprefix("./")
+            place = tree / path
+            if member.isdir() or UNUSED.match(path) or place.exists() or place.is_symlink():
+                continue
+            _unpack(tar, member, place)
+    (tree / HOUSE / "init").unlink()
+    shutil.copy2(tree / SYSTEMD, tree / HOUSE / "init")  # a file, not a link: its label makes the domain
+    units = tree / UNITS
+    units.mkdir(parents=True, exist_ok=True)
+    for unit in (HERE / "systemd").glob("*.service"):
+        shutil.copy(unit, units / unit.name)
+    wants = units / "multi-user.target.wants"
+    wants.mkdir(exist_ok=True)
+    for name in WANTED:
+        (wants / name).symlink_to(f"../{name}")
+    for name in MASKED:
+        (units / name).unlink(missing_ok=True)
+        (units / name).symlink_to("/dev/null")
+    (units / "default.target").unlink(missing_ok=True)
+    (units / "default.target").symlink_to("/usr/lib/systemd/system/multi-user.target")
+    shutil.copy(HERE / "systemd/bench-report", tree / HOUSE / "bench-report")
+    (tree / HOUSE / "first-modules").write_text("".join(f"/usr/lib/modules/{name}.ko\n" for name in FIRST_MODULES))
+    (tree / "etc/machine-id").write_text(MACHINE_ID + "\n")
+    (tree / "etc/systemd/system.conf").write_text(SYSTEM_CONF)
+    (tree / "etc/sysctl.d").mkdir(exist_ok=True)
+    (tree / "etc/sysctl.d/50-milkyway.conf").write_text(_sysctls())
+    (tree / "etc/selinux").mkdir(exist_ok=True)
+    (tree / "etc/selinux/config").write_text(SELINUX_CONFIG)
+    return _unconfined_policy(tree.parent / "cil")
+
+
+def _unconfined_policy(into: Path) -> list[Path]:
+    into.mkdir()
+    sources = [source for source in policy.base_sources() if source.name != "invariants.cil"]
+    for source in sources:
+        # Systemd asks about classes of its own, which our kernel's list leaves out.
+        (into / source.name).write_text(source.read_text().replace("(handleunknown deny)", "(handleunknown allow)"))
+    (into / "everything.cil").write_text(unconfined([source.read_text() for source in sources]))
+    return sorted(into.iterdir())
+
+
+def _unpack(tar: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if member.issym():
+        place.symlink_to(member.linkname)
+    elif member.isreg() or member.islnk():
+        content = tar.extractfile(member)
+        assert content is not None, f"{member.name} is a file"
+        place.write_bytes(content.read())
+        place.chmod(0o755 if member.mode & 0o111 else 0o644)
+
+
+def _sysctls() -> str:
+    return "".join(f"-{name} = {value}\n" for name, value in SYSCTLS)
+
+
+def unconfined(sources: list[str]) -> str:
+    """Return CIL that lets every type do everything to every type, for each class that *sources* declare."""
+    classes = sorted({name for source in sources for name in re.findall(r"^\(class (\w+)", source, re.MULTILINE)})
+    lines = ["(typeattribute bench_every_a)", "(typeattributeset bench_every_a (all))"]
+    return "\n".join([*lines, *(f"(allow bench_every_a bench_every_a ({name} (all)))" for name in classes)]) + "\n"

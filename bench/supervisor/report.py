@@ -119,3 +119,12 @@ def section(record: Record) -> str:
 
 def _row(cells: tuple[str, ...]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def replace_section(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
+    """Return *page* with what stood between the markers replaced by *text*. Raises ValueError if it has no markers."""
+    before, _, rest = page.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError("cannot write the figures: the page has no section of theirs")
+    return before + text + after

@@ -6,7 +6,6 @@ import msgspec
 import pytest
 
 from bench.machine import Machine
-from bench.section import replace_section
 from bench.supervisor.peer import Peer, Place
 from bench.supervisor.peers.dinit import Dinit
 from bench.supervisor.peers.milkyway import MilkyWay
@@ -15,7 +14,7 @@ from bench.supervisor.peers.s6 import S6
 from bench.supervisor.peers.supervisord import Supervisord
 from bench.supervisor.peers.systemd import Systemd
 from bench.supervisor.record import PeerRecord, Record, decode, encode
-from bench.supervisor.report import BEGIN, END, grids, section
+from bench.supervisor.report import BEGIN, END, grids, replace_section, section
 from bench.supervisor.slots import HEAD, SLOT, Slots
 from milkyway_formats import yaml_text
 from milkyway_formats.service import Service
