@@ -115,6 +115,6 @@ async def test_its_process_has_nothing_open_but_what_it_is_given() -> None:
 
 async def test_what_its_starter_cannot_give_is_refused() -> None:
     async with supervised() as one:
-        with pytest.raises(RefusedError, match="its starter gives it no"):
+        with pytest.raises(RefusedError, match="gives it no probes or execution"):
             one.add(Service(name="web", command=["/bin/true"], execution=Execution(nice=5)))
         assert one.supervisor.names() == []
