@@ -141,7 +141,7 @@ class Attended:
 
     __slots__ = (
         "alarm", "asked", "awaits_permission", "busy", "cause", "definition", "delay_ms", "effects", "failures", "health",
-        "held", "last_line", "leaving", "listeners", "origin", "queue", "queued", "reason", "restarts", "row", "run",
+        "held", "last_line", "leaving", "listeners", "origin", "output", "queue", "queued", "reason", "restarts", "row", "run",
         "since_ms", "starts", "store", "streams", "times", "watchdog",
     )  # fmt: skip
 
@@ -167,7 +167,8 @@ class Attended:
         self.times = Times()
         self.reason = ""
         self.last_line = ""
-        self.streams: tuple[Stream, ...] = ()  # of its pipe, and of pipes that what it left behind still holds
+        self.streams: tuple[Stream, ...] = ()  # of its pipe, the last, and of pipes that what it left behind still holds
+        self.output = -1  # the writing end of its pipe, where that is kept for its next run
         self.listeners: tuple[int, ...] = ()
         self.store: FdStore | None = None
         self.health: Alarm | None = None

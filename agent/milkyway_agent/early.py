@@ -27,7 +27,10 @@ ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 
 
 class Early:
-    """What was done early: *started* by name (answer and the reading end of its output), *failed* by name (why)."""
+    """What was done early: *started* by name (answer and both ends of its output), *failed* by name (why).
+
+    The writing end is -1 where it is not kept for the next run: without a control group (``service_runs``).
+    """
 
     __slots__ = ("failed", "groups", "launcher", "plan", "started")
 
@@ -35,7 +38,7 @@ class Early:
         self.launcher = launcher
         self.groups = groups
         self.plan = plan
-        self.started: dict[str, tuple[Started, int]] = {}
+        self.started: dict[str, tuple[Started, int, int]] = {}
         self.failed: dict[str, str] = {}
 
 
@@ -59,7 +62,7 @@ def begin(directory: str, plan_file: str) -> Early:
     # left that nobody stops. The launcher, which is there, has none blocked, and so the services.
     _signal.pthread_sigmask(_signal.SIG_BLOCK, (1, 2, 15))
     try:
-        import resource  # three descriptors for each service; what the launcher has, and so the services, stays as it was
+        import resource  # four descriptors for each service; what the launcher has, and so the services, stays as it was
 
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -147,27 +150,32 @@ def _write(path: str, text: str) -> None:
 
 def _start(early: Early, zero: list[tuple[str, list[str], list[str]]]) -> None:
     """Submit all of *zero* (name, words, words for its group) and wait for the answers."""
-    launcher, reading = early.launcher, {}
+    launcher, pipes = early.launcher, {}
     for number, (name, words, for_group) in enumerate(zero, 1):
         group = ["--cgroup", f"{early.groups}/{name}", "--cgroup-make", *for_group] if early.groups else []
         pipe_reading, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(pipe_reading, False)
-        reading[number] = (name, pipe_reading)
         try:
             launcher.submit(number, group + words, {1: writing, 2: writing})
         except OSError as error:
             early.failed[name] = f"cannot start it: {error.strerror}"
             os.close(pipe_reading)
-            del reading[number]
-        os.close(writing)
+            os.close(writing)
+            continue
+        if not group:
+            os.close(writing)
+            writing = -1
+        pipes[number] = (name, pipe_reading, writing)
     watched = select.poll()
     watched.register(launcher.fileno(), select.POLLIN)
     while launcher.pending:
         watched.poll()
         for answer in launcher.results():
-            name, pipe_reading = reading.pop(answer.number)
+            name, pipe_reading, writing = pipes.pop(answer.number)
             if isinstance(answer, NotStarted):
                 early.failed[name] = answer.why
                 os.close(pipe_reading)
+                if writing >= 0:
+                    os.close(writing)
             else:
-                early.started[name] = (answer, pipe_reading)
+                early.started[name] = (answer, pipe_reading, writing)

@@ -45,6 +45,7 @@ from milkyway_agent.kept_state import KeptService, restore
 from milkyway_agent.log import Log
 from milkyway_agent.losses import losses
 from milkyway_agent.output import Stream
+from milkyway_agent.precedence import preceding
 from milkyway_agent.pressure import PressureWarnings
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.seen_rows import SeenRows
@@ -56,6 +57,7 @@ from milkyway_agent.watching import Watch
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 
 HISTORY = 1000
+_AT_REST = frozenset({Row.IDLE, Row.ARMED, Row.COMPLETED, Row.FAILED})  # no run follows on its own
 LEAST_DELAY_MS = 1  # after a start that came to nothing at once: starts without end must let others have their turn
 
 
@@ -120,7 +122,8 @@ class Lives:
                     nursery.start_soon(self._guarded, *task)
                 self._pump()
                 task_status.started()
-                await trio.sleep_forever()
+                with preceding(self.watch.dispatch):
+                    await trio.sleep_forever()
         finally:
             self._nursery = None
             self._changed.set()
@@ -150,13 +153,17 @@ class Lives:
         del self.services[one.definition.name]
         self.awaiting.pop(one.definition.name, None)
 
-    def adopt(self, one: Attended, running: Running, output: int) -> None:
-        """Take a process that was started for an idle service before it was; *output*: its pipe's reading end."""
+    def adopt(self, one: Attended, running: Running, output: int, writing: int = -1) -> None:
+        """Take a process that was started for an idle service before it was; *output*: its pipe's reading end.
+
+        *writing*: the other end, kept for its next run, where its starter has a control group.
+        """
         self._enter(one, Row.WAITING, Event.WANTED)
         self._enter(one, Row.STARTING, Event.PERMITTED)
         one.starts = restart.started(one.starts, _now_ms(), one.definition.service.restart)
         self._carry_out(one, Effect.START_READY_TIMER)
         self.runs.read_output(one, Stream(output, one.definition.name, self._log))
+        one.output = writing
         self._tell_starter(one, running)
         self.hold(one, Run(running))
 
@@ -325,6 +332,8 @@ class Lives:
         if is_lost(was, row):
             for lost, event in losses(name, self.graph, self.services):
                 self.post(lost, event)
+        if row in _AT_REST:
+            self.runs.give_up_output(one)
         if row in (Row.IDLE, Row.FAILED):
             self.triggers.close(one)
             self.runs.forget(one)
@@ -501,6 +510,7 @@ class Lives:
         """Clear away what the service's start made: at once where nothing of it is left, else by a task."""
         if one.run is None and clear(one):
             return
+        self.runs.give_up_output(one)  # what is left of it may write until it is gone, and after if it won't
         one.busy = True
         self._spawn(self._bury, one)
 

@@ -11,8 +11,10 @@ service name its own facts and events; whoever reads the log can do so with bett
 The descriptor stays its owner's: whoever is told ENDED closes it.
 """
 
+import fcntl
 import math
 import os
+import termios
 from typing import Final, NamedTuple
 
 import trio
@@ -92,7 +94,7 @@ class Stream:
     agent that this one has replaced.
     """
 
-    __slots__ = ("_allowance", "_lines", "_log", "_share", "_since", "descriptor", "service")
+    __slots__ = ("_allowance", "_lines", "_log", "_rests_until", "_share", "_since", "descriptor", "service")
 
     def __init__(
         self,
@@ -111,6 +113,7 @@ class Stream:
         self._lines = Lines(priority, rest)
         self._allowance = float(share.burst)
         self._since = -math.inf  # up to when the allowance was given out
+        self._rests_until = -math.inf
 
     @property
     def rest(self) -> bytes:
@@ -135,7 +138,22 @@ class Stream:
             self._log.note("output_dropped", service=self.service, lines=dropped)
         if not data:
             return ENDED
-        return now + PAUSE_SECONDS if dropped else AT_ONCE
+        if not dropped:
+            return AT_ONCE
+        self._rests_until = now + PAUSE_SECONDS
+        return self._rests_until
+
+    def begin_anew(self, now: float) -> bool:
+        """Let the next run write into the same pipe, with a full share; what the one before began is a line of its own.
+
+        False, and nothing is changed, where that one has left something unread, or has had more than its share.
+        """
+        if now < self._rests_until or fcntl.ioctl(self.descriptor, termios.FIONREAD, _NOTHING) != _NOTHING:
+            return False
+        if self._lines.rest:
+            self._note(self._lines.end(), now)
+        self._allowance, self._since = float(self._share.burst), -math.inf
+        return True
 
     def _note(self, lines: list[Line], now: float) -> int:
         """Note as many of *lines* as are still allowed and return how many are not."""
@@ -163,6 +181,7 @@ async def carry_lines(reading: int, service: str, log: Log) -> None:
 
 
 _DIGITS: Final = b"01234567"
+_NOTHING: Final = bytes(4)  # an int of the kernel's
 
 
 def _text(line: bytes) -> str:

@@ -1,11 +1,13 @@
 """What is open for one run of a service: its output pipe, notify socket, ready pipe; and what is said to it.
 
 ``start`` makes all of it and hands it to the starter; ``close`` takes it back when the process has ended.
-The output's reading end lives on until its last writer is gone. Reading is bounded: a chunk of output or a
+The output's reading end lives on until its last writer is gone. Where a service has a control group, so that nothing of a
+run can be left unseen, its pipe is kept for the next run: we hold a writing end ourselves. Reading is bounded: a chunk of output or a
 few messages at a time, so that a service that talks without end keeps nobody waiting.
 """
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
@@ -76,9 +78,12 @@ class ServiceRuns:
                 notify = sockets.datagram(path, 0o666)
                 notify.setblocking(False)
                 undo.callback(self._close_opened, one, notify, -1)
-            output = self.open_output(one)
-            if is_direct(starter):
-                given.callback(os.close, output)
+            if is_direct(starter) and starter.cgroup:
+                output = self._kept_output(one)
+            else:
+                output = self.open_output(one)
+                if is_direct(starter):
+                    given.callback(os.close, output)
             descriptors: dict[int, int] = {}
             for _, descriptor in listeners:
                 listening.hand_over(descriptor)
@@ -183,6 +188,7 @@ class ServiceRuns:
     def let_go(self, one: Attended) -> None:
         """Close every descriptor of the service; its process, if there is one, goes on without us."""
         self.forget(one)
+        self.give_up_output(one)
         for stream in one.streams:
             self._watch.remove(stream.descriptor)
             self._end_output(one, stream)
@@ -265,6 +271,25 @@ class ServiceRuns:
         self.read_output(one, Stream(reading, one.definition.name, self._log))
         return writing
 
+    def _kept_output(self, one: Attended) -> int:
+        """Return the writing end of a pipe that stays ours over the next run: of the one that the last run had, if that is free.
+
+        It is when nobody has called ``give_up_output`` since: then nothing is left of the last run that could write.
+        """
+        if one.output >= 0 and one.streams[-1].begin_anew(trio.current_time()):
+            # All of its flags: what a program makes of its standard output is so for all who share the description.
+            fcntl.fcntl(one.output, fcntl.F_SETFL, 0)
+            return one.output
+        self.give_up_output(one)
+        one.output = self.open_output(one)
+        return one.output
+
+    def give_up_output(self, one: Attended) -> None:
+        """Let the pipe end when its last writer goes: there is no next run, or something of the last is left. Twice is once."""
+        if one.output >= 0:
+            os.close(one.output)
+            one.output = -1
+
     def read_output(self, one: Attended, stream: Stream) -> None:
         """Carry what comes through *stream* until its writers are gone; then its descriptor is closed."""
         one.streams = (*one.streams, stream)
@@ -286,6 +311,8 @@ class ServiceRuns:
             self._watch.add(stream.descriptor, partial(self._output_came, one, stream))
 
     def _end_output(self, one: Attended, stream: Stream) -> None:
+        if stream is one.streams[-1]:
+            self.give_up_output(one)
         one.streams = tuple(other for other in one.streams if other is not stream)
         os.close(stream.descriptor)
 

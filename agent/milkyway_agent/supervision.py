@@ -215,9 +215,9 @@ class Supervision:
 
     def _take_over(self) -> None:
         """Take what was started early under supervision."""
-        for name, (answer, reading) in self._begun.started.items():
+        for name, (answer, reading, writing) in self._begun.started.items():
             self.reaper.claim(answer.pid)
-            self.supervisor.adopt(name, Running(answer.pid, answer.pidfd), reading)
+            self.supervisor.adopt(name, Running(answer.pid, answer.pidfd), reading, writing)
         for name, why in self._begun.failed.items():
             self.log.note("service_not_started", service=name, reason=why)
         self._begun.started.clear()

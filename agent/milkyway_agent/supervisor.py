@@ -86,9 +86,12 @@ class Supervisor:
 
     # --- taking over, and being taken over -------------------------------------------------------------------------------
 
-    def adopt(self, name: str, running: Running, output: int) -> None:
-        """Take a process that was started for a service before there was a supervisor; *output*: its pipe's reading end."""
-        self._lives.adopt(self._find(name), running, output)
+    def adopt(self, name: str, running: Running, output: int, writing: int = -1) -> None:
+        """Take a process that was started for a service before there was a supervisor; *output*: its pipe's reading end.
+
+        *writing*: the other end, if that is kept for its next run.
+        """
+        self._lives.adopt(self._find(name), running, output, writing)
 
     async def wait_at_rest(self) -> None:
         """Return when no start and no clearing away is under way."""
