@@ -18,7 +18,7 @@ from milkyway_agent import credentials
 from milkyway_agent.accounts import Account, DynamicUsers, busy_users, resolve
 from milkyway_agent.attended import Done, Start
 from milkyway_agent.credentials import Secret
-from milkyway_agent.launcher import Launcher, Launchers, Started, words_of
+from milkyway_agent.launcher import Launcher, Launchers, Started, encoded, words_of
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.seccomp_filter import default_filter
 from milkyway_agent.starter import Running, clear_group, kill_group, kill_process_group, let_go
@@ -43,7 +43,7 @@ class Launching:
         watch.add(launcher.fileno(), self._answer)
         reaper.hold_while(lambda: launcher.pending > 0)
 
-    def submit(self, words: list[str], descriptors: Mapping[int, int], answered: Answered) -> None:
+    def submit(self, words: list[str] | bytes, descriptors: Mapping[int, int], answered: Answered) -> None:
         """Ask for one start; *answered*, which must not raise, is told what came of it. Raises OSError."""
         number = next(self._numbers)
         self._launcher.submit(number, words, descriptors)
@@ -106,7 +106,7 @@ class Direct:
     """Starts one service through the launcher."""
 
     takes_listeners = True
-    __slots__ = ("_commands", "_launching", "_name", "_places", "_secrets", "_service", "_session", "cgroup")
+    __slots__ = ("_commands", "_launching", "_name", "_places", "_same", "_secrets", "_service", "_session", "cgroup")
 
     def __init__(self, name: str, service: Service, launching: Launching, places: Places) -> None:
         self.cgroup = f"{places.groups}/{name}" if places.groups else ""
@@ -117,6 +117,7 @@ class Direct:
         self._session = 0  # the leader's pid, for as long as it is not reaped: without a group, what can be killed
         self._commands = NO_COMMANDS  # what ``execute`` runs: set once it is reaped, to its pid (0: not known yet)
         self._secrets = ""  # where they are, while they are
+        self._same = b""  # the words of each start, once known, where no start differs from another
 
     def submit(self, start: Start, done: Done) -> None:
         """Start the service; see ``attended.DirectStarter``."""
@@ -127,13 +128,21 @@ class Direct:
         self._submit(start, done)
 
     def _submit(self, start: Start, done: Done) -> None:
+        words = self._same if self._same and not start.environment else self._words(start)
+        self._launching.submit(words, {1: start.output, 2: start.output, **start.descriptors}, done)
+
+    def _words(self, start: Start) -> list[str] | bytes:
         account = self._account()
         environment = {**self._service.environment, **start.environment}
         if self._service.execution.credentials:
             self._place_secrets(account)
             environment[credentials.ENVIRONMENT] = self._secrets
         words = plan_words(self._service, self._places, self.cgroup, account, environment, self._service.command)
-        self._launching.submit(words, {1: start.output, 2: start.output, **start.descriptors}, done)
+        execution = self._service.execution
+        if start.environment or account or execution.credentials or execution.seccomp == "default":
+            return words  # they depend on the moment, or on what must be made anew if it is gone
+        self._same = encoded(words)
+        return self._same
 
     def _started(self, done: Done, outcome: Running | Exception) -> None:
         if isinstance(outcome, Running):

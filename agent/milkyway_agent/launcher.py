@@ -93,8 +93,10 @@ class Launcher:
         """Return the descriptor that is readable when ``results`` has something to say: the same for good."""
         return self._watched.fileno()
 
-    def submit(self, number: int, words: Sequence[str], descriptors: Mapping[int, int]) -> None:
+    def submit(self, number: int, words: Sequence[str] | bytes, descriptors: Mapping[int, int]) -> None:
         """Ask for one start: *words* as ``words_of`` makes them, *descriptors* from the child's number (below 256) to ours.
+
+        *words* may be ``encoded`` already: whoever starts the same again keeps them so.
 
         The caller may close its descriptors afterwards. *number* comes back with the answer; no two pending are the same.
         Raises OSError when it can't be asked for: it is too long, a descriptor is not open, or no launcher can be started.
@@ -129,7 +131,10 @@ class Launcher:
                 self._sent.clear()
                 break
             answers.append(self._answer(data))
-        answers += self._flush()
+            if not self._sent:
+                break  # nothing else is to come; were it to die now, the descriptor would say so again
+        if self._queue:
+            answers += self._flush()
         return answers
 
     def close(self) -> None:
@@ -160,7 +165,7 @@ class Launcher:
     def _send(self, number: int, message: bytes, descriptors: list[int]) -> bool:
         """Send one request; tell whether there was room, or a launcher, for it."""
         assert self._socket is not None
-        rights = b"".join(descriptor.to_bytes(4, sys.byteorder, signed=True) for descriptor in descriptors)
+        rights = b"".join([descriptor.to_bytes(4, sys.byteorder, signed=True) for descriptor in descriptors])
         ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if rights else []
         try:
             self._socket.sendmsg([message], ancillary, _socket.MSG_NOSIGNAL)
@@ -258,7 +263,7 @@ class Launchers:
         """Return the descriptor that is readable when ``results`` has something to say."""
         return self._watched.fileno()
 
-    def submit(self, number: int, words: Sequence[str], descriptors: Mapping[int, int]) -> None:
+    def submit(self, number: int, words: Sequence[str] | bytes, descriptors: Mapping[int, int]) -> None:
         """Ask for one start, of whichever has the least to do; see ``Launcher.submit``."""
         quietest = min(self._all, key=_pending)
         if quietest.pending >= BURST and len(self._all) < self._count:
@@ -282,12 +287,20 @@ def _pending(launcher: Launcher) -> int:
     return launcher.pending
 
 
-def request(number: int, words: Sequence[str], targets: Sequence[int]) -> bytes:
+def request(number: int, words: Sequence[str] | bytes, targets: Sequence[int]) -> bytes:
     """Return the message that asks for one start, *targets* being the child's numbers of the descriptors that go with it."""
-    if any(target not in range(256) for target in targets) or any("\0" in word for word in words):
-        raise OSError(_EINVAL, "a word holds NUL, or a descriptor's number is above 255")
-    head = b"".join(value.to_bytes(4, sys.byteorder) for value in (number, len(targets), *targets))
-    return head + "\0".join(words).encode(errors="surrogateescape") + b"\0"
+    if targets and not 0 <= min(targets) <= max(targets) < 256:
+        raise OSError(_EINVAL, "a descriptor's number is above 255")
+    head = b"".join([value.to_bytes(4, sys.byteorder) for value in (number, len(targets), *targets)])
+    return head + (words if isinstance(words, bytes) else encoded(words))
+
+
+def encoded(words: Sequence[str]) -> bytes:
+    """Return *words* as they are sent. Raises OSError for one that holds NUL."""
+    text = "\0".join(words)
+    if text.count("\0") != len(words) - 1:
+        raise OSError(_EINVAL, "a word holds NUL")
+    return text.encode(errors="surrogateescape") + b"\0"
 
 
 def capability_mask(names: Iterable[str]) -> int:

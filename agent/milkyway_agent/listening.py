@@ -129,6 +129,8 @@ def environment(listeners: Sequence[Listener], stored: Sequence[str] = ()) -> di
     *stored*: the names of its stored descriptors, which come after them. Nothing when there are none. LISTEN_PID is set by
     the launcher, in the process that becomes the service.
     """
+    if not listeners and not stored:
+        return {}
     names = [*(listener.name for listener in listeners if not listener.accept), *stored]
     return {"LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": ":".join(names)} if names else {}
 

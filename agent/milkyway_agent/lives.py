@@ -91,6 +91,7 @@ class Lives:
         self._pumping = False
         self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
+        self._waiting = 0  # for a change
         self._news = False
         self.watch = Watch(log.note)
         self.alarms = Alarms(log.note)
@@ -112,6 +113,7 @@ class Lives:
 
         ``keeps_at_end``: what is open for them stays so, and run again, it goes on where it was cut off.
         """
+        self._changed = trio.Event()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -144,7 +146,11 @@ class Lives:
         """Wait until something has happened to some service. Raises UnavailableError when nothing will."""
         if self._nursery is None:
             raise UnavailableError("cannot wait for a service: the supervisor does not run")
-        await self._changed.wait()
+        self._waiting += 1
+        try:
+            await self._changed.wait()
+        finally:
+            self._waiting -= 1
 
     def forget(self, one: Attended) -> None:
         """Forget a service that is stopped."""
@@ -241,8 +247,9 @@ class Lives:
             self._pumping = False
         if self._news:
             self._news = False
-            self._changed.set()
-            self._changed = trio.Event()
+            if self._waiting:
+                self._changed.set()
+                self._changed = trio.Event()
 
     def _handle(self, one: Attended, message: Message) -> None:
         event = message.event
@@ -265,11 +272,12 @@ class Lives:
         elif event is Event.ARM and not self._can_listen(one):
             event = Event.PERMITTED  # to be started in vain, and judged and tried again like anything else that can't be
         try:
-            step(one.row, event)
+            following = step(one.row, event)
         except IllegalEventError as error:  # our bug: not the service's, which goes on as it was
             self._log.note("event_without_meaning", service=one.definition.name, error=str(error))
             return
-        self._happen(one, event)
+        self._enter(one, following.row, event)
+        self._go_on(one, following.effects)
 
     def _can_listen(self, one: Attended) -> bool:
         try:

@@ -7,8 +7,8 @@ the disk). A sink that fails loses the record and nothing else: logging never ra
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import contextmanager, suppress
+from typing import Protocol, cast
 
 import trio
 
@@ -139,7 +139,10 @@ class Log:
 
     def note(self, event: str, /, *, service: str = "", **facts: object) -> None:
         """Note that *event* happened. Never raises; a fact that is no plain value is kept as its text."""
-        plain = {name: _plain(fact) for name, fact in facts.items()}
+        for name, fact in facts.items():
+            if not (type(fact) is int or (type(fact) is str and fact.isascii())):
+                facts[name] = _plain(fact)
+        plain = cast("dict[str, Fact]", facts)
         self._give([Record(self._clock(), event, service, plain, priority_of(event))])
 
     def note_lines(self, service: str, lines: Sequence[tuple[int, str]]) -> None:
@@ -151,7 +154,8 @@ class Log:
     def add_sink(self, sink: Sink) -> None:
         """Give records to *sink* too, from now on; what is still in memory goes there first."""
         for record in self.ring.records:
-            _give(sink, [record])
+            with suppress(OSError):  # as in _give
+                sink.write([record])
         self._sinks.append(sink)
 
     def open_files(self, files: FileSink) -> None:
@@ -212,7 +216,10 @@ class Log:
 
     def _give(self, records: Sequence[Record]) -> None:
         for sink in self._sinks:
-            _give(sink, records)
+            try:
+                sink.write(records)
+            except OSError:
+                continue  # a lost console: there is no better place to say so (files count what they lose themselves)
         for follower in self._followers:
             follower.take(records)
 
@@ -224,10 +231,3 @@ def _plain(fact: object) -> Fact:
     if isinstance(fact, str) and not fact.isascii():
         return fact.encode("utf-8", "backslashreplace").decode()
     return fact
-
-
-def _give(sink: Sink, records: Sequence[Record]) -> None:
-    try:
-        sink.write(records)
-    except OSError:
-        return  # a lost console: there is no better place to say so (files count what they lose themselves)

@@ -5,6 +5,7 @@ its line's ``<N>`` or the default; an event of the agent has what its name says:
 that nobody who notes something need think of it (``service_task_failed`` is an error).
 """
 
+from functools import cache
 from typing import Annotated, Final
 
 import msgspec
@@ -34,6 +35,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     priority: Priority = INFO
 
 
+@cache  # the names of events are words of our own program: there are only so many
 def priority_of(event: str) -> int:
     """Return how grave *event* of the agent is: by the last word of its name; what did ``not`` happen is a warning."""
     return PRIORITY_OF_LAST_WORD.get(event.rpartition("_")[2], WARNING if "_not_" in event else INFO)

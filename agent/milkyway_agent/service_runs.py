@@ -2,8 +2,8 @@
 
 ``start`` makes all of it and hands it to the starter; ``close`` takes it back when the process has ended.
 The output's reading end lives on until its last writer is gone. Where a service has a control group, so that nothing of a
-run can be left unseen, its pipe is kept for the next run: we hold a writing end ourselves. Reading is bounded: a chunk of output or a
-few messages at a time, so that a service that talks without end keeps nobody waiting.
+run can be left unseen, its pipe is kept for the next run: we hold a writing end ourselves. Reading is bounded: a chunk of
+output or a few messages at a time, so that a service that talks without end keeps nobody waiting.
 """
 
 import contextlib
@@ -30,7 +30,15 @@ from milkyway_agent.starter import Running, Starter, notify_path
 from milkyway_agent.system import sockets
 from milkyway_agent.watching import Watch
 from milkyway_formats.errors import MilkyWayError, UnavailableError
-from milkyway_formats.service import ReadyAtOnce, ReadyByDescriptor, ReadyByExit, ReadyByNotify, ReadyByProbe, ReadyByTcp
+from milkyway_formats.service import (
+    ReadyAtOnce,
+    ReadyByDescriptor,
+    ReadyByExit,
+    ReadyByNotify,
+    ReadyByProbe,
+    ReadyByTcp,
+    Service,
+)
 
 START_SECONDS = 60.0
 FIRST_LISTENER = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
@@ -39,6 +47,8 @@ LAST_MESSAGES = 64  # rounds of them that one which ends may leave unread; the k
 CHUNKS_AT_END = 16
 MOST_HANDED_OVER = 250  # of what the launcher takes, less both outputs and the descriptor for readiness
 LINE_BYTES = 200
+_NOTHING: Mapping[int, int] = {}
+_NOTHING_SAID: Mapping[str, str] = {}
 
 Post = Callable[[Attended, Event | None, object | None], None]
 Listeners = Sequence[tuple[str, int]]
@@ -71,9 +81,12 @@ class ServiceRuns:
     def start(self, one: Attended, listeners: Listeners, done: Done) -> None:
         """Open what the service needs and have its starter start it. Raises MilkyWayError or OSError, having undone it."""
         service, starter = one.definition.service, one.definition.starter
+        if is_direct(starter) and starter.cgroup and one.store is None and not listeners and not _is_heard(service):
+            starter.submit(Start(self._kept_output(one), None, _NOTHING, _NOTHING_SAID), done)
+            return
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as given:
             notify, path = None, None
-            if isinstance(service.readiness, ReadyByNotify) or service.watchdog_ms or service.stored_descriptors:
+            if _has_notify(service):
                 path = notify_path(self._notify_directory, one.definition.name)
                 notify = sockets.datagram(path, 0o666)
                 notify.setblocking(False)
@@ -272,7 +285,7 @@ class ServiceRuns:
         return writing
 
     def _kept_output(self, one: Attended) -> int:
-        """Return the writing end of a pipe that stays ours over the next run: of the one that the last run had, if that is free.
+        """Return the writing end of a pipe that stays ours over the next run: of the one that the last run had, if it is free.
 
         It is when nobody has called ``give_up_output`` since: then nothing is left of the last run that could write.
         """
@@ -395,6 +408,15 @@ class ServiceRuns:
         self._watch.remove(descriptor)
         for gone in one.store.hung_up(descriptor) if one.store else ():
             os.close(gone)
+
+
+def _has_notify(service: Service) -> bool:
+    return bool(isinstance(service.readiness, ReadyByNotify) or service.watchdog_ms or service.stored_descriptors)
+
+
+def _is_heard(service: Service) -> bool:
+    """Tell whether something must be opened for a run by which the service tells of itself, beside its output."""
+    return isinstance(service.readiness, ReadyByDescriptor) or _has_notify(service)
 
 
 def _has_more(descriptor: int) -> bool:

@@ -108,7 +108,8 @@ class Graph:
 
     def concerned(self, name: str) -> tuple[str, ...]:
         """Return those that a change of *name*'s row may hold back or let go: who waits need look at no other's."""
-        return tuple(dict.fromkeys((*self._later.get(name, ()), *self._conflicting.get(name, ()))))
+        later, conflicting = self._later.get(name, ()), self._conflicting.get(name, ())
+        return tuple(dict.fromkeys((*later, *conflicting))) if conflicting else later
 
     def required_by(self, name: str) -> tuple[str, ...]:
         """Return those that require *name* themselves: they are HELD when it is lost (a completed bundle: DISSOLVED)."""

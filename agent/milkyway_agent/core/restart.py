@@ -89,7 +89,7 @@ def judge(service: Service, code: int | None, starts: Starts, now: int, chance: 
     reason = describe_end(code)
     counted = _counted(starts, now, policy)
     is_full = len(counted) >= policy.start_limit
-    span = f"{len(counted)} starts within {policy.start_interval_ms / 1000:g} s"
+    span = f"{len(counted)} starts within {policy.start_interval_ms / 1000:g} s" if is_full else ""
     if code == 0 and triggered:
         if is_full and is_on_demand(service):
             pause = counted[-policy.start_limit] + policy.start_interval_ms - now
@@ -120,6 +120,8 @@ def describe_end(code: int | None) -> str:
 
 
 def _counted(starts: Starts, now: int, policy: Restart) -> tuple[int, ...]:
+    if not starts.at or starts.at[0] > now - policy.start_interval_ms:
+        return starts.at  # the oldest comes first
     return tuple(at for at in starts.at if at > now - policy.start_interval_ms)
 
 

@@ -61,6 +61,8 @@ class Row(Enum):
         self.current: ServiceState = current
         self.wanted = wanted
 
+    __hash__ = object.__hash__  # there is one of each; Enum's own is a function in Python, and rows and events are keys
+
 
 class Event(Enum):
     """What can happen to a service."""
@@ -88,6 +90,8 @@ class Event(Enum):
     RESTED = "rested"  # by itself, and it is to wait for its next trigger
     GAVE_UP = "gave up"  # by itself, and it is not to be tried again
     BROKEN = "broken"  # the supervisor itself could not go on with it
+
+    __hash__ = object.__hash__
 
 
 class Effect(Enum):
@@ -230,6 +234,7 @@ ONLY_IN = {
 }
 
 _THERE = frozenset({Row.ARMED, Row.STARTED, Row.COMPLETED})
+_WITH_PROCESS = frozenset({Row.STARTING, Row.STARTED, Row.STOPPING, Row.RESTARTING, Row.FALTERING})
 
 
 def step(row: Row, event: Event) -> Step:
@@ -247,7 +252,7 @@ def judges_end(row: Row) -> bool:
 
 def has_process(row: Row) -> bool:
     """Tell whether a service in *row* has, or may have, a process."""
-    return row in {Row.STARTING, Row.STARTED, Row.STOPPING, Row.RESTARTING, Row.FALTERING}
+    return row in _WITH_PROCESS
 
 
 def satisfies(row: Row) -> bool:
