@@ -41,6 +41,7 @@ NAMESPACES = {
 
 MOST = 4  # launchers at once: more would only wait for one another in the kernel
 BURST = 2  # starts that wait in each before there is another
+_UNFIT = "a word holds NUL, or a descriptor's number is above 255"
 _EINVAL, _EPIPE, _ETOOMANYREFS = 22, 32, 109  # the module errno is one import more
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 _ROOM = 8 << 20  # bytes of requests under way: a thousand services, started before anybody reads an answer
@@ -290,7 +291,7 @@ def _pending(launcher: Launcher) -> int:
 def request(number: int, words: Sequence[str] | bytes, targets: Sequence[int]) -> bytes:
     """Return the message that asks for one start, *targets* being the child's numbers of the descriptors that go with it."""
     if targets and not 0 <= min(targets) <= max(targets) < 256:
-        raise OSError(_EINVAL, "a descriptor's number is above 255")
+        raise OSError(_EINVAL, _UNFIT)
     head = b"".join([value.to_bytes(4, sys.byteorder) for value in (number, len(targets), *targets)])
     return head + (words if isinstance(words, bytes) else encoded(words))
 
@@ -299,7 +300,7 @@ def encoded(words: Sequence[str]) -> bytes:
     """Return *words* as they are sent. Raises OSError for one that holds NUL."""
     text = "\0".join(words)
     if text.count("\0") != len(words) - 1:
-        raise OSError(_EINVAL, "a word holds NUL")
+        raise OSError(_EINVAL, _UNFIT)
     return text.encode(errors="surrogateescape") + b"\0"
 
 
