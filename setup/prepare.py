@@ -153,7 +153,8 @@ def supervisor_programs() -> None:
     paths = [str(ROOT / "agent"), str(ROOT / "formats"), str(site)]
     for name, module in {"milkyway-agent": "__main__", "mwctl": "mwctl"}.items():
         # -I -S: nothing of the user's, and no module site, which takes longer than all that comes before the first service
-        text = f"#!{VENV / 'bin/python'} -IS\nimport sys\nsys.path[:0] = {paths!r}\n"
+        # Behind the standard library, as site has it: or what is imported first would be looked for in them all.
+        text = f"#!{VENV / 'bin/python'} -IS\nimport sys\nsys.path += {paths!r}\n"
         program = VENV / "bin" / name
         program.write_text(f"{text}from milkyway_agent.{module} import main\nsys.exit(main())\n")
         program.chmod(0o755)

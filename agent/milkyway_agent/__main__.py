@@ -5,7 +5,6 @@ what remains is a process that reaps orphans and lets the services live. With op
 programs: see ``--help``.
 """
 
-import os
 import sys
 import time
 
@@ -89,6 +88,8 @@ def _supervise(arguments: list[str]) -> int:
 
 def _execute_old(arguments: list[str]) -> None:
     """Execute the program before this one from the descriptors that it has left us, with the same state."""
+    import os  # for more than this nobody needs it here, and the first services would wait for it
+
     at = arguments.index("--old")
     program, *paths = (int(number) for number in arguments[at + 1].split(","))
     code = BOOT.format(paths=[f"/proc/self/fd/{number}" for number in paths] + [path for path in sys.path if "zip" in path])
@@ -103,6 +104,8 @@ def _print_traceback() -> None:
 
 
 def _reap_for_ever() -> None:
+    import os
+
     while True:
         try:
             os.waitpid(-1, 0)

@@ -19,7 +19,7 @@ from milkyway_agent.core.dependencies import Graph, needs_of
 from milkyway_agent.core.restart import is_triggered
 from milkyway_agent.direct import group_files, plan_words
 from milkyway_agent.early import CONTROLLERS, PLAN_FORMAT, files_of
-from milkyway_agent.launcher import capability_mask
+from milkyway_agent.launcher import capability_mask, encoded
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
 from milkyway_formats.service import ReadyAtOnce, ReadyByExit, ReadyByProbe, ReadyByTcp, Service
 from milkyway_formats.service_check import check_service
@@ -69,7 +69,11 @@ def plan_of(services: Mapping[str, Service], files: list[tuple[str, int, int, in
     """Return the plan: what ``early`` starts by itself, and all definitions for the supervisor."""
     graph = Graph({name: needs_of(service) for name, service in services.items()})
     zero = [
-        (name, plan_words(service, None, "", None, service.environment, service.command), _group_words(service))
+        (
+            name,
+            _encoded(_group_words(service)),
+            _encoded(plan_words(service, None, "", None, service.environment, service.command)),
+        )
         for name, service in services.items()
         if not graph.predecessors(name) and not graph.conflicting(name) and _starts_early(service)
     ]
@@ -100,6 +104,10 @@ def _starts_early(service: Service) -> bool:
     return needs_nothing and readiness and service.type != "bundle"
 
 
+def _encoded(words: list[str]) -> bytes:
+    return encoded(words) if words else b""
+
+
 def _group_words(service: Service) -> list[str]:
     files = group_files(service.limits, frozenset(CONTROLLERS))
     return [word for name, value in files.items() for word in ("--cgroup-try", f"{name}={value}")]
@@ -112,7 +120,7 @@ def compile_plan(directory: Path, plan_file: Path) -> dict[str, Service]:
     new = plan_file.with_suffix(f".{os.getpid()}")
     try:
         with new.open("wb") as file:
-            marshal.dump(plan_of(services, files), file)
+            file.write(marshal.dumps(plan_of(services, files)))
         new.chmod(0o600)
         new.replace(plan_file)
     except OSError as error:

@@ -9,21 +9,22 @@ The plan is marshal, which must not be read from strangers: it lies beside the d
 there can have anything executed anyway.
 """
 
-from __future__ import annotations
-
 import _signal  # type: ignore[import-not-found]  # no stub; signal makes enumerations of it, which takes longer than 100 starts
 import marshal
-import os
+import posix  # as os has it, whose import takes as long as three starts
 import select
 import sys
 
-from milkyway_agent.launcher import Launchers, NotStarted, Started
+from milkyway_agent.launcher import Launchers, NotStarted, Started, encoded
 
 PLAN_NAME = ".plan"
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 CGROUP_MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 CONTROLLERS = ("cpu", "memory", "io", "pids")
+AT_FIRST = 4  # services, before anything is done that is for many
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+
+_Pipes = dict[int, tuple[str, int, int]]  # by the request's number: the service, and both ends of its output
 
 
 class Early:
@@ -34,7 +35,7 @@ class Early:
 
     __slots__ = ("failed", "groups", "launcher", "plan", "started")
 
-    def __init__(self, launcher: Launchers, groups: str, plan: dict[str, object] | None) -> None:
+    def __init__(self, launcher: Launchers, groups: str, plan: "dict[str, object] | None") -> None:
         self.launcher = launcher
         self.groups = groups
         self.plan = plan
@@ -45,9 +46,9 @@ class Early:
 def launch_program() -> str:
     """Return the launcher: MILKYWAY_LAUNCH, or that of this installation, or that of CoreOS."""
     # Beside the interpreter, not below sys.prefix: without the module site that is the prefix of another installation.
-    installed = f"{os.path.dirname(os.path.dirname(sys.executable))}/lib/milkyway/launch"
-    for path in (os.environ.get("MILKYWAY_LAUNCH", ""), installed):
-        if path and os.path.exists(path):
+    installed = f"{sys.executable.rpartition('/')[0].rpartition('/')[0]}/lib/milkyway/launch"
+    for path in (posix.environ.get(b"MILKYWAY_LAUNCH", b"").decode(errors="surrogateescape"), installed):
+        if path and _is_there(path):
             return path
     return "/usr/lib/milkyway/launch"
 
@@ -61,24 +62,32 @@ def begin(directory: str, plan_file: str) -> Early:
     # SIGHUP, SIGINT, SIGTERM: an order that comes before somebody heeds it waits (``supervision``), or services would be
     # left that nobody stops. The launcher, which is there, has none blocked, and so the services.
     _signal.pthread_sigmask(_signal.SIG_BLOCK, (1, 2, 15))
+    early = Early(launcher, make_groups(), read_plan(directory, plan_file))
+    zero: list[tuple[str, bytes, bytes]] = [] if early.plan is None else early.plan["zero"]  # type: ignore[assignment]
+    pipes: _Pipes = {}
+    _submit(early, zero[:AT_FIRST], 0, pipes)
+    _raise_limit()  # while the first are started
+    _submit(early, zero[AT_FIRST:], AT_FIRST, pipes)
+    _await(early, pipes)
+    return early
+
+
+def _raise_limit() -> None:
+    """Have room for four descriptors for each service. What the launcher has, and so the services, stays as it was."""
     try:
-        import resource  # four descriptors for each service; what the launcher has, and so the services, stays as it was
+        import resource
 
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
         pass  # with what there is, then
-    early = Early(launcher, make_groups(), read_plan(directory, plan_file))
-    if early.plan is not None:
-        _start(early, early.plan["zero"])  # type: ignore[arg-type]  # marshal's values have no types
-    return early
 
 
-def read_plan(directory: str, plan_file: str) -> dict[str, object] | None:
+def read_plan(directory: str, plan_file: str) -> "dict[str, object] | None":
     """Return the plan in *plan_file* if it was made of exactly the files that *directory* holds now, else None."""
     try:
         with open(plan_file, "rb") as file:
-            plan = marshal.load(file)
+            plan = marshal.loads(file.read())  # marshal.load would read it in pieces: ten times as long
         if plan["format"] == PLAN_FORMAT and plan["python"] == sys.hexversion and plan["files"] == files_of(directory):
             found: dict[str, object] = plan
             return found
@@ -89,9 +98,16 @@ def read_plan(directory: str, plan_file: str) -> dict[str, object] | None:
 
 def files_of(directory: str) -> list[tuple[str, int, int, int]]:
     """Return what tells the definitions in *directory* from changed ones: name, time of change, size, inode."""
-    with os.scandir(directory) as entries:
-        found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(".yaml")]
-    return sorted((name, stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in found)
+    opened = posix.open(directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+    try:
+        found = []
+        for name in sorted(posix.listdir(opened)):
+            if name.endswith(".yaml"):
+                stat = posix.stat(name, dir_fd=opened)
+                found.append((name, stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        return found
+    finally:
+        posix.close(opened)
 
 
 def make_groups() -> str:
@@ -102,12 +118,12 @@ def make_groups() -> str:
     except (OSError, StopIteration):
         return ""
     for mount in CGROUP_MOUNTS:
-        if not os.path.exists(f"{mount}/cgroup.procs"):
+        if not _is_there(f"{mount}/cgroup.procs"):
             continue
         # Several supervisors may begin in one group. The pid stays the same over a re-execution.
-        ours = f"/supervisor-{os.getpid()}"
+        ours = f"/supervisor-{posix.getpid()}"
         base = f"{mount}{own}".rstrip("/").removesuffix(ours)
-        services = f"{base}/services-{os.getpid()}"
+        services = f"{base}/services-{posix.getpid()}"
         try:
             _make_directory(services)
         except OSError:
@@ -135,47 +151,61 @@ def _hand_controllers_on(base: str, ours: str, services: str) -> None:
 
 def _make_directory(path: str) -> None:
     try:  # noqa: SIM105 (contextlib would be one import more)
-        os.mkdir(path, 0o755)
+        posix.mkdir(path, 0o755)
     except FileExistsError:
         pass
 
 
 def _write(path: str, text: str) -> None:
-    opened = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    opened = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
     try:
-        os.write(opened, text.encode())
+        posix.write(opened, text.encode())
     finally:
-        os.close(opened)
+        posix.close(opened)
 
 
-def _start(early: Early, zero: list[tuple[str, list[str], list[str]]]) -> None:
-    """Submit all of *zero* (name, words, words for its group) and wait for the answers."""
-    launcher, pipes = early.launcher, {}
-    for number, (name, words, for_group) in enumerate(zero, 1):
-        group = ["--cgroup", f"{early.groups}/{name}", "--cgroup-make", *for_group] if early.groups else []
-        pipe_reading, writing = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(pipe_reading, False)
+def _is_there(path: str) -> bool:
+    try:
+        posix.stat(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _submit(early: Early, zero: list[tuple[str, bytes, bytes]], before: int, pipes: _Pipes) -> None:
+    """Submit all of *zero* (name, words for its group, words), of which some are submitted *before*; note their pipes."""
+    launcher, groups = early.launcher, early.groups
+    for number, (name, for_group, words) in enumerate(zero, before + 1):
+        if groups:
+            words = encoded(("--cgroup", f"{groups}/{name}", "--cgroup-make")) + for_group + words
+        reading, writing = posix.pipe2(posix.O_CLOEXEC)
+        posix.set_blocking(reading, False)
         try:
-            launcher.submit(number, group + words, {1: writing, 2: writing})
+            launcher.submit(number, words, {1: writing, 2: writing})
         except OSError as error:
             early.failed[name] = f"cannot start it: {error.strerror}"
-            os.close(pipe_reading)
-            os.close(writing)
+            posix.close(reading)
+            posix.close(writing)
             continue
-        if not group:
-            os.close(writing)
+        if not groups:
+            posix.close(writing)
             writing = -1
-        pipes[number] = (name, pipe_reading, writing)
+        pipes[number] = (name, reading, writing)
+
+
+def _await(early: Early, pipes: _Pipes) -> None:
+    """Wait until all that was submitted is answered."""
+    launcher = early.launcher
     watched = select.poll()
     watched.register(launcher.fileno(), select.POLLIN)
     while launcher.pending:
         watched.poll()
         for answer in launcher.results():
-            name, pipe_reading, writing = pipes.pop(answer.number)
+            name, reading, writing = pipes.pop(answer.number)
             if isinstance(answer, NotStarted):
                 early.failed[name] = answer.why
-                os.close(pipe_reading)
+                posix.close(reading)
                 if writing >= 0:
-                    os.close(writing)
+                    posix.close(writing)
             else:
-                early.started[name] = (answer, pipe_reading, writing)
+                early.started[name] = (answer, reading, writing)

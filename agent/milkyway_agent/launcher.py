@@ -8,13 +8,12 @@ is not 0: a child that nobody has heard of yet may have ended already. When the 
 answered NotStarted, but the one start at hand may have happened: kill its control group before starting it again.
 
 This module is imported before trio, while the first services wait: it imports nothing that Python has not loaded yet
-but two extension modules. Hence no ``typing``, ``socket``, ``signal`` or ``enum`` here, and plain classes as values.
+but two extension modules. Hence no ``typing``, ``socket``, ``signal``, ``enum`` or ``os`` here (posix has its calls),
+annotations in quotes, and plain classes as values.
 """
 
-from __future__ import annotations
-
 import _socket
-import os
+import posix
 import select
 import sys
 
@@ -45,6 +44,8 @@ _UNFIT = "a word holds NUL, or a descriptor's number is above 255"
 _EINVAL, _EPIPE, _ETOOMANYREFS = 22, 32, 109  # the module errno is one import more
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 _ROOM = 8 << 20  # bytes of requests under way: a thousand services, started before anybody reads an answer
+_NONE: "Mapping[str, str]" = {}
+_NO_LIMITS: "Mapping[str, int]" = {}
 _SIGNALS = tuple(number for number in range(1, 65) if number not in (9, 19, 32, 33))
 
 
@@ -73,7 +74,7 @@ class NotStarted:
 class Launcher:
     """One launcher at work. *program*: its path; *environment*: what every service's starts from."""
 
-    def __init__(self, program: str = LAUNCH, environment: Mapping[str, str] = ENVIRONMENT) -> None:
+    def __init__(self, program: str = LAUNCH, environment: "Mapping[str, str]" = ENVIRONMENT) -> None:
         """Start it. Raises OSError when that can't be done."""
         self._program = program
         self._environment = dict(environment)
@@ -94,7 +95,7 @@ class Launcher:
         """Return the descriptor that is readable when ``results`` has something to say: the same for good."""
         return self._watched.fileno()
 
-    def submit(self, number: int, words: Sequence[str] | bytes, descriptors: Mapping[int, int]) -> None:
+    def submit(self, number: int, words: "Sequence[str] | bytes", descriptors: "Mapping[int, int]") -> None:
         """Ask for one start: *words* as ``words_of`` makes them, *descriptors* from the child's number (below 256) to ours.
 
         *words* may be ``encoded`` already: whoever starts the same again keeps them so.
@@ -110,7 +111,7 @@ class Launcher:
         copies: list[int] = []
         try:
             for descriptor in descriptors.values():
-                copies.append(os.dup(descriptor))  # one by one: what was copied before a failure must be closed
+                copies.append(posix.dup(descriptor))  # one by one: what was copied before a failure must be closed
         except OSError:
             _close(copies)
             raise
@@ -189,9 +190,9 @@ class Launcher:
             return NotStarted(number, error, f"cannot {data[12:].decode(errors='replace')}")
         try:
             # A child of ours that was not reaped, as it was not answered yet: the pid can't have become another's.
-            return Started(number, pid, os.pidfd_open(pid))
+            return Started(number, pid, posix.pidfd_open(pid))
         except OSError as refused:  # no descriptor is left: what can't be held must not run
-            os.kill(pid, 9)
+            posix.kill(pid, 9)
             _reap(pid)
             return NotStarted(number, refused.errno or _EINVAL, f"cannot hold it: {refused.strerror}")
 
@@ -201,13 +202,13 @@ class Launcher:
             for end in (ours, theirs):
                 _make_room(end)
             ours.setblocking(False)
-            self.pid = os.posix_spawn(
+            self.pid = posix.posix_spawn(
                 self._program,
                 [self._program, "--serve", "3"],
                 self._environment,
                 file_actions=[
-                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
-                    *((os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in range(3)),
+                    (posix.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+                    *((posix.POSIX_SPAWN_OPEN, number, "/dev/null", posix.O_RDWR, 0) for number in range(3)),
                 ],
                 setsid=True,
                 setsigmask=(),
@@ -218,7 +219,7 @@ class Launcher:
             raise
         finally:
             theirs.close()
-        self._pidfd = os.pidfd_open(self.pid)
+        self._pidfd = posix.pidfd_open(self.pid)
         self._socket = ours
         self._watched.register(ours.fileno(), select.EPOLLIN)
 
@@ -232,10 +233,10 @@ class Launcher:
 
         try:
             pidfd_send_signal(self._pidfd, 9)  # it would end by itself, but not while a start hangs
-            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+            posix.waitid(posix.P_PIDFD, self._pidfd, posix.WEXITED)
         except (ChildProcessError, ProcessLookupError):
             pass  # whoever reaps strangers was quicker
-        os.close(self._pidfd)
+        posix.close(self._pidfd)
         self._pidfd = -1
         self.pid = 0
 
@@ -246,11 +247,11 @@ class Launchers:
     The second and further ones are started when there is a burst, and stay.
     """
 
-    def __init__(self, program: str = LAUNCH, environment: Mapping[str, str] = ENVIRONMENT, count: int = 0) -> None:
+    def __init__(self, program: str = LAUNCH, environment: "Mapping[str, str]" = ENVIRONMENT, count: int = 0) -> None:
         """Start one. *count*: at most so many, 0: one for each processor, but no more than MOST. Raises OSError."""
         self._program = program
         self._environment = environment
-        self._count = count or min(len(os.sched_getaffinity(0)), MOST)
+        self._count = count or min(len(posix.sched_getaffinity(0)), MOST)
         self._all = [Launcher(program, environment)]
         self._watched = select.epoll()
         self._watched.register(self._all[0].fileno(), select.EPOLLIN)
@@ -264,7 +265,7 @@ class Launchers:
         """Return the descriptor that is readable when ``results`` has something to say."""
         return self._watched.fileno()
 
-    def submit(self, number: int, words: Sequence[str] | bytes, descriptors: Mapping[int, int]) -> None:
+    def submit(self, number: int, words: "Sequence[str] | bytes", descriptors: "Mapping[int, int]") -> None:
         """Ask for one start, of whichever has the least to do; see ``Launcher.submit``."""
         quietest = min(self._all, key=_pending)
         if quietest.pending >= BURST and len(self._all) < self._count:
@@ -288,7 +289,7 @@ def _pending(launcher: Launcher) -> int:
     return launcher.pending
 
 
-def request(number: int, words: Sequence[str] | bytes, targets: Sequence[int]) -> bytes:
+def request(number: int, words: "Sequence[str] | bytes", targets: "Sequence[int]") -> bytes:
     """Return the message that asks for one start, *targets* being the child's numbers of the descriptors that go with it."""
     if targets and not 0 <= min(targets) <= max(targets) < 256:
         raise OSError(_EINVAL, _UNFIT)
@@ -296,7 +297,7 @@ def request(number: int, words: Sequence[str] | bytes, targets: Sequence[int]) -
     return head + (words if isinstance(words, bytes) else encoded(words))
 
 
-def encoded(words: Sequence[str]) -> bytes:
+def encoded(words: "Sequence[str]") -> bytes:
     """Return *words* as they are sent. Raises OSError for one that holds NUL."""
     text = "\0".join(words)
     if text.count("\0") != len(words) - 1:
@@ -304,7 +305,7 @@ def encoded(words: Sequence[str]) -> bytes:
     return text.encode(errors="surrogateescape") + b"\0"
 
 
-def capability_mask(names: Iterable[str]) -> int:
+def capability_mask(names: "Iterable[str]") -> int:
     """Return the capabilities *names* (without ``cap_``) as a bit mask. Raises ValueError for what the kernel has not."""
     mask = 0
     for name in names:
@@ -315,27 +316,27 @@ def capability_mask(names: Iterable[str]) -> int:
 
 
 def words_of(
-    command: Sequence[str],
+    command: "Sequence[str]",
     *,
     cgroup: str = "",
     make_cgroup: bool = False,
-    cgroup_files: Mapping[str, str] = {},
-    cgroup_files_if_there: Mapping[str, str] = {},
+    cgroup_files: "Mapping[str, str]" = _NONE,
+    cgroup_files_if_there: "Mapping[str, str]" = _NONE,
     context: str = "",
     user: int | None = None,
-    groups: Sequence[int] = (),
-    capabilities: Iterable[str] = (),
+    groups: "Sequence[int]" = (),
+    capabilities: "Iterable[str]" = (),
     no_new_privileges: bool = True,
     seccomp: str = "",
-    namespaces: Iterable[str] = (),
+    namespaces: "Iterable[str]" = (),
     umask: int | None = None,
     nice: int = 0,
     oom_score: int | None = None,
-    processors: Iterable[int] = (),
-    limits: Mapping[str, int] = {},
+    processors: "Iterable[int]" = (),
+    limits: "Mapping[str, int]" = _NO_LIMITS,
     directory: str = "/",
     terminal: str = "",
-    environment: Mapping[str, str] = {},
+    environment: "Mapping[str, str]" = _NONE,
     listen_pid: bool = False,
 ) -> list[str]:
     """Return the words that have the launcher make *command* (its program by absolute path) what it should be.
@@ -392,11 +393,11 @@ def _make_room(end: _socket.socket) -> None:
 
 def _reap(pid: int) -> None:
     try:  # noqa: SIM105 (contextlib would be one import more)
-        os.waitpid(pid, 0)
+        posix.waitpid(pid, 0)
     except ChildProcessError:
         pass  # whoever reaps strangers was quicker
 
 
 def _close(descriptors: list[int]) -> None:
     for descriptor in descriptors:
-        os.close(descriptor)
+        posix.close(descriptor)

@@ -4,7 +4,7 @@ This module is imported first and imports little: services that need nothing are
 and the supervisor are there. ``supervision`` is the rest of its life. Exit codes are those of every MilkyWay command.
 """
 
-import os
+import posix  # as os has it, whose import takes as long as three starts
 import sys
 
 from milkyway_agent import early
@@ -71,6 +71,8 @@ def read_options(arguments: list[str]) -> Options:
 
 def default_runtime(directory: str) -> str:
     """Return where a supervisor of *directory* keeps what lives as long as it runs."""
+    import os
+
     name = "milkyway-supervise-" + os.path.realpath(directory).strip("/").replace("/", "-")
     base = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else f"/tmp/milkyway-{os.geteuid()}")
     return f"{base}/{name}"
@@ -109,12 +111,12 @@ def main(arguments: list[str]) -> int:
 
 def _supervise(options: Options) -> int:
     directory = options.supervise
-    if not os.path.isdir(directory):
+    if not _is_directory(directory):
         print(f"cannot supervise {directory}: there is no such directory", file=sys.stderr)
         return 3
     runtime = options.runtime = options.runtime or default_runtime(directory)
     try:
-        os.makedirs(runtime, 0o711, exist_ok=True)
+        _make_directory(runtime)
         # A successor starts nothing early: it has no plan, and all that runs is in its state.
         begun = early.begin("", "") if options.adopt else early.begin(directory, plan_file(directory, runtime))
     except OSError as error:
@@ -128,9 +130,24 @@ def _supervise(options: Options) -> int:
     return supervision.run(options, begun)
 
 
+def _is_directory(path: str) -> bool:
+    try:
+        posix.stat(f"{path}/.")
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _make_directory(path: str) -> None:
+    if not _is_directory(path):
+        import os
+
+        os.makedirs(path, 0o711, exist_ok=True)
+
+
 def plan_file(directory: str, runtime: str) -> str:
     """Return where the plan of *directory* is: in it, or below *runtime* where it can't be written and has none that fits."""
     inside = f"{directory}/{early.PLAN_NAME}"
-    if os.access(directory, os.W_OK) or early.read_plan(directory, inside):  # made when the image was
+    if posix.access(directory, posix.W_OK) or early.read_plan(directory, inside):  # made when the image was
         return inside
     return f"{runtime}/{early.PLAN_NAME}"
