@@ -14,6 +14,7 @@ import marshal
 import posix  # as os has it, whose import takes as long as three starts
 import select
 import sys
+from time import sleep
 
 from milkyway_agent.launcher import Launchers, NotStarted, Started, encoded
 
@@ -21,6 +22,8 @@ PLAN_NAME = ".plan"
 PLAN_FORMAT = 2
 CGROUP_MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 CONTROLLERS = ("cpu", "memory", "io", "pids")
+MANY = 32  # starts under way: whoever waits for so many need not hear of each at once
+GATHER_SECONDS = 0.002
 AT_FIRST = 4  # services, before anything is done that is for many
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
@@ -200,6 +203,8 @@ def _await(early: Early, pipes: _Pipes) -> None:
     watched.register(launcher.fileno(), select.POLLIN)
     while launcher.pending:
         watched.poll()
+        if launcher.pending > MANY:
+            sleep(GATHER_SECONDS)  # each time that we wake, a start somewhere waits for us
         for answer in launcher.results():
             name, reading, writing = pipes.pop(answer.number)
             if isinstance(answer, NotStarted):
