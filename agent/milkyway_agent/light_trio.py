@@ -1,14 +1,17 @@
-"""trio without TLS: imported before trio by the two programs that stay for ever, PID 1 and the supervisor.
+"""trio without TLS and subprocesses: imported before trio by the two programs that stay for ever, PID 1 and the supervisor.
 
 trio's own ``__init__`` imports its TLS and DTLS, and with them ssl, hmac and OpenSSL: 5 MiB of a process that speaks
-to nobody. They are replaced by modules of empty names while trio is imported. Whoever uses one of these names has
-made a mistake, and whoever imports ssl afterwards gets the real one.
+to nobody. Its subprocesses and asynchronous paths are imported too, which take their time while nobody looks after services
+(``reexecution``); and to name its threads it has the linker's cache read by a program. These modules are replaced by
+ones of empty names while trio is imported. Whoever uses one of these names has made a mistake, and whoever imports ssl or
+ctypes.util afterwards gets the real one.
 """
 
+import ctypes
 import sys
 from types import ModuleType
 
-_UNUSED = ("trio._dtls", "trio._ssl", "trio._highlevel_ssl_helpers")
+_UNUSED = ("trio._dtls", "trio._ssl", "trio._highlevel_ssl_helpers", "trio._subprocess", "trio._path")
 
 
 class _Nothing(ModuleType):
@@ -20,16 +23,25 @@ class _Nothing(ModuleType):
         return type(name, (Exception,), {"__module__": self.__name__, "__doc__": "Left out by milkyway_agent.light_trio."})
 
 
+class _KnownLibrary(ModuleType):
+    """ctypes.util for who asks where pthread_setname_np is. Where that is wrong, as with musl, trio names no thread."""
+
+    def find_library(self, _name: str) -> str:
+        """Return the C library: since glibc 2.34 there is no other with it."""
+        return "libc.so.6"
+
+
 def _import() -> None:
     if "trio" in sys.modules:
         return
-    has_ssl = "ssl" in sys.modules
-    for name in (*_UNUSED, *(() if has_ssl else ("ssl",))):
-        sys.modules[name] = _Nothing(name)
+    standard = [module for module in (_Nothing("ssl"), _KnownLibrary("ctypes.util")) if module.__name__ not in sys.modules]
+    for module in (*standard, *map(_Nothing, _UNUSED)):
+        sys.modules[module.__name__] = module
+    ctypes.util = sys.modules["ctypes.util"]
     import trio  # noqa: F401 (imported for what it leaves in sys.modules)
 
-    if not has_ssl:
-        del sys.modules["ssl"]
+    for module in standard:
+        del sys.modules[module.__name__]
 
 
 _import()

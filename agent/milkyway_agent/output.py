@@ -150,8 +150,7 @@ class Stream:
         """
         if now < self._rests_until or fcntl.ioctl(self.descriptor, termios.FIONREAD, _NOTHING) != _NOTHING:
             return False
-        if self._lines.rest:
-            self._note(self._lines.end(), now)
+        self._log.note_lines(self.service, self._lines.end())
         self._allowance, self._since = float(self._share.burst), -math.inf
         return True
 

@@ -3,7 +3,7 @@
 import pytest
 
 from milkyway_agent.accounts import DYNAMIC, DynamicUsers
-from milkyway_agent.launcher import CAPABILITIES, capability_mask, request, words_of
+from milkyway_agent.launcher import CAPABILITIES, capability_mask, encoded, request, words_of
 from milkyway_formats.errors import UnavailableError
 
 
@@ -48,6 +48,14 @@ def test_capabilities_are_those_of_the_kernel_by_number() -> None:
     assert capability_mask(["chown", "net_admin", "checkpoint_restore"]) == 1 << 0 | 1 << 12 | 1 << 40
     with pytest.raises(ValueError, match="cannot keep capability fly: there is none of that name"):
         capability_mask(["fly"])
+
+
+def test_words_that_are_encoded_once_are_the_same_request() -> None:
+    words = ["--umask", "022", "--", "/x", "", "\udcff"]
+    assert request(7, encoded(words), [1, 2]) == request(7, words, [1, 2])
+    for wrong in ("a\0", "\0"):
+        with pytest.raises(OSError, match="NUL"):
+            encoded(["a", wrong])
 
 
 def test_a_request_is_a_head_and_words_and_holds_no_nul_of_its_own() -> None:

@@ -176,3 +176,22 @@ async def test_a_task_carries_lines_until_the_writers_are_gone(autojump_clock: M
     assert log.ring.records[-1].facts == {"line": "late"}
     assert trio.current_time() == pytest.approx(PAUSE_SECONDS, abs=0.01)
     assert autojump_clock.autojump_threshold == 0
+
+
+def test_the_next_run_writes_into_a_pipe_at_rest_with_a_full_share_and_lines_of_its_own(pipe: Pipe) -> None:
+    os.write(pipe.writing, b"gun\n" + 19 * b"one\n" + b"hal")
+    assert pipe.stream.ready(0.0) == AT_ONCE
+    assert pipe.stream.begin_anew(0.0)
+    os.write(pipe.writing, 20 * b"two\n")
+    assert pipe.stream.ready(0.0) == AT_ONCE
+    assert pipe.lines() == ["begun", *19 * ["one"], "hal", *20 * ["two"]]
+    assert pipe.stream.rest == b""
+
+
+def test_a_pipe_that_is_not_read_empty_or_had_more_than_its_share_is_not_the_next_runs(pipe: Pipe) -> None:
+    os.write(pipe.writing, b"unread\n")
+    assert not pipe.stream.begin_anew(0.0)
+    os.write(pipe.writing, 20 * b"too much\n")
+    assert pipe.stream.ready(0.0) == PAUSE_SECONDS
+    assert not pipe.stream.begin_anew(PAUSE_SECONDS / 2)
+    assert pipe.stream.begin_anew(PAUSE_SECONDS)
