@@ -106,6 +106,26 @@ async def test_the_default_filter_refuses_what_it_says_and_is_not_there_unasked(
         assert said == ["CapEff:\t0000000000001000", "NoNewPrivs:\t0", "Seccomp:\t0"]
 
 
+async def test_what_a_start_needs_of_the_moment_is_worked_out_at_each() -> None:
+    async with supervised() as one:
+        fields = {"type": "oneshot", "readiness": ReadyByExit(), "restart": ONCE}
+        user = int((await says(one, "id -u", name="a", execution=Execution(dynamic_user=True)))[0])
+        one.add_direct(shell("other", "exec sleep 1000", execution=Execution(account=str(user))))
+        one.add_direct(shell("filtered", "echo filtered", execution=Execution(seccomp="default"), **fields))
+        one.supervisor.start("filtered")
+        await one.line("filtered", "filtered")
+        await one.supervisor.stop("a")
+        await one.supervisor.stop("filtered")
+        (one.runtime / "seccomp-default.bpf").unlink()
+        one.supervisor.start("other")
+        await one.supervisor.wait_state("other", "started")
+        one.supervisor.start("a", "filtered")
+        with trio.fail_after(10):
+            while len(one.lines("a")) < 2 or len(one.lines("filtered")) < 2:
+                await trio.lowlevel.checkpoint()
+        assert int(one.lines("a")[1]) != user, "somebody else runs as that one"
+
+
 async def test_its_process_has_nothing_open_but_what_it_is_given() -> None:
     async with supervised() as one:
         said = await says(one, "ls /proc/self/fd | tr '\\n' ' '; echo; readlink /proc/self/fd/0")

@@ -9,9 +9,8 @@ import pytest
 import trio
 
 from milkyway_agent.system import processes
-from milkyway_formats.execution import Execution
-from milkyway_formats.service import ReadyByExit, Restart, Service
-from tests.privileged.misbehaviour.programs import ONCE, shell
+from milkyway_formats.service import Restart, Service
+from tests.privileged.misbehaviour.programs import shell
 from tests.privileged.supervised import Supervised, supervised
 
 pytestmark = pytest.mark.privileged
@@ -108,14 +107,3 @@ async def test_flags_that_a_run_has_set_on_its_output_are_not_the_next_ones() ->
         await kill(one, "web")
         assert await lines(one, "web", 4) == ["True", "set", "True", "set"]
         assert pipes(one, "web") == first
-
-
-async def test_a_start_that_depends_on_the_moment_is_worked_out_each_time() -> None:
-    async with supervised() as one:
-        fields = {"type": "oneshot", "readiness": ReadyByExit(), "restart": ONCE, "environment": {"WORD": "said"}}
-        one.add_direct(shell("web", "id -u; echo $WORD", execution=Execution(dynamic_user=True), **fields))
-        for times in (1, 2):
-            one.supervisor.start("web")
-            await one.supervisor.wait_state("web", "started")
-            assert (await lines(one, "web", 2 * times))[1::2] == ["said"] * times
-            await one.supervisor.stop("web")
