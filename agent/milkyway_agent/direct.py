@@ -188,6 +188,10 @@ class Direct:
             self._commands = {event: pid for event, pid in self._commands.items() if event is not gone}
         return ended if in_time else None
 
+    def repeat(self, words: bytes) -> None:
+        """Start it by *words* from now on, by which it was started early: then no start of it differs from another."""
+        self._same = words
+
     def adopt(self, running: Running) -> None:
         """Take over the main process; see ``attended.DirectStarter``."""
         self._session = running.pid

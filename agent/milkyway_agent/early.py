@@ -27,11 +27,11 @@ GATHER_SECONDS = 0.002
 AT_FIRST = 4  # services, before anything is done that is for many
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
-_Pipes = dict[int, tuple[str, int, int]]  # by the request's number: the service, and both ends of its output
+_Pipes = dict[int, tuple[str, int, int, bytes]]  # by the request's number: the service, both ends of its output, the words
 
 
 class Early:
-    """What was done early: *started* by name (answer and both ends of its output), *failed* by name (why).
+    """What was done early: *started* by name (answer, both ends of its output, its request), *failed* by name (why).
 
     The writing end is -1 where it is not kept for the next run: without a control group (``service_runs``).
     """
@@ -42,7 +42,7 @@ class Early:
         self.launcher = launcher
         self.groups = groups
         self.plan = plan
-        self.started: dict[str, tuple[Started, int, int]] = {}
+        self.started: dict[str, tuple[Started, int, int, bytes]] = {}
         self.failed: dict[str, str] = {}
 
 
@@ -193,7 +193,7 @@ def _submit(early: Early, zero: list[tuple[str, bytes, bytes]], before: int, pip
         if not groups:
             posix.close(writing)
             writing = -1
-        pipes[number] = (name, reading, writing)
+        pipes[number] = (name, reading, writing, words)
 
 
 def _await(early: Early, pipes: _Pipes) -> None:
@@ -206,11 +206,11 @@ def _await(early: Early, pipes: _Pipes) -> None:
         if launcher.pending > MANY:
             sleep(GATHER_SECONDS)  # each time that we wake, a start somewhere waits for us
         for answer in launcher.results():
-            name, reading, writing = pipes.pop(answer.number)
+            name, reading, writing, words = pipes.pop(answer.number)
             if isinstance(answer, NotStarted):
                 early.failed[name] = answer.why
                 posix.close(reading)
                 if writing >= 0:
                     posix.close(writing)
             else:
-                early.started[name] = (answer, reading, writing)
+                early.started[name] = (answer, reading, writing, words)

@@ -215,8 +215,11 @@ class Supervision:
 
     def _take_over(self) -> None:
         """Take what was started early under supervision."""
-        for name, (answer, reading, writing) in self._begun.started.items():
+        for name, (answer, reading, writing, words) in self._begun.started.items():
             self.reaper.claim(answer.pid)
+            starter = self.supervisor.attended(name).definition.starter
+            assert isinstance(starter, Direct), "as ``definition`` has it"
+            starter.repeat(words)
             self.supervisor.adopt(name, Running(answer.pid, answer.pidfd), reading, writing)
         for name, why in self._begun.failed.items():
             self.log.note("service_not_started", service=name, reason=why)
