@@ -1,0 +1,98 @@
+"""The first milliseconds of a supervisor: what they may import, and when a plan is out of date."""
+
+import marshal
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from milkyway_agent.definitions import compile_plan
+from milkyway_agent.early import files_of, read_plan
+
+PROGRAM = """
+import sys
+sys.path += {paths!r}
+from milkyway_agent import __main__, supervise
+print(*sorted({{"os", "typing", "enum", "socket", "signal", "resource", "__future__", "trio", "msgspec"}} & set(sys.modules)))
+"""
+
+
+def test_before_the_first_service_nothing_is_imported_that_takes_as_long_as_a_start() -> None:
+    program = PROGRAM.format(paths=[path for path in sys.path if path])
+    done = subprocess.run([sys.executable, "-IS", "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.yaml").write_text(f"name: {name}\ncommand: [/bin/true]\n")
+    compile_plan(tmp_path, tmp_path / ".plan")
+    return tmp_path
+
+
+def fits(directory: Path) -> bool:
+    return read_plan(str(directory), f"{directory}/.plan") is not None
+
+
+def _lengthen(directory: Path) -> None:
+    (directory / "a.yaml").write_text("name: a\ncommand: [/bin/false]\n")
+
+
+def _rewrite(directory: Path) -> None:
+    path = directory / "a.yaml"
+    before = path.stat().st_mtime_ns
+    path.write_text("name: a\ncommand: [/bin/trap]\n")
+    os.utime(path, ns=(before + 1, before + 1))
+
+
+def _replace(directory: Path) -> None:
+    before = (directory / "a.yaml").stat().st_mtime_ns
+    (directory / "new").write_text("name: a\ncommand: [/bin/trap]\n")
+    os.utime(directory / "new", ns=(before, before))
+    (directory / "new").replace(directory / "a.yaml")
+
+
+def _add(directory: Path) -> None:
+    (directory / "c.yaml").write_text("name: c\ncommand: [/bin/true]\n")
+
+
+def _remove(directory: Path) -> None:
+    (directory / "a.yaml").unlink()
+
+
+def _rename(directory: Path) -> None:
+    (directory / "a.yaml").rename(directory / "c.yaml")
+
+
+@pytest.mark.parametrize("change", [_lengthen, _rewrite, _replace, _add, _remove, _rename])
+def test_a_plan_is_out_of_date_once_a_definition_is_another(directory: Path, change: Callable[[Path], None]) -> None:
+    assert fits(directory)
+    change(directory)
+    assert not fits(directory)
+
+
+def test_what_is_no_definition_makes_no_plan_out_of_date(directory: Path) -> None:
+    (directory / "README").write_text("of no meaning")
+    assert fits(directory)
+    assert [name for name, *_ in files_of(str(directory))] == ["a.yaml", "b.yaml"]
+
+
+@pytest.mark.parametrize("key", ["format", "python", "files"])
+def test_a_plan_of_another_kind_or_cut_short_is_none(directory: Path, key: str) -> None:
+    plan = marshal.loads((directory / ".plan").read_bytes())
+    (directory / ".plan").write_bytes(marshal.dumps(plan | {key: 0}))
+    assert not fits(directory)
+    (directory / ".plan").write_bytes(marshal.dumps(plan)[:-7])
+    assert not fits(directory)
+
+
+def test_a_plan_holds_each_request_as_it_is_sent(directory: Path) -> None:
+    plan = read_plan(str(directory), f"{directory}/.plan")
+    assert plan is not None
+    zero = plan["zero"]
+    assert isinstance(zero, list) and [name for name, _, _ in zero] == ["a", "b"]
+    assert all(words.endswith(b"--\0/bin/true\0") for _, _, words in zero)
