@@ -17,6 +17,8 @@ from milkyway_agent.system import kernel, processes, signals
 
 FIRST = "dhcp"
 FIRST_MODULES = ("failover", "net_failover", "virtio_net")  # what the first service needs
+# All that is mapped when PID 1 locks its memory stays in it for ever (``pid1``): of the usual stack, 8 MiB.
+STACK_BYTES = 256 * 1024
 
 
 class Started(NamedTuple):
@@ -50,8 +52,10 @@ class Early:
         except Exception as error:  # noqa: BLE001 (the boot tries it again, and reports it)
             print(f"milkyway: the first steps stopped early: {error!r}", flush=True)
         if "selinux" in self.done:
+            usual = threading.stack_size(STACK_BYTES)
             self._thread = threading.Thread(target=self._load_modules, name="modules", daemon=True)
             self._thread.start()
+            threading.stack_size(usual)
 
     def kernel_parameters(self) -> list[str]:
         """Do what the phase "kernel" does, or wait until it is done; returns and raises as ``phases.kernel_parameters``."""

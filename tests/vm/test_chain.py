@@ -69,6 +69,10 @@ def test_the_first_service_runs_before_the_rest_of_the_agent_is_imported(chain: 
     assert status["boot_ms"]["selinux"] < status["boot_ms"]["filesystems"]
 
 
+def test_pid_1_takes_no_more_memory_than_it_may(chain: demo.Chain) -> None:
+    assert next(one["pss_bytes"] for one in demo.status()["processes"] if one["pid"] == 1) <= 32 << 20
+
+
 def test_each_layer_has_a_verity_device_of_its_own(chain: demo.Chain) -> None:
     layers = _web(demo.status())["layers"]
     assert [layer["path"] for layer in layers] == ["example/nginx", "example/web-libraries"]
