@@ -93,8 +93,8 @@ class Lives:
         self._changed = trio.Event()
         self._waiting = 0  # for a change
         self._news = False
-        self.watch = Watch(log.note)
         self.alarms = Alarms(log.note)
+        self.watch = Watch(log.note, self.alarms)
         self.runs = ServiceRuns(self.watch, self.alarms, log, self.post, self._spawn, notify_directory)
         self.health = HealthChecks(self.alarms, self.post, self._spawn, log.note, PressureWarnings(self.watch, log.note))
         self.triggers = ServiceTriggers(

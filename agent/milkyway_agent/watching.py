@@ -9,10 +9,11 @@ what it stands for (a process's end, a service's word) must not be lost for good
 import select
 import traceback
 from collections.abc import Callable
-from math import inf
-from typing import NamedTuple
+from functools import partial
 
 import trio
+
+from milkyway_agent.alarms import Alarm, Alarms
 
 _AT_ONCE = 256  # events taken in one turn, so that other tasks have theirs
 REST_SECONDS = (0.1, 1.0, 10.0)  # after the first failure, the second, and each that follows
@@ -21,22 +22,17 @@ Note = Callable[..., None]
 Callback = Callable[[int], None]
 
 
-class _Resting(NamedTuple):
-    """A descriptor whose callback failed: until when it is left alone (infinity: no more), and how often it has failed."""
-
-    until: float
-    failures: int
-
-
 class Watch:
-    """Descriptors with their callbacks; ``run`` calls them."""
+    """Descriptors with their callbacks; ``run`` calls them. *alarms* ring for those that rest."""
 
-    def __init__(self, note: Note) -> None:
+    def __init__(self, note: Note, alarms: Alarms) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}
         self._events: dict[int, int] = {}  # of those that are watched for others than EPOLLIN
-        self._resting: dict[int, _Resting] = {}
+        self._failures: dict[int, int] = {}  # how often the callback has failed since it did well
+        self._resting: dict[int, Alarm] = {}
         self._note = note
+        self._alarms = alarms
 
     def add(self, descriptor: int, callback: Callback, events: int = select.EPOLLIN) -> None:
         """Call *callback* whenever *descriptor* has *events*. Undo: ``remove``, before the descriptor is closed.
@@ -53,9 +49,12 @@ class Watch:
         if self._callbacks.pop(descriptor, None) is None:
             return
         self._events.pop(descriptor, None)
+        self._failures.pop(descriptor, None)
         resting = self._resting.pop(descriptor, None)
-        if resting is None or resting.until == inf:
+        if resting is None:
             self._epoll.unregister(descriptor)
+        else:
+            self._alarms.cancel(resting)
 
     def dispatch(self) -> None:
         """Call the callbacks of all that has events now."""
@@ -72,35 +71,34 @@ class Watch:
                 if self._callbacks.get(descriptor) is callback:
                     self._rest(descriptor)
             else:
-                if self._resting:
-                    self._resting.pop(descriptor, None)
+                if self._failures:
+                    self._failures.pop(descriptor, None)
 
     async def run(self) -> None:
         """Dispatch for ever."""
         while True:
-            with trio.move_on_at(min((one.until for one in self._resting.values()), default=inf)):
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
-            self.wake(trio.current_time())
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
             self.dispatch()
-
-    def wake(self, now: float) -> None:
-        """Watch those again that have rested until *now*."""
-        for descriptor, one in list(self._resting.items()):
-            if one.until <= now:
-                self._resting[descriptor] = one._replace(until=inf)
-                self._epoll.register(descriptor, self._events.get(descriptor, select.EPOLLIN))
 
     def close(self) -> None:
         """Watch nothing any more. Twice is the same as once."""
+        for resting in self._resting.values():
+            self._alarms.cancel(resting)
         self._callbacks.clear()
         self._events.clear()
+        self._failures.clear()
         self._resting.clear()
         self._epoll.close()
 
     def _rest(self, descriptor: int) -> None:
         """Leave *descriptor* alone for a while."""
-        before = self._resting.get(descriptor)
-        failures = before.failures if before else 0
+        failures = self._failures.get(descriptor, 0)
+        self._failures[descriptor] = failures + 1
         self._epoll.unregister(descriptor)
         pause = REST_SECONDS[min(failures, len(REST_SECONDS) - 1)]
-        self._resting[descriptor] = _Resting(trio.current_time() + pause, failures + 1)
+        self._resting[descriptor] = self._alarms.set(pause, partial(self._wake, descriptor))
+
+    def _wake(self, descriptor: int) -> None:
+        """Watch one again that has rested."""
+        del self._resting[descriptor]
+        self._epoll.register(descriptor, self._events.get(descriptor, select.EPOLLIN))

@@ -206,7 +206,8 @@ async def test_a_clock_that_is_set_has_all_times_reckoned_anew() -> None:
     def note(event: str, **_: object) -> None:
         notes.append(event)
 
-    watch, alarms = Watch(note), Alarms(note)
+    alarms = Alarms(note)
+    watch = Watch(note, alarms)
     triggers = ServiceTriggers(
         watch,
         alarms,

@@ -7,6 +7,7 @@ import pytest
 import trio
 import trio.testing
 
+from milkyway_agent.alarms import Alarms
 from milkyway_agent.precedence import preceding
 from milkyway_agent.watching import Watch
 
@@ -33,7 +34,7 @@ async def test_it_comes_before_tasks_that_wait_for_the_same_and_no_longer_than_i
         os.read(reading, 1)
         order.append("watch")
 
-    watch = Watch(lambda *_, **__: None)
+    watch = Watch(lambda *_, **__: None, Alarms(lambda *_, **__: None))
     watch.add(reading, came)
     for _ in range(20):  # trio draws the order of its tasks
         async with trio.open_nursery() as nursery:
@@ -66,7 +67,7 @@ async def test_it_may_start_tasks_and_set_events(pipe: tuple[int, int]) -> None:
             nursery.start_soon(task)
             done.set()
 
-        watch = Watch(lambda *_, **__: None)
+        watch = Watch(lambda *_, **__: None, Alarms(lambda *_, **__: None))
         watch.add(reading, came)
         with preceding(watch.dispatch):
             nursery.start_soon(watch.run)

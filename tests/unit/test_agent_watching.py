@@ -9,15 +9,23 @@ import pytest
 import trio
 import trio.testing
 
+from milkyway_agent.alarms import Alarms
 from milkyway_agent.watching import Watch
 
 
 @contextmanager
 def watching() -> Iterator[tuple[Watch, list[str]]]:
-    notes: list[str] = []
-    watch = Watch(lambda event, **_: notes.append(event))
-    try:
+    with resting() as (watch, _, notes):
         yield watch, notes
+
+
+@contextmanager
+def resting() -> Iterator[tuple[Watch, Alarms, list[str]]]:
+    notes: list[str] = []
+    alarms = Alarms(lambda event, **_: notes.append(event))
+    watch = Watch(lambda event, **_: notes.append(event), alarms)
+    try:
+        yield watch, alarms, notes
     finally:
         watch.close()
         watch.close()
@@ -130,7 +138,7 @@ def test_what_cannot_be_watched_is_said_at_once() -> None:
 
 
 async def test_who_rests_is_asked_again_less_and_less_often_until_it_does_well(autojump_clock: trio.testing.MockClock) -> None:
-    with watching() as (watch, notes), pipe(b"ab") as (reading, _writing):
+    with resting() as (watch, alarms, notes), pipe(b"ab") as (reading, _writing):
         asked: list[float] = []
         done = trio.Event()
 
@@ -146,6 +154,7 @@ async def test_who_rests_is_asked_again_less_and_less_often_until_it_does_well(a
         watch.add(reading, fail_at_first)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch.run)
+            nursery.start_soon(alarms.run)
             await done.wait()
             nursery.cancel_scope.cancel()
         # 0.1 s, 1 s, then 10 s each; once it has done well, from the start again
@@ -153,8 +162,33 @@ async def test_who_rests_is_asked_again_less_and_less_often_until_it_does_well(a
         assert notes == ["watch_failed"] * 5
 
 
-async def test_who_rests_may_be_removed_and_its_number_be_anothers() -> None:
-    with watching() as (watch, notes), pipe(b"a") as (reading, _writing), pipe(b"b") as (other, _other_writing):
+async def test_one_that_is_found_failing_while_nobody_waits_rests_too(autojump_clock: trio.testing.MockClock) -> None:
+    """Whoever dispatches may be quicker than the task that waits: the rest ends nevertheless."""
+    with resting() as (watch, alarms, _), pipe(b"a") as (reading, _writing):
+        asked: list[float] = []
+        done = trio.Event()
+
+        def fail_once(_: int) -> None:
+            asked.append(trio.current_time())
+            if len(asked) == 1:
+                raise ZeroDivisionError
+            os.read(reading, 1)
+            done.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch.run)
+            nursery.start_soon(alarms.run)
+            await trio.testing.wait_all_tasks_blocked()
+            began = trio.current_time()
+            watch.add(reading, fail_once)
+            watch.dispatch()
+            await done.wait()
+            nursery.cancel_scope.cancel()
+        assert [round(at - began, 3) for at in asked] == [0, 0.1]
+
+
+async def test_who_rests_may_be_removed_and_its_number_be_anothers(autojump_clock: trio.testing.MockClock) -> None:
+    with resting() as (watch, alarms, notes), pipe(b"a") as (reading, _writing), pipe(b"b") as (other, _other_writing):
         came: list[bytes] = []
 
         def fail(_: int) -> None:
@@ -165,7 +199,8 @@ async def test_who_rests_may_be_removed_and_its_number_be_anothers() -> None:
         watch.remove(reading)
         os.dup2(other, reading)
         watch.add(reading, lambda _: came.append(os.read(reading, 1)))
-        watch.wake(trio.current_time() + 60)
+        await trio.sleep(60)  # of the test's clock
+        alarms.ring()
         watch.dispatch()
         assert (came, notes) == ([b"b"], ["watch_failed"])
 

@@ -1,7 +1,7 @@
 """Signals that are read from a descriptor (signalfd(2)) instead of interrupting: no handler runs, however many come.
 
 A handler of Python's runs wherever the interpreter happens to be, also inside another: whoever sends signals fast
-enough nests them until the stack is used up. Python has signalfd from no version on.
+enough nests them until the stack is used up. Python has no signalfd.
 """
 
 import os
