@@ -31,7 +31,6 @@ from milkyway_agent.core.explanation import Origin
 from milkyway_agent.core.service_state import (
     ONLY_IN,
     PERMISSIONS,
-    TIMERS,
     Effect,
     Event,
     IllegalEventError,
@@ -41,10 +40,9 @@ from milkyway_agent.core.service_state import (
     step,
 )
 from milkyway_agent.health_checks import HealthChecks
-from milkyway_agent.kept_state import KeptService, restore
+from milkyway_agent.judging import judge_end
 from milkyway_agent.log import Log
 from milkyway_agent.losses import losses
-from milkyway_agent.output import Stream
 from milkyway_agent.precedence import preceding
 from milkyway_agent.pressure import PressureWarnings
 from milkyway_agent.reaping import Reaper
@@ -82,8 +80,8 @@ class Lives:
         self.rows: Mapping[str, Row] = SeenRows(self.services)
         self.graph = Graph({})
         self.awaiting: dict[str, Attended] = {}
-        self._log = log
-        self._reaper = reaper
+        self.log = log
+        self.reaper = reaper
         self._clock_ms = clock_ms
         self._chance = chance
         self._on_reboot = on_reboot
@@ -159,49 +157,6 @@ class Lives:
         del self.services[one.definition.name]
         self.awaiting.pop(one.definition.name, None)
 
-    def adopt(self, one: Attended, running: Running, output: int, writing: int = -1) -> None:
-        """Take a process that was started for an idle service before it was; *output*: its pipe's reading end.
-
-        *writing*: the other end, kept for its next run, where its starter has a control group.
-        """
-        self._enter(one, Row.WAITING, Event.WANTED)
-        self._enter(one, Row.STARTING, Event.PERMITTED)
-        one.starts = restart.started(one.starts, _now_ms(), one.definition.service.restart)
-        self._carry_out(one, Effect.START_READY_TIMER)
-        self.runs.read_output(one, Stream(output, one.definition.name, self._log))
-        one.output = writing
-        self._tell_starter(one, running)
-        self.hold(one, Run(running))
-
-    def restore(self, one: Attended, kept: KeptService) -> None:
-        """Go on with a service from where the program before this one left it."""
-        restore(one, kept, _now_ms())
-        self.triggers.restore(one, kept.pasts)
-        for stream in kept.streams:
-            self.runs.read_output(one, Stream(stream.descriptor, kept.name, self._log, rest=stream.rest))
-        if one.store is not None:
-            self.runs.watch_stored(one)
-        if one.run is not None:
-            run = one.run
-            self._reaper.claim(run.running.pid)
-            self._tell_starter(one, run.running)
-            self.watch.add(run.running.pidfd, partial(self._process_ended, one, run))
-            self.runs.watch_again(one, run, is_ready=one.row is not Row.STARTING)
-        for connection in kept.connections:
-            self.connections.adopt(one, connection.listener, Running(connection.pid, connection.pidfd))
-        if kept.alarm_ms is not None and one.row in TIMERS:
-            self._start_alarm(one, kept.alarm_ms, TIMERS[one.row])
-        if one.row is Row.ARMED:
-            self.triggers.arm(one)
-        elif one.row is Row.STARTED:
-            self.health.start(one)
-        elif one.awaits_permission:
-            self.awaiting[kept.name] = one
-
-    def _tell_starter(self, one: Attended, running: Running) -> None:
-        if is_direct(one.definition.starter):
-            one.definition.starter.adopt(running)
-
     # --- events --------------------------------------------------------------------------------------------------------
 
     def post(self, one: Attended, event: Event | None, source: object | None = None) -> None:
@@ -274,9 +229,9 @@ class Lives:
         try:
             following = step(one.row, event)
         except IllegalEventError as error:  # our bug: not the service's, which goes on as it was
-            self._log.note("event_without_meaning", service=one.definition.name, error=str(error))
+            self.log.note("event_without_meaning", service=one.definition.name, error=str(error))
             return
-        self._enter(one, following.row, event)
+        self.enter(one, following.row, event)
         self._go_on(one, following.effects)
 
     def _can_listen(self, one: Attended) -> bool:
@@ -289,13 +244,13 @@ class Lives:
     def _happen(self, one: Attended, event: Event) -> None:
         """Go to the row that *event* leads to and carry out the effects; an effect may itself bring about an event."""
         following = step(one.row, event)
-        self._enter(one, following.row, event)
+        self.enter(one, following.row, event)
         self._go_on(one, following.effects)
 
     def _go_on(self, one: Attended, effects: tuple[Effect, ...]) -> None:
         """Carry out *effects*, as far as they take no time; the rest is for ``_resume``."""
         for index, effect in enumerate(effects):
-            event = self._carry_out(one, effect)
+            event = self.carry_out(one, effect)
             if one.busy:
                 one.effects = effects[index + 1 :]
                 return
@@ -322,7 +277,8 @@ class Lives:
         if not self._pumping:
             self._pump()
 
-    def _enter(self, one: Attended, row: Row, cause: Event) -> None:
+    def enter(self, one: Attended, row: Row, cause: Event) -> None:
+        """Have a service in *row*, note it, and let others go on that waited for that. No effect is carried out."""
         was, one.row = one.row, row
         if was is row:
             return
@@ -336,7 +292,7 @@ class Lives:
         one.cause, one.times = cause, one.times.entered(row, one.since_ms)
         self.history.append(Change(name, was, row, cause, one.since_ms))
         facts = {"reason": one.reason} if one.reason else {}
-        self._log.note("service_state_changed", service=name, was=was.label, now=row.label, cause=cause.value, **facts)
+        self.log.note("service_state_changed", service=name, was=was.label, now=row.label, cause=cause.value, **facts)
         if is_lost(was, row):
             for lost, event in losses(name, self.graph, self.services):
                 self.post(lost, event)
@@ -354,18 +310,18 @@ class Lives:
         name = one.definition.name
         match one.definition.service.restart.on_failure:
             case "isolate":
-                self._log.note("service_isolated", service=name)
+                self.log.note("service_isolated", service=name)
                 for other in self.graph.isolated(name):
                     self.unwant(self.services[other], Origin("isolated", name))
             case "reboot":
-                self._log.note("service_asks_for_reboot", service=name)
+                self.log.note("service_asks_for_reboot", service=name)
                 self._on_reboot(name)
             case "nothing":
                 pass
 
     # --- effects -------------------------------------------------------------------------------------------------------
 
-    def _carry_out(self, one: Attended, effect: Effect) -> Event | None:
+    def carry_out(self, one: Attended, effect: Effect) -> Event | None:
         """Carry out one effect. Returns the event that it brought about at once; ``one.busy``: it takes its time."""
         service, starter = one.definition.service, one.definition.starter
         match effect:
@@ -381,13 +337,13 @@ class Lives:
                 self._disarm(one)
             case Effect.START_READY_TIMER:
                 if service.ready_timeout_ms:
-                    self._start_alarm(one, service.ready_timeout_ms, Event.LATE)
+                    self.start_alarm(one, service.ready_timeout_ms, Event.LATE)
             case Effect.START_STOP_TIMER:
-                self._start_alarm(one, service.stop.timeout_ms, Event.OVERDUE)
+                self.start_alarm(one, service.stop.timeout_ms, Event.OVERDUE)
             case Effect.START_BACKOFF_TIMER:
                 if not one.delay_ms:
                     return Event.BACKOFF_OVER
-                self._start_alarm(one, one.delay_ms, Event.BACKOFF_OVER)
+                self.start_alarm(one, one.delay_ms, Event.BACKOFF_OVER)
             case Effect.CANCEL_TIMER:
                 self.alarms.cancel(one.alarm)
                 one.alarm = None
@@ -400,7 +356,7 @@ class Lives:
             case Effect.TERMINATE:
                 self.runs.terminate(one)
             case Effect.KILL:
-                self._log.note("service_killed", service=one.definition.name)
+                self.log.note("service_killed", service=one.definition.name)
                 starter.kill()
                 if one.run is not None:
                     one.run.signal(signal.SIGKILL)
@@ -449,24 +405,25 @@ class Lives:
         """Take *run* as the service's process: watch it for its end and its readiness."""
         one.run = run
         one.times = one.times.with_process(self._clock_ms())
-        self._log.note("service_process_started", service=one.definition.name, pid=run.running.pid)
-        self.watch.add(run.running.pidfd, partial(self._process_ended, one, run))
+        self.log.note("service_process_started", service=one.definition.name, pid=run.running.pid)
+        self.watch.add(run.running.pidfd, partial(self.process_ended, one, run))
         self.runs.watch_readiness(one, run)
 
     def _not_started(self, one: Attended, error: Exception) -> Event:
         self.runs.drain(one)
         one.reason = f"{error} ({one.last_line})" if one.last_line else str(error)
-        self._log.note("service_not_started", service=one.definition.name, reason=one.reason)
+        self.log.note("service_not_started", service=one.definition.name, reason=one.reason)
         event = self._judged(one, None)
         one.delay_ms = max(one.delay_ms, LEAST_DELAY_MS)
         return event
 
-    def _process_ended(self, one: Attended, run: Run, _events: int) -> None:
+    def process_ended(self, one: Attended, run: Run, _events: int) -> None:
+        """Hear *run* out, and have its end judged. For ``watch`` to call, once."""
         self.watch.remove(run.running.pidfd)
         try:
             self.runs.hear_out(one, run)
         except OSError as error:  # its end must not be missed for it
-            self._log.note("last_words_missed", service=one.definition.name, error=str(error))
+            self.log.note("last_words_missed", service=one.definition.name, error=str(error))
         run.ended = True
         self.post(one, None, run)
 
@@ -476,7 +433,7 @@ class Lives:
         starter = one.definition.starter
         if is_direct(starter):
             starter.ended()
-        code = let_go(one.run.running, self._reaper)
+        code = let_go(one.run.running, self.reaper)
         self.runs.close(one, one.run)
         one.run = None
         if judges_end(one.row):
@@ -485,21 +442,9 @@ class Lives:
         return Event.ENDED
 
     def _judged(self, one: Attended, code: int | None) -> Event:
-        """Return what an end that nobody asked for is judged to be, and note why."""
-        service = one.definition.service
-        # What is being stopped because it was late, unhealthy or hung has failed, however it ends; a oneshot is done.
-        judged = None if one.row is Row.FALTERING and service.type != "oneshot" else code
-        verdict = restart.judge(service, judged, one.starts, _now_ms(), self._chance(), restart.is_triggered(service))
-        one.starts, one.delay_ms = verdict.starts, verdict.delay_ms
-        if verdict.event is Event.RETRIED:
-            one.restarts += 1
+        event = judge_end(one, code, _now_ms(), self._chance())
         self.triggers.ended(one)
-        if one.row is Row.FALTERING or code is None:
-            detail = verdict.reason.partition("; ")[2]
-            one.reason = f"{one.reason}; {detail}" if detail else one.reason
-        else:
-            one.reason = "" if verdict.event in (Event.COMPLETED, Event.RESTED) and code == 0 else verdict.reason
-        return verdict.event
+        return event
 
     def _disarm(self, one: Attended) -> None:
         self.triggers.disarm(one)
@@ -532,21 +477,21 @@ class Lives:
         following = step(one.row, Event.BROKEN)
         one.busy, one.effects = False, ()
         try:
-            self._enter(one, following.row, Event.BROKEN)
+            self.enter(one, following.row, Event.BROKEN)
         except Exception as second:  # noqa: BLE001 (there is nothing left to try; the service stays failed)
-            self._log.note("service_task_failed", service=one.definition.name, error=repr(second))
+            self.log.note("service_task_failed", service=one.definition.name, error=repr(second))
         for index, effect in enumerate(following.effects):
             try:
-                self._carry_out(one, effect)
+                self.carry_out(one, effect)
             except Exception as second:  # noqa: BLE001 (what undoes is tried, each by itself)
-                self._log.note("service_task_failed", service=one.definition.name, error=repr(second))
+                self.log.note("service_task_failed", service=one.definition.name, error=repr(second))
             if one.busy:
                 one.effects = following.effects[index + 1 :]
                 return
 
     def _log_failure(self, one: Attended, error: Exception) -> None:
         details = "".join(traceback.format_exception(error))
-        self._log.note("service_task_failed", service=one.definition.name, error=repr(error), traceback=details)
+        self.log.note("service_task_failed", service=one.definition.name, error=repr(error), traceback=details)
         is_told = isinstance(error, (MilkyWayError, OSError))
         one.reason = str(error) if is_told else f"the supervisor failed: {error!r}"
 
@@ -567,13 +512,14 @@ class Lives:
             self._log_failure(one, error)
             self.post(one, Event.BROKEN)
 
-    def _start_alarm(self, one: Attended, milliseconds: int, event: Event) -> None:
+    def start_alarm(self, one: Attended, milliseconds: int, event: Event) -> None:
+        """Let *event* happen to a service in so many *milliseconds*, instead of what its timer was set for."""
         self.alarms.cancel(one.alarm)
         alarm = self.alarms.set(milliseconds / 1000, lambda: self.post(one, event, alarm))
         one.alarm = alarm
 
     def _triggered(self, one: Attended, why: str) -> None:
-        self._log.note("service_triggered", service=one.definition.name, why=why)
+        self.log.note("service_triggered", service=one.definition.name, why=why)
         self.post(one, Event.TRIGGERED)
 
     def held_back(self, one: Attended) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import trio
 from msgspec.structs import replace
 
+from milkyway_agent import adoption
 from milkyway_agent.alarms import Alarms
 from milkyway_agent.attended import AT_ONCE, Attended, Change, Run
 from milkyway_agent.attended import Definition as Definition
@@ -91,7 +92,7 @@ class Supervisor:
 
         *writing*: the other end, if that is kept for its next run.
         """
-        self._lives.adopt(self._find(name), running, output, writing)
+        adoption.adopt(self._lives, self._find(name), running, output, writing)
 
     async def wait_at_rest(self) -> None:
         """Return when no start and no clearing away is under way."""
@@ -120,7 +121,7 @@ class Supervisor:
     def restore(self, services: Iterable[KeptService]) -> None:
         """Go on from what ``keep`` returned. The same services were added; the supervisor runs, and has started nothing."""
         for kept in services:
-            self._lives.restore(self._find(kept.name), kept)
+            adoption.go_on(self._lives, self._find(kept.name), kept)
         self._lives.permit(list(self._lives.awaiting))
 
     # --- which services there are --------------------------------------------------------------------------------------
