@@ -129,14 +129,18 @@ class Convergence:
         self._groups = {identifier: tuple(group) for identifier, group in kept.groups.items()}
         self._executor.present = tuple(kept.present)
         self._policy.go_on(kept.instances)
-        for identifier, group in self._groups.items():
-            for effect in group:
-                if isinstance(effect, effects.RunServices):
-                    self.progress[identifier] = Progress(effect.deployment, "active")
+        for effect in kept.present:
+            if isinstance(effect, effects.RunServices):
+                self.progress[effect.deployment.id] = Progress(effect.deployment, "active")
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no deployment is being fetched, brought up or taken down."""
+        return not self._converging.locked()
 
     async def wait_at_rest(self) -> None:
-        """Return when no deployment is being fetched, brought up or taken down."""
-        while self._converging.locked():
+        """Return when that is so."""
+        while not self.at_rest:
             async with self._converging:
                 pass
 

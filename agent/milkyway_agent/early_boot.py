@@ -8,15 +8,16 @@ all else.
 import os
 import signal
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 from milkyway_agent import phases
-from milkyway_agent.own_programs import GROUPS, PROGRAMS
+from milkyway_agent.own_programs import FIRST, GROUPS, PROGRAMS
 from milkyway_agent.program import ENVIRONMENT, launch_command, make_group
 from milkyway_agent.system import kernel, processes, signals
 
-FIRST = "dhcp"
 FIRST_MODULES = ("failover", "net_failover", "virtio_net")  # what the first service needs
+ORDERS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-Alt-Del and whoever asks PID 1 to end: reboot, power off
 # All that is mapped when PID 1 locks its memory stays in it for ever (``pid1``): of the usual stack, 8 MiB.
 STACK_BYTES = 256 * 1024
 
@@ -41,7 +42,7 @@ class Early:
 
     def begin(self) -> None:
         """Do the first steps. Raises nothing."""
-        signals.block((signal.SIGCHLD, signal.SIGINT, signal.SIGTERM))  # before there is a thread that could take them
+        signals.block((signal.SIGCHLD, *ORDERS))  # before there is a thread that could take them
         steps = {"filesystems": phases.filesystems, "selinux": phases.labels, "cgroups": phases.groups}
         try:
             for name, step in steps.items():
@@ -52,10 +53,7 @@ class Early:
         except Exception as error:  # noqa: BLE001 (the boot tries it again, and reports it)
             print(f"milkyway: the first steps stopped early: {error!r}", flush=True)
         if "selinux" in self.done:
-            usual = threading.stack_size(STACK_BYTES)
-            self._thread = threading.Thread(target=self._load_modules, name="modules", daemon=True)
-            self._thread.start()
-            threading.stack_size(usual)
+            self._thread = _begin_thread(self._load_modules)
 
     def kernel_parameters(self) -> list[str]:
         """Do what the phase "kernel" does, or wait until it is done; returns and raises as ``phases.kernel_parameters``."""
@@ -72,6 +70,20 @@ class Early:
             self._modules = phases.kernel_parameters()
         except Exception as error:  # noqa: BLE001 (for whoever asks)
             self._failure = error
+
+
+def _begin_thread(task: Callable[[], None]) -> threading.Thread | None:
+    """Run *task* in a thread; None where the kernel makes none."""
+    usual = threading.stack_size(STACK_BYTES)
+    try:
+        thread = threading.Thread(target=task, name="modules", daemon=True)
+        thread.start()
+    except RuntimeError as error:
+        print(f"milkyway: the kernel's modules are loaded later: {error}", flush=True)
+        return None
+    finally:
+        threading.stack_size(usual)
+    return thread
 
 
 def _start(name: str) -> Started:

@@ -7,6 +7,7 @@ from milkyway_agent.program import Bounds, Program
 
 HOUSE = "/usr/lib/milkyway"
 GROUPS = "/sys/fs/cgroup/coreos"
+FIRST = "dhcp"  # the first service of a boot
 TERMINALS = ("ttyS0", "hvc0")
 
 ADMIN_GROUP = 900  # "milkyway" in CoreOS' /etc/group: its members read, restart and stop

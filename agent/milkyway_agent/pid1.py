@@ -25,19 +25,20 @@ from milkyway_agent.boot_run import BootRun, Deed
 from milkyway_agent.convergence import Convergence, protect_installed
 from milkyway_agent.core.boot import BOOT
 from milkyway_agent.core.shutdown import SHUTDOWN
-from milkyway_agent.early_boot import FIRST, Early
+from milkyway_agent.coreos_services import CONSOLES, definition
+from milkyway_agent.early_boot import ORDERS, Early
 from milkyway_agent.handover import KeptAgent, KeptDeployments
 from milkyway_agent.keeping import keep
 from milkyway_agent.layer_store import LayerStore
 from milkyway_agent.log import FileSink, LineSink, Log
 from milkyway_agent.machine import LiveMachine
 from milkyway_agent.messages import Begin
-from milkyway_agent.own_programs import ADMIN_GROUP, VERIFIER_USER
+from milkyway_agent.own_programs import ADMIN_GROUP, FIRST, VERIFIER_USER
 from milkyway_agent.programs import Programs
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.reexecution import Renewal
 from milkyway_agent.starter import Running
-from milkyway_agent.succession import CONSOLES, Succession, definition, go_on
+from milkyway_agent.succession import Succession, go_on
 from milkyway_agent.supervisor import Supervisor
 from milkyway_agent.system import cgroups, console, kernel, memory, power, processes, signals, watchdog
 from milkyway_agent.trust_link import TrustLink
@@ -45,7 +46,6 @@ from milkyway_formats.errors import MilkyWayError, UnavailableError
 from milkyway_formats.report import ServiceStatus
 
 Ending = Literal["reboot", "poweroff"]
-ORDERS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-Alt-Del and whoever asks PID 1 to end: reboot, power off
 AGAIN_SECONDS: Sequence[float] = (10, 20, 40, 80, 160, 320)
 WATCHDOG_SECONDS = 60
 WATCHDOG_UNASKED_SECONDS = 15  # less than any driver's own timeout that is known
@@ -179,7 +179,7 @@ class Agent:
         self.watchdog = kept.watchdog if kept.watchdog >= 0 else None
         self.api = socket.socket(fileno=kept.api) if kept.api >= 0 else None
         self._handed_over, self._deployed = kept, kept.deployments
-        self.open_log()
+        self.reopen_log()
 
     def take_early(self, early: Early) -> None:
         """Go on from the first steps of the boot, once ``live`` runs."""
@@ -326,7 +326,7 @@ class Agent:
             await trio.sleep(period)
 
     async def _start_network(self) -> Sequence[str]:
-        self._supervise("dhcp")
+        self._supervise(FIRST)
         return []
 
     async def _open_data(self) -> Sequence[str]:
@@ -341,14 +341,16 @@ class Agent:
             raise UnavailableError(said or f"the disk helper ended with {code}")
         self.log.note("data_disk_opened", outcome=said)
         phases.mount_data(verifier_user=VERIFIER_USER)
-        self.boot.outcomes["data"] = "done"
-        self.open_log()
+        self._open_log()
         return []
 
-    def open_log(self) -> None:
-        """Keep the log in files, where the data disk is there."""
+    def _open_log(self) -> None:
+        self.log.open_files(FileSink(str(DATA_AGENT / "log")))
+
+    def reopen_log(self) -> None:
+        """Keep the log in files again, where the data disk is there."""
         if self.boot.outcomes.get("data") == "done":
-            self.log.open_files(FileSink(str(DATA_AGENT / "log")))
+            self._open_log()
 
     async def _start_verifier(self) -> Sequence[str]:
         self._keep("verifier", lambda: self.link.run(chance=random.random))

@@ -1,6 +1,6 @@
 """PID 1's side of a re-execution: what it hands on, and how the agent in the new program goes on with it.
 
-Its services are of two kinds. Those of CoreOS are known by their names, ``definition`` makes them; those of deployments
+Its services are of two kinds. Those of CoreOS are known by their names, ``coreos_services`` makes them; those of deployments
 are what the kept effects say. All of them run on meanwhile, as our children, with their descriptors.
 """
 
@@ -11,33 +11,15 @@ from typing import TYPE_CHECKING
 
 from milkyway_agent.containers import Machine
 from milkyway_agent.core.effects import RunServices
+from milkyway_agent.coreos_services import definition
 from milkyway_agent.executor import service_definitions
 from milkyway_agent.handover import KeptAgent, KeptDeployments, descriptors
-from milkyway_agent.own_programs import GROUPS, PROGRAMS, TERMINALS, console_program
-from milkyway_agent.reaping import Reaper
 from milkyway_agent.reexecution import Kept
-from milkyway_agent.starter import Launched
-from milkyway_agent.supervisor import Definition
 from milkyway_agent.system import cgroups
-from milkyway_formats.errors import RefusedError, UnavailableError
-from milkyway_formats.service import Restart, Service
+from milkyway_formats.errors import UnavailableError
 
 if TYPE_CHECKING:
     from milkyway_agent.pid1 import Agent
-
-CONSOLES = {f"console-{terminal.lower()}": terminal for terminal in TERMINALS}
-
-
-def definition(name: str, reaper: Reaper) -> Definition:
-    """Return the service *name* of CoreOS. Raises RefusedError when there is none."""
-    if name == "dhcp":
-        program, restart = PROGRAMS["dhcp"], Restart(delay_ms=500)
-    elif name in CONSOLES:
-        program, restart = console_program(CONSOLES[name]), Restart(delay_ms=200, start_limit=1000)
-    else:
-        raise RefusedError(f"cannot supervise {name}: CoreOS has no such service")
-    service = Service(name=name, command=list(program.command), restart=restart)
-    return Definition(name, service, Launched(program, f"{GROUPS}/{name}", reaper))
 
 
 class Succession:
@@ -51,9 +33,12 @@ class Succession:
         if "ready" not in self._agent.boot.finished_ms:
             raise UnavailableError("cannot re-execute: the boot is not over")
         convergence = self._agent.convergence
-        if convergence is not None:
-            await convergence.wait_at_rest()
-        await self._agent.supervisor.wait_at_rest()
+        while True:
+            if convergence is not None:
+                await convergence.wait_at_rest()
+            await self._agent.supervisor.wait_at_rest()
+            if convergence is None or convergence.at_rest:  # else it has begun anew while a service was waited for
+                return
 
     def keep(self) -> Kept:
         """Return all that is known now."""
@@ -76,7 +61,7 @@ class Succession:
 
     def stay(self) -> None:
         """Open them again."""
-        self._agent.open_log()
+        self._agent.reopen_log()
 
 
 def go_on(agent: Agent, state: KeptAgent) -> None:
