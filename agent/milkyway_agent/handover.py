@@ -3,9 +3,10 @@
 The state is a document (``reexecution`` has it checked and hands it over). Nothing in it need be verified again: it never
 left this process' memory. What is not in it begins anew: verifier and uplink, the API's front, the log's files. PID 1's
 program lies on the read-only root, so there is no other version of it to go back to: where the state can't be used the
-agent begins as after a boot, and starts its services anew.
+agent lets go of all that it was left (``close_inherited``), begins as after a boot, and starts its services anew.
 """
 
+import contextlib
 import os
 from typing import Literal
 
@@ -60,3 +61,14 @@ def adopt(descriptor: int) -> KeptAgent:
         os.close(descriptor)
     close_on_exec(descriptors(state))
     return state
+
+
+def close_inherited() -> None:
+    """Close what the program before us has left open, without its state: all that an execution would leave open again.
+
+    Or a watchdog that nobody feeds could not be opened anew, and processes that we know nothing of would hold our pipes.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own is gone
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                os.close(int(name))

@@ -112,6 +112,7 @@ def _adopt(descriptor: int, log: Log) -> KeptAgent | None:
         return handover.adopt(descriptor)
     except (MilkyWayError, OSError) as error:  # begin as after a boot: each service is cleared away before it starts
         log.note("state_not_adopted", why=str(error))
+        handover.close_inherited()
         return None
 
 

@@ -123,8 +123,13 @@ class Factory:
         self._group = f"{cgroup_root()}/milkyway-faults-{os.getpid()}"
 
     @asynccontextmanager
-    async def agent(self, *faults: tuple[str, int, str], stand_ins: Sequence[str] = STAND_INS) -> AsyncIterator[Faulty]:
-        """Give a PID 1 in which *faults* (function, errno, mode) are there from its first moment on."""
+    async def agent(
+        self, *faults: tuple[str, int, str], stand_ins: Sequence[str] = STAND_INS, state: str | None = None
+    ) -> AsyncIterator[Faulty]:
+        """Give a PID 1 in which *faults* (function, errno, mode) are there from its first moment on.
+
+        *state*: what a program before it has left, for it to go on from.
+        """
         number = next(self._numbers)
         scratch, console = self.directory / f"world-{number}", self.directory / f"console-{number}"
         scratch.mkdir()
@@ -138,6 +143,7 @@ class Factory:
             "group": f"{self._group}-{number}",
             "faults": faults,
             "stand_ins": stand_ins,
+            "state": state,
         }
         opened = os.open(console, os.O_WRONLY | os.O_APPEND)
         rights = array.array("i", [theirs.fileno(), told, opened])

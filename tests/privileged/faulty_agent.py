@@ -36,6 +36,7 @@ from tests.privileged.fault_injection import STAND_INS, Fault, stand_in
 
 CONTROL = 3
 ORDER_BYTES = 65536
+INHERITED = "milkyway-inherited"
 Facts = dict[str, Any]
 
 
@@ -60,6 +61,7 @@ class Subject(Exercises):
     faults: dict[str, Fault] = {}  # noqa: RUF012 (a fault outlives an agent that fails, and its successor)
     records = Records()
     lives = 0
+    inherited = -1  # a descriptor of the program before it
 
     def __init__(self, log: Log, born_ms: int, before: pid1.Agent | None = None) -> None:
         super().__init__(log, born_ms, before)
@@ -222,6 +224,11 @@ class Subject(Exercises):
         """Begin the way down."""
         self.end(ending)
 
+    async def on_inherited(self) -> Facts:
+        """Say whether what the program before it left open still is."""
+        path = f"/proc/self/fd/{self.inherited}"
+        return {"open": os.path.lexists(path) and INHERITED in os.readlink(path)}
+
     async def on_api(self) -> Facts:
         """Ask the local API for the status; return the first line of its answer."""
         return {"answer": (await self.ask()).decode().partition("\r\n")[0]}
@@ -231,7 +238,10 @@ class Subject(Exercises):
 
 
 def become_init(order: Facts) -> None:
-    """Be PID 1 of the new namespaces, for ever. *order*: the faults that are there from the first moment on."""
+    """Be PID 1 of the new namespaces, for ever.
+
+    *order*: the faults that are there from the first moment on; the state that a program before it has left, if any.
+    """
     fault_world.enter(order["scratch"], order["launch"], order["console"])
     for name, program in own_programs.PROGRAMS.items():
         program = program._replace(context="", user=0, capabilities=(), empty_network=False, limits=None)
@@ -245,7 +255,13 @@ def become_init(order: Facts) -> None:
             stand_in(function, answer)
     for function, number, mode in order["faults"]:
         Subject.faults[function] = Fault(function, number, mode)
-    pid1.run(0, Subject)
+    adopted = -1
+    if order["state"] is not None:
+        adopted, Subject.inherited = os.memfd_create("milkyway-state"), os.memfd_create(INHERITED)
+        os.write(adopted, order["state"].encode())
+        for descriptor in (adopted, Subject.inherited):
+            os.set_inheritable(descriptor, True)
+    pid1.run(0, Subject, adopted=adopted)
 
 
 def accompany(order: Facts, status: int) -> None:

@@ -80,6 +80,18 @@ async def test_services_outlive_the_failure_of_the_agent_as_a_whole_and_the_next
         await _is_well(one, witness["pid"])
 
 
+@pytest.mark.parametrize("state", ["no JSON", '{"format":"milkyway.supervisor/1"}'])
+async def test_with_a_state_that_cannot_be_read_the_agent_begins_as_after_a_boot(state: str, factory: Factory) -> None:
+    async with factory.agent(state=state) as one:
+        boot = await one.order("booted")
+        assert set(boot["outcomes"].values()) == {"done"}, boot
+        await one.noted("state not adopted")
+        assert not (await one.order("inherited"))["open"]
+        assert (await one.order("service", name="dhcp"))["state"] == "started"
+        witness = await one.order("start", name="witness")
+        await _is_well(one, witness["pid"])
+
+
 async def _is_well(one: Faulty, pid: int) -> None:
     """Assert that the witness *pid* lives, is started again when it dies, and that PID 1 does all that it should."""
     witness = await one.order("service", name="witness")
