@@ -6,6 +6,7 @@ nevertheless executes the old one from these (``__main__``), with the same state
 it names, is the caller's: ``supervision`` hands on a ``KeptState``, PID 1 a ``handover.KeptAgent``.
 """
 
+import fcntl
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import msgspec
 import trio
 
+from milkyway_agent.__main__ import NEWEST, PACKAGES, SEPARATOR
 from milkyway_agent.reaping import Reaper
 from milkyway_formats.codec import Document, decode, encode
 from milkyway_formats.errors import RefusedError, UnavailableError
@@ -21,6 +23,7 @@ from milkyway_formats.errors import RefusedError, UnavailableError
 CHECK_SECONDS = 30.0
 REST_SECONDS = 10.0
 ANSWER_SECONDS = 0.05
+_OUT_OF_THE_WAY = 64  # of the numbers that a child's descriptors have
 STATE_BYTES = 64 * 1024 * 1024
 CHECK, ADOPT, OLD = "--check-state", "--adopt", "--old"
 _MADE_BY_US = (ADOPT, OLD)
@@ -31,9 +34,17 @@ class OldProgram:
     """The program that runs now, held by descriptors so that it can be executed when its files are others."""
 
     def __init__(self) -> None:
-        flags = os.O_PATH | os.O_CLOEXEC
-        self.descriptors = [os.open("/proc/self/exe", flags)]
-        self.descriptors += [os.open(path, flags | os.O_DIRECTORY) for path in sys.path if os.path.isdir(path)]
+        packages = [sys.modules[name].__path__[0] for name in PACKAGES]
+        paths = [path for path in sys.path if os.path.isdir(path)]
+        self.descriptors = [_hold("/proc/self/exe"), *map(_hold, packages), *map(_hold, paths)]
+
+
+def _hold(path: str) -> int:
+    opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY)
+    finally:
+        os.close(opened)
 
 
 class Kept(NamedTuple):
@@ -113,9 +124,10 @@ class Renewal:
             raise UnavailableError("cannot re-execute: services are being started or cleared away without end")
 
 
-def this_program() -> list[str]:
-    """Return the words that execute this program anew, as it was executed."""
-    words = list(sys.orig_argv)
+def newest_program() -> list[str]:
+    """Return the words that execute the newest version of this program: its own, or those of one that has failed."""
+    newest = os.environ.pop(NEWEST, "")
+    words = newest.split(SEPARATOR) if newest else list(sys.orig_argv)
     for option in _MADE_BY_US:
         if option in words:
             at = words.index(option)

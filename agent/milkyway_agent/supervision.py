@@ -24,8 +24,8 @@ from milkyway_agent.kept_state import KeptState, descriptors_of
 from milkyway_agent.log import OUTPUT, FileSink, LineSink, Log
 from milkyway_agent.log_record import Record, describe
 from milkyway_agent.reaping import Reaper, wait_ended
-from milkyway_agent.reexecution import Kept, OldProgram, Renewal, close_on_exec, read_state, this_program
-from milkyway_agent.starter import Running
+from milkyway_agent.reexecution import Kept, OldProgram, Renewal, close_on_exec, newest_program, read_state
+from milkyway_agent.starter import Running, clear_group
 from milkyway_agent.supervise import Options, plan_file
 from milkyway_agent.supervisor import Definition, Supervisor
 from milkyway_agent.system import cgroups, kernel, processes, reaper, signals, sockets
@@ -44,21 +44,39 @@ def run(options: Options, begun: Early) -> int:
     """Live until an end is asked for; return the exit code. An internal failure ends in a re-execution, not in an end."""
     signals.block(ORDERS)  # what comes while one program replaces another waits for the next
     log = Log(kernel.realtime_ms, _Printed(verbose=options.verbose, outputs=not options.logs))
-    supervision = Supervision(options, begun, log)
+    supervision: Supervision | None = None
     try:
+        supervision = Supervision(options, begun, log)
         return trio.run(supervision.live)
     except MilkyWayError as error:
+        if options.adopt:  # what was handed over can't be used, and services run: the program before this one can
+            raise
+        _give_up(begun)
         print(error, file=sys.stderr)
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         return error.exit_code
     except BaseException as error:  # services outlive the supervisor's faults
-        if not supervision.lives:
+        if supervision is None or not supervision.lives:
             raise
         log.note("supervisor_failed", error=repr(error), traceback=traceback.format_exc())
         time.sleep(1)  # a failure that comes back at once must not spin
         supervision.become_anew()
         raise
+
+
+def _give_up(begun: Early) -> None:
+    """Undo what was begun early: end what was started, remove its groups."""
+    for answer, *_ in begun.started.values():
+        with contextlib.suppress(ProcessLookupError):
+            processes.pidfd_send_signal(answer.pidfd, signal.SIGKILL)
+        processes.reap(answer.pidfd)
+    begun.launcher.close()
+    with contextlib.suppress(OSError, UnavailableError):  # what can't be killed stays, with its group
+        for group in cgroups.children(begun.groups) if begun.groups else ():
+            trio.run(clear_group, group)
+        if begun.groups:
+            cgroups.remove(begun.groups)
 
 
 class Supervision:
@@ -74,7 +92,7 @@ class Supervision:
         self._runtime = Path(options.runtime)
         self._end = trio.Event()
         self.reaper = Reaper(log)
-        self._renewal = Renewal(self, self.reaper, this_program(), OldProgram().descriptors)
+        self._renewal = Renewal(self, self.reaper, newest_program(), OldProgram().descriptors)
         self._stamps_directory = os.open(
             _state_directory(self._directory, self._runtime), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         )

@@ -105,6 +105,20 @@ class Supervising:
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(SECONDS)
 
+    def wait(self) -> int:
+        """Return its exit code when it has ended by itself."""
+        assert self._process is not None
+        return self._process.wait(SECONDS)
+
+    def held(self) -> int:
+        """Return how many of its command line's words name descriptors: of a program that is no file's any more."""
+        return Path(f"/proc/{self.pid}/cmdline").read_text().count("/proc/self/fd/")
+
+    def groups(self) -> list[str]:
+        """Return the control groups of its services that are there, and what they are in."""
+        mounts = [path for path in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified") if Path(path, "cgroup.procs").exists()]
+        return [str(group) for mount in mounts for group in Path(mount).rglob(f"services-{self.pid}")]
+
     def kill(self) -> None:
         """End it and, by its control group or session, what it has started."""
         if self._process is not None and self._process.poll() is None:
@@ -117,12 +131,11 @@ class Supervising:
             self._remove_groups()
 
     def _remove_groups(self) -> None:
-        for mount in (path for path in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified") if Path(path, "cgroup.procs").exists()):
-            with suppress(FileNotFoundError):  # somebody else's group has gone while we looked
-                for group in [*Path(mount).rglob(f"services-{self.pid}/*/")]:
+        with suppress(FileNotFoundError):  # somebody else's group has gone while we looked
+            for services in self.groups():
+                for group in cgroups.children(services):
                     _end_group(group)
-                for group in [*Path(mount).rglob(f"services-{self.pid}")]:
-                    cgroups.remove(str(group))
+                cgroups.remove(services)
 
     def _words(self, module: str) -> list[str]:
         paths = [str(self.program), str(ROOT / "formats"), *(path for path in sys.path if "site-packages" in path)]
@@ -130,12 +143,12 @@ class Supervising:
         return [sys.executable, "-IS", "-c", code]
 
 
-def _end_group(group: Path) -> None:
+def _end_group(group: str) -> None:
     """Kill what is left in *group*, and remove it."""
-    cgroups.kill(str(group))
-    while cgroups.is_populated(str(group)):
+    cgroups.kill(group)
+    while cgroups.is_populated(group):
         os.sched_yield()
-    cgroups.remove(str(group))
+    cgroups.remove(group)
 
 
 @contextmanager

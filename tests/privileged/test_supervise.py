@@ -2,6 +2,7 @@
 
 import os
 import select
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -66,6 +67,7 @@ def test_what_can_not_be_used_is_refused_in_one_line_and_nothing_is_started() ->
             one.start()
         assert "cannot use service web: its command 'relative' is not an absolute path" in one.printed()
         assert "Traceback" not in one.printed()
+        assert one.groups() == []
 
 
 def test_a_service_that_is_killed_comes_back() -> None:
@@ -177,19 +179,39 @@ def test_a_new_program_that_fails_after_all_makes_room_for_the_old_one() -> None
         one.start()
         one.wait_until(lambda: started(one, "web"), "web")
         pid = one.services()["web"]["pid"]
-        # As an upgrade does: the old directory goes, another one has its name. It reads states, and can do nothing else.
+        # As an upgrade does: the old package goes, another one has its name. It reads states, and can do nothing else.
         new = one.program / "milkyway_agent"
-        new.rename(one.program / "old")
-        (one.program / "old" / "probe").touch()
-        import shutil
-
+        new.rename(one.program.parent / "aside")
         shutil.copytree(ROOT / "agent/milkyway_agent", new)
         (new / "supervision.py").write_text("raise ImportError('a new version that is broken where nobody looked')\n")
-        old = one.program.parent / "aside"
-        (one.program / "old").rename(old)
+        assert one.ask("reexec")[0] == 0
+        one.wait_until(lambda: "the one before it takes over again" in one.printed(), "its failure")
+        one.wait_until(lambda: one.ask("services")[0] == 0, "the answer of the one before")
+        assert one.services()["web"]["pid"] == pid
+        assert one.held() > 0
+        shutil.copy(ROOT / "agent/milkyway_agent/supervision.py", new)
+        one.reexecute()
+        assert one.services()["web"]["pid"] == pid
+        assert one.held() == 0, "the newest program is there again, and is not what runs"
+        assert one.stop() == 0
+
+
+def test_a_new_program_that_refuses_what_is_handed_over_makes_room_for_the_old_one() -> None:
+    """It says that it can read the state, and can't use it after all."""
+    with supervising(own_program=True) as one:
+        one.define("web", SLEEP)
+        one.start()
+        one.wait_until(lambda: started(one, "web"), "web")
+        pid = one.services()["web"]["pid"]
+        file = one.program / "milkyway_agent/supervision.py"
+        text = file.read_text()
+        assert text.count("state = read_state(") == 1
+        aside = one.program / "milkyway_agent/aside.py"
+        aside.write_text(text.replace("state = read_state(", "raise RefusedError('no') or read_state("))
+        aside.replace(file)
         code, _ = one.ask("reexec")
         assert code == 0
-        one.wait_until(lambda: "the one before it takes over again" in one.printed(), "its failure")
+        one.wait_until(lambda: "the one before it takes over again" in one.printed(), "its refusal")
         assert os.path.exists(f"/proc/{pid}")
 
 
@@ -255,6 +277,18 @@ def test_definitions_that_can_not_be_written_have_their_plan_beside_them_or_in_t
             one.wait_until(lambda: started(one, "web"), "web")
             assert (one.runtime / ".plan").exists() != planned
             assert one.stop() == 0
+
+
+def test_where_nothing_can_be_written_what_was_started_early_is_ended_and_one_line_says_so() -> None:
+    with supervising() as one:
+        one.define("web", SLEEP)
+        one.check()
+        one.runtime.mkdir()
+        with read_only(one.definitions), read_only(one.runtime):
+            one.start(waits=False)
+            assert one.wait() == 4
+        assert one.printed() == (f"cannot supervise {one.definitions}: neither it nor {one.runtime} can be written\n")
+        assert one.groups() == []
 
 
 def test_a_plan_that_can_be_written_nowhere_is_said_in_one_line() -> None:
