@@ -12,9 +12,6 @@ TYPE_CHECKING = False  # typing's own constant costs its import; checkers take a
 if TYPE_CHECKING:
     from milkyway_agent.early_boot import Early
 
-PACKAGES = ("milkyway_agent", "milkyway_formats")  # ours, each held by itself: an upgrade may leave the directory above it
-NEWEST = "MILKYWAY_NEWEST"  # in the environment of an old program: the words of the newest, which it becomes when asked
-SEPARATOR = "\x1f"
 BOOT = """
 import sys
 sys.path[:] = {paths!r}
@@ -102,13 +99,13 @@ def _execute_old(arguments: list[str]) -> None:
     import os  # for more than this nobody needs it here, and the first services would wait for it
 
     at = arguments.index("--old")
-    program, *held = (f"/proc/self/fd/{number}" for number in arguments[at + 1].split(","))
-    packages = list(zip(PACKAGES, held, strict=False))
-    paths = held[len(packages) :] + [path for path in sys.path if "zip" in path]
+    program, *held = (one.rpartition("=")[::2] for one in arguments[at + 1].split(","))
+    packages = [(name, f"/proc/self/fd/{number}") for name, number in held if name]
+    paths = [f"/proc/self/fd/{number}" for name, number in held if not name] + [path for path in sys.path if "zip" in path]
     ours = sys.orig_argv[: len(sys.orig_argv) - len(arguments)]
     kept = arguments[:at] + arguments[at + 2 :]
-    os.environ.setdefault(NEWEST, SEPARATOR.join([*ours, *kept]))
-    os.execv(program, [sys.executable, "-IS", "-c", BOOT.format(paths=paths, packages=packages), *kept])
+    os.environ.setdefault("MILKYWAY_NEWEST", "\x1f".join([*ours, *kept]))  # as ``reexecution`` reads it
+    os.execv(f"/proc/self/fd/{program[1]}", [sys.executable, "-IS", "-c", BOOT.format(paths=paths, packages=packages), *kept])
 
 
 def _print_traceback() -> None:

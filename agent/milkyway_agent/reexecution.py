@@ -15,7 +15,6 @@ from typing import NamedTuple, Protocol, TypeVar
 import msgspec
 import trio
 
-from milkyway_agent.__main__ import NEWEST, PACKAGES, SEPARATOR
 from milkyway_agent.reaping import Reaper
 from milkyway_formats.codec import Document, decode, encode
 from milkyway_formats.errors import RefusedError, UnavailableError
@@ -23,6 +22,9 @@ from milkyway_formats.errors import RefusedError, UnavailableError
 CHECK_SECONDS = 30.0
 REST_SECONDS = 10.0
 ANSWER_SECONDS = 0.05
+NEWEST = "MILKYWAY_NEWEST"  # in the environment of an old program: the words of the newest, by this separator
+SEPARATOR = "\x1f"
+PACKAGES = ("milkyway_agent", "milkyway_formats")  # ours, each held by itself: an upgrade may leave the directory above it
 _OUT_OF_THE_WAY = 64  # of the numbers that a child's descriptors have
 STATE_BYTES = 64 * 1024 * 1024
 CHECK, ADOPT, OLD = "--check-state", "--adopt", "--old"
@@ -34,9 +36,17 @@ class OldProgram:
     """The program that runs now, held by descriptors so that it can be executed when its files are others."""
 
     def __init__(self) -> None:
-        packages = [sys.modules[name].__path__[0] for name in PACKAGES]
-        paths = [path for path in sys.path if os.path.isdir(path)]
-        self.descriptors = [_hold("/proc/self/exe"), *map(_hold, packages), *map(_hold, paths)]
+        held = [("", _hold("/proc/self/exe"))]
+        held += [(name, _hold(sys.modules[name].__path__[0])) for name in PACKAGES]
+        held += [("", _hold(path)) for path in sys.path if os.path.isdir(path)]
+        self.descriptors = [descriptor for _, descriptor in held]
+        self.words = ",".join(f"{name}={descriptor}" if name else str(descriptor) for name, descriptor in held)
+
+    @staticmethod
+    def close(words: str) -> None:
+        """Let go of the program that *words* name: this one has taken over from it."""
+        for one in filter(None, words.split(",")):
+            os.close(int(one.rpartition("=")[2]))
 
 
 def _hold(path: str) -> int:
@@ -73,8 +83,8 @@ class Life(Protocol):
 class Renewal:
     """Has *life* go on in the newest version of its program, whose words are *program*; ``run`` is its task."""
 
-    def __init__(self, life: Life, reaper: Reaper, program: Sequence[str], old: Sequence[int] = ()) -> None:
-        """*old*: descriptors of the program before, which executes when the new one fails; none: there is no way back."""
+    def __init__(self, life: Life, reaper: Reaper, program: Sequence[str], old: OldProgram | None = None) -> None:
+        """*old*: what runs now, which executes again when the new program fails; none: there is no way back."""
         self._life = life
         self._reaper = reaper
         self._program = program
@@ -111,8 +121,8 @@ class Renewal:
         try:
             words = [*self._program, ADOPT, str(descriptor)]
             if self._old:
-                words += [OLD, ",".join(map(str, self._old))]
-            execute(words, [descriptor, *kept.descriptors, *self._old])
+                words += [OLD, self._old.words]
+            execute(words, [descriptor, *kept.descriptors, *(self._old.descriptors if self._old else ())])
         finally:
             os.close(descriptor)
             self._life.stay()

@@ -92,7 +92,7 @@ class Supervision:
         self._runtime = Path(options.runtime)
         self._end = trio.Event()
         self.reaper = Reaper(log)
-        self._renewal = Renewal(self, self.reaper, newest_program(), OldProgram().descriptors)
+        self._renewal = Renewal(self, self.reaper, newest_program(), OldProgram())
         self._stamps_directory = os.open(
             _state_directory(self._directory, self._runtime), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         )
@@ -210,8 +210,7 @@ class Supervision:
         state = read_state(int(self.options.adopt), KeptState)
         os.close(int(self.options.adopt))
         close_on_exec(descriptors_of(state.services))
-        for descriptor in filter(None, self.options.old.split(",")):
-            os.close(int(descriptor))
+        OldProgram.close(self.options.old)
         return state
 
     def _read(self) -> list[Service]:
