@@ -8,7 +8,7 @@ services. The policy's is the shell's own, as it needs verifier and compiler.
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from milkyway_agent.core import stack, transition
 from milkyway_agent.core.contexts import object_context, process_context
 from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.core.effects import DeploymentEffect, MakeGroup, MountStack, OpenLayer, RunServices
+from milkyway_agent.core.granted import check_listeners
 from milkyway_agent.core.service_state import satisfies
 from milkyway_agent.core.transition import Plan, Step
 from milkyway_agent.core.uid_range import RANGE, first_uid
@@ -29,9 +30,7 @@ from milkyway_agent.reaping import Reaper
 from milkyway_agent.starter import clear_group
 from milkyway_agent.supervisor import Definition, Supervisor
 from milkyway_agent.system import loop, mounts, verity
-from milkyway_formats.errors import MilkyWayError, RefusedError, UnavailableError
-from milkyway_formats.grants import Listen
-from milkyway_formats.listener import Listener, Tcp, Udp
+from milkyway_formats.errors import MilkyWayError, UnavailableError
 from milkyway_formats.manifest import BLOCK_SIZE
 
 DEPLOYMENTS_GROUP = "/sys/fs/cgroup/deployments"
@@ -241,10 +240,8 @@ def service_definitions(
     Raises RefusedError when one is to be handed a listener that the deployment was not granted.
     """
     deployment, manifest = effect.deployment, effect.manifest
-    granted: set[tuple[str, int]] = {(grant.protocol, grant.port) for grant in deployment.grants if isinstance(grant, Listen)}
     for service in manifest.services:
-        for listener in service.listeners:
-            _check_granted(f"{deployment.name}/{service.name}", listener, granted)
+        check_listeners(deployment, service)
     first = first_uid(deployment.id)
     return [
         Definition(
@@ -257,16 +254,6 @@ def service_definitions(
         )
         for service in manifest.services
     ]
-
-
-def _check_granted(name: str, listener: Listener, granted: Set[tuple[str, int]]) -> None:
-    address = listener.address
-    protocol = "tcp" if isinstance(address, Tcp) else "udp"
-    if not isinstance(address, Tcp | Udp) or (protocol, address.port) not in granted:
-        raise RefusedError(
-            f"cannot run {name}: its listener {listener.name} wants what was not granted",
-            hint=f"ask for the grant `listen {protocol} PORT` in the image's spec",
-        )
 
 
 def open_verity(name: str, path: str, effect: OpenLayer) -> str:

@@ -18,26 +18,17 @@ from milkyway_agent.program import make_group
 from milkyway_agent.starter import clear_group
 from milkyway_agent.supervisor import Definition
 from milkyway_agent.system import mounts
-from milkyway_formats.deployment import Deployment, LayerPin
+from milkyway_formats.deployment import Deployment
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.grants import Grant, HoldCapability, Listen
-from milkyway_formats.manifest import Image, Manifest
 from milkyway_formats.service import ReadyByExit, ReadyByNotify, ReadyByTcp, Restart, Scratch, Service, Stop
+from tests.fakes.manifests import manifest_of, pin_of
 from tests.privileged.supervised import Supervised, cgroup_root, supervised
 
 pytestmark = pytest.mark.privileged
 
 ID = "test_web_4711"
-HASH = "0" * 64
-MANIFEST = Manifest(
-    format="milkyway.manifest/1",
-    path="test/web",
-    version="1",
-    built=0,
-    kind="app",
-    base="coreos",
-    image=Image(root_hash=HASH, salt=HASH, data_blocks=1, hash_blocks=1),
-)
+MANIFEST = manifest_of("test/web")
 # This machine's hierarchy may be elsewhere, beside the old ones: show crun alone what a server shows to all.
 CRUN = """#!/bin/sh
 exec unshare --mount --propagation private sh -c 'mount -t cgroup2 none /sys/fs/cgroup && exec crun "$@"' crun "$@"
@@ -45,8 +36,7 @@ exec unshare --mount --propagation private sh -c 'mount -t cgroup2 none /sys/fs/
 
 
 def deployment(*grants: Grant) -> Deployment:
-    pin = LayerPin(path="test/web", version="1", sha256=HASH, size=1, root_hash=HASH)
-    return Deployment(id=ID, name="web", generation=1, stack=[pin], grants=list(grants))
+    return Deployment(id=ID, name="web", generation=1, stack=[pin_of("test/web")], grants=list(grants))
 
 
 class Site:

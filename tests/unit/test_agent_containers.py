@@ -7,12 +7,12 @@ import pytest
 from milkyway_agent import seccomp
 from milkyway_agent.containers import Machine, configuration
 from milkyway_agent.core.uid_range import first_uid
-from milkyway_formats.deployment import DataBinding, Deployment, LayerPin
+from milkyway_formats.deployment import DataBinding, Deployment
 from milkyway_formats.grants import Connect, Grant, HoldCapability, Listen, UseData
-from milkyway_formats.manifest import DataWanted, Image, Manifest
+from milkyway_formats.manifest import DataWanted
 from milkyway_formats.service import Limits, Scratch, Service
+from tests.fakes.manifests import manifest_of, pin_of
 
-HASH = "0" * 64
 MACHINE = Machine(frozenset({"memory", "pids", "cpu"}), selinux=True)
 SERVICE = Service(
     name="nginx",
@@ -22,16 +22,7 @@ SERVICE = Service(
     limits=Limits(memory_bytes=1 << 26, pids=50),
     scratch=[Scratch(path="/var/cache", size_bytes=4096, inodes=7)],
 )
-MANIFEST = Manifest(
-    format="milkyway.manifest/1",
-    path="example/nginx",
-    version="1",
-    built=0,
-    kind="app",
-    base="coreos",
-    image=Image(root_hash=HASH, salt=HASH, data_blocks=1, hash_blocks=1),
-    data=[DataWanted(name="pages", path="/srv/pages")],
-)
+MANIFEST = manifest_of("example/nginx", data=[DataWanted(name="pages", path="/srv/pages")])
 
 
 def config(*grants: Grant, machine: Machine = MACHINE, notify: str | None = None) -> dict[str, Any]:
@@ -39,7 +30,7 @@ def config(*grants: Grant, machine: Machine = MACHINE, notify: str | None = None
         id="web_1a",
         name="web",
         generation=2,
-        stack=[LayerPin(path="example/nginx", version="1", sha256=HASH, size=1, root_hash=HASH)],
+        stack=[pin_of("example/nginx")],
         grants=list(grants),
         data=[DataBinding(name="pages", source="pages_9", data_class="common")],
     )

@@ -14,8 +14,8 @@ from milkyway_formats.deployment import Deployment
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.grants import Grant, Listen
 from milkyway_formats.listener import Listener, Tcp, Udp
-from milkyway_formats.manifest import Image, Manifest
 from milkyway_formats.service import Service
+from tests.fakes.manifests import manifest_of
 
 
 class Deed(NamedTuple):
@@ -96,16 +96,7 @@ def test_the_names_of_siblings_are_made_full() -> None:
 
 
 def run_services(*grants: Grant, listeners: tuple[Listener, ...]) -> RunServices:
-    manifest = Manifest(
-        format="milkyway.manifest/1",
-        path="test/web",
-        version="1",
-        built=0,
-        kind="app",
-        base="coreos",
-        image=Image(root_hash="0" * 64, salt="0" * 64, data_blocks=1, hash_blocks=1),
-        services=[Service(name="web", command=["/w"], listeners=list(listeners))],
-    )
+    manifest = manifest_of("test/web", services=[Service(name="web", command=["/w"], listeners=list(listeners))])
     return RunServices(Deployment(id="web_k3v9", name="web", generation=2, stack=[], grants=list(grants)), manifest)
 
 

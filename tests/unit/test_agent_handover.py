@@ -14,33 +14,22 @@ from milkyway_agent.handover import KeptAgent, KeptDeployments, KeptInstance, ad
 from milkyway_agent.kept_state import KeptService, KeptStream
 from milkyway_agent.reexecution import read_state, write_state
 from milkyway_formats.codec import encode
-from milkyway_formats.deployment import DataBinding, Deployment, LayerPin
+from milkyway_formats.deployment import DataBinding, Deployment
 from milkyway_formats.errors import RefusedError
-from milkyway_formats.manifest import Image, Manifest
 from milkyway_formats.policy_shared import Placed
 from milkyway_formats.service import Service
+from tests.fakes.manifests import manifest_of, pin_of
 
 ROOT = Path(__file__).parents[2]
-HASH = "0" * 64
-IMAGE = Image(root_hash=HASH, salt=HASH, data_blocks=1, hash_blocks=1)
 BINDING = DataBinding(name="data", source="pages", data_class="secure")
 DEPLOYMENT = Deployment(
     id="web_k3v9",
     name="web",
     generation=2,
-    stack=[LayerPin(path="test/web", version="1", sha256=HASH, size=1, root_hash=HASH)],
+    stack=[pin_of("test/web")],
     data=[BINDING],
 )
-MANIFEST = Manifest(
-    format="milkyway.manifest/1",
-    path="test/web",
-    version="1",
-    built=0,
-    kind="app",
-    base="coreos",
-    image=IMAGE,
-    services=[Service(name="web", command=["/w"])],
-)
+MANIFEST = manifest_of("test/web", services=[Service(name="web", command=["/w"])])
 GROUP = effects_of(DEPLOYMENT, [MANIFEST])
 STATE = KeptAgent(
     format="milkyway.agent/1",

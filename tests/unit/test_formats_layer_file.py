@@ -21,6 +21,7 @@ from milkyway_formats.layer_file import (
     parse_footer,
 )
 from milkyway_formats.manifest import Image, Manifest, PolicyOverlay
+from tests.fakes.manifests import manifest_of
 
 GOOD = lay_out(image=3 * 4096, hash_tree=4096, manifest=500, policy=70, envelope=9000)
 
@@ -28,16 +29,7 @@ GOOD = lay_out(image=3 * 4096, hash_tree=4096, manifest=500, policy=70, envelope
 def manifest(policy: bytes = b"", data_blocks: int = 3) -> Manifest:
     overlay = PolicyOverlay(sha256=hashlib.sha256(policy).hexdigest(), size=len(policy)) if policy else None
     image = Image(root_hash="0" * 64, salt="1" * 64, data_blocks=data_blocks, hash_blocks=1)
-    return Manifest(
-        format="milkyway.manifest/1",
-        path="example/x",
-        version="1",
-        built=0,
-        kind="app",
-        base="coreos",
-        image=image,
-        policy=overlay,
-    )
+    return manifest_of("example/x", image=image, policy=overlay)
 
 
 def with_number(index: int, value: int) -> bytes:

@@ -33,7 +33,7 @@ from milkyway_formats.hybrid import (
     MlDsaHalfRefusedError,
     SignatureLengthRefusedError,
 )
-from milkyway_formats.manifest import MANIFEST_TYPE, Image, Manifest
+from milkyway_formats.manifest import MANIFEST_TYPE
 from milkyway_formats.report import REPORT_TYPE
 from milkyway_formats.root import ROOT_TYPE, LayerDelegation, Role, RootRefusedError
 from milkyway_formats.trust import (
@@ -45,6 +45,7 @@ from milkyway_formats.trust import (
     verify_by_key,
     verify_root,
 )
+from tests.fakes.manifests import manifest_of
 from tests.fakes.people import (
     ALICE,
     ALICE_AGAIN,
@@ -87,15 +88,7 @@ COMMAND = Command(
     machines=[MACHINE],
     action=RestartService(service="web/nginx"),
 )
-MANIFEST = Manifest(
-    format="milkyway.manifest/1",
-    path="example/nginx",
-    version="1",
-    built=NOW,
-    kind="app",
-    base="coreos",
-    image=Image(root_hash="1" * 64, salt="2" * 64, data_blocks=10, hash_blocks=1),
-)
+MANIFEST = manifest_of("example/nginx", built=NOW)
 GOOD = signed(DESIRED_TYPE, DESIRED, ALICE, BOB)
 
 
