@@ -1,5 +1,6 @@
 """Layer services in real containers: crun, overlayfs, seccomp, namespaces; all but SELinux, which a test machine lacks."""
 
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ from milkyway_formats.errors import UnavailableError
 from milkyway_formats.grants import Grant, HoldCapability, Listen
 from milkyway_formats.service import ReadyByExit, ReadyByNotify, ReadyByTcp, Restart, Scratch, Service, Stop
 from tests.fakes.manifests import manifest_of, pin_of
-from tests.privileged.supervised import Supervised, cgroup_root, supervised
+from tests.privileged.supervised import Supervised, cgroup_root, heard_through, supervised
 
 pytestmark = pytest.mark.privileged
 
@@ -32,6 +33,10 @@ MANIFEST = manifest_of("test/web")
 # This machine's hierarchy may be elsewhere, beside the old ones: show crun alone what a server shows to all.
 CRUN = """#!/bin/sh
 exec unshare --mount --propagation private sh -c 'mount -t cgroup2 none /sys/fs/cgroup && exec crun "$@"' crun "$@"
+"""
+# The first to be let go on is not: the agent fails meanwhile.
+CRUN_ONCE_STUCK = """
+case " $* " in *" start "*) test -e {0}/stuck || {{ touch {0}/stuck; echo stuck > {0}/asked; exec sleep 1000; }} ;; esac
 """
 
 
@@ -194,6 +199,33 @@ async def test_a_longrun_is_adopted_watched_and_stopped_without_trace(tmp_path: 
         assert os.listdir(CRUN_STATE) == []
         assert os.listdir(BUNDLES) == []
         assert not Path(f"{cgroup_root()}/deployments/{ID}/server").exists()
+
+
+def _pid_of_container() -> int:
+    """Return the first process of the one container that there is, as crun knows it."""
+    (made,) = Path(CRUN_STATE).iterdir()
+    return int(json.loads((made / "status").read_text())["pid"])
+
+
+async def test_a_start_that_was_cut_off_after_the_container_was_made_is_begun_again(tmp_path: Path) -> None:
+    with heard_through(tmp_path / "asked") as asked:
+        async with site(tmp_path) as here, trio.open_nursery() as nursery:
+            first, rest = CRUN.split("\n", 1)
+            Path(here.crun).write_text(first + CRUN_ONCE_STUCK.format(tmp_path) + rest)
+            name = here.add(Service(name="server", command=["/bin/sleep", "1000"], stop=Stop(timeout_ms=50)))
+            here.one.supervisor.start(name)
+            await asked()
+            before = _pid_of_container()
+            await here.one.begin_again(nursery)
+            with trio.fail_after(20):
+                await here.one.supervisor.wait_state(name, "started", "failed")
+            assert here.one.path(name) == ["waiting", "starting", "started"]
+            assert here.one.supervisor.status_of(name).pid == _pid_of_container() != before
+            assert not Path(f"/proc/{before}").exists()
+            await here.one.supervisor.stop(name)
+            assert os.listdir(CRUN_STATE) == []
+            assert os.listdir(BUNDLES) == []
+            nursery.cancel_scope.cancel()
 
 
 NOTIFIER = (

@@ -33,6 +33,13 @@ class HeldUp(Launched):
         return await super().start(output, notify, listeners)
 
 
+def answers_the_second_time(place: Path, code: int) -> ExecProbe:
+    """Return a probe that says through *place*/asked that it was asked, and does not answer, and then ends with *code*."""
+    place.chmod(0o777)
+    script = f"test -e {place}/second && exit {code}; touch {place}/second; echo > {place}/asked; sleep 1000"
+    return ExecProbe(command=["/bin/sh", "-c", script])
+
+
 async def test_a_start_that_was_cut_off_is_begun_again() -> None:
     async with supervised() as one, trio.open_nursery() as nursery:
         starter = HeldUp(Program(tuple(SLEEPS)), f"{one.group}/web", one.reaper)
@@ -54,10 +61,7 @@ async def test_a_start_that_was_cut_off_is_begun_again() -> None:
 async def test_a_probe_that_was_cut_off_is_asked_again(tmp_path: Path) -> None:
     with heard_through(tmp_path / "asked") as asked:
         async with supervised() as one, trio.open_nursery() as nursery:
-            # It says that it was asked, and does not answer the first time.
-            script = f"test -e {tmp_path}/second && exit 0; touch {tmp_path}/second; echo > {tmp_path}/asked; sleep 1000"
-            tmp_path.chmod(0o777)
-            probe = ExecProbe(command=["/bin/sh", "-c", script])
+            probe = answers_the_second_time(tmp_path, 0)
             one.add_direct(Service(name="web", command=SLEEPS, readiness=ReadyByProbe(probe=probe, interval_ms=60_000)))
             one.supervisor.start("web")
             await asked()
@@ -72,9 +76,7 @@ async def test_a_probe_that_was_cut_off_is_asked_again(tmp_path: Path) -> None:
 async def test_health_goes_on_being_asked_for(tmp_path: Path) -> None:
     with heard_through(tmp_path / "asked") as asked:
         async with supervised() as one, trio.open_nursery() as nursery:
-            script = f"test -e {tmp_path}/second && exit 1; touch {tmp_path}/second; echo > {tmp_path}/asked; sleep 1000"
-            tmp_path.chmod(0o777)
-            health = Health(probe=ExecProbe(command=["/bin/sh", "-c", script]), interval_ms=1, timeout_ms=60_000, failures=1)
+            health = Health(probe=answers_the_second_time(tmp_path, 1), interval_ms=1, timeout_ms=60_000, failures=1)
             one.add_direct(Service(name="web", command=SLEEPS, health=health))
             one.supervisor.start("web")
             await asked()
