@@ -36,12 +36,13 @@ class Early:
     The writing end is -1 where it is not kept for the next run: without a control group (``service_runs``).
     """
 
-    __slots__ = ("failed", "groups", "launcher", "plan", "started")
+    __slots__ = ("failed", "groups", "launcher", "open_files", "plan", "started")
 
     def __init__(self, launcher: Launchers, groups: str, plan: "dict[str, object] | None") -> None:
         self.launcher = launcher
         self.groups = groups
         self.plan = plan
+        self.open_files = 0  # the soft limit that services begin with
         self.started: dict[str, tuple[Started, int, int, bytes]] = {}
         self.failed: dict[str, str] = {}
 
@@ -69,21 +70,23 @@ def begin(directory: str, plan_file: str) -> Early:
     zero: list[tuple[str, bytes, bytes]] = [] if early.plan is None else early.plan["zero"]  # type: ignore[assignment]
     pipes: _Pipes = {}
     _submit(early, zero[:AT_FIRST], 0, pipes)
-    _raise_limit()  # while the first are started
+    early.open_files = _raise_limit()  # while the first are started
+    launcher.limit_open_files(early.open_files)
     _submit(early, zero[AT_FIRST:], AT_FIRST, pipes)
     _await(early, pipes)
     return early
 
 
-def _raise_limit() -> None:
-    """Have room for four descriptors for each service. What the launcher has, and so the services, stays as it was."""
+def _raise_limit() -> int:
+    """Have room for four descriptors for each service. Return the soft limit that there was, 0 where it is as it was."""
     try:
         import resource
 
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
-        pass  # with what there is, then
+        return 0  # with what there is, then
+    return soft
 
 
 def read_plan(directory: str, plan_file: str) -> "dict[str, object] | None":

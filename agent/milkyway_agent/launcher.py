@@ -83,6 +83,7 @@ class Launcher:
         self.pid = 0
         self._sent: set[int] = set()
         self._queue: list[tuple[int, bytes, list[int]]] = []
+        self._open_files = 0
         self._watched = select.epoll()  # stays the same when the launcher is another
         self._open()
 
@@ -94,6 +95,17 @@ class Launcher:
     def fileno(self) -> int:
         """Return the descriptor that is readable when ``results`` has something to say: the same for good."""
         return self._watched.fileno()
+
+    def limit_open_files(self, most: int) -> None:
+        """Have services begin with the soft limit *most* of open files, where ours has been raised meanwhile; 0: with ours."""
+        self._open_files = most
+        if most and self.pid:
+            import resource  # late: nobody needs it for the first services
+
+            try:  # noqa: SIM105 (contextlib would be one import more)
+                resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            except (OSError, ValueError):
+                pass  # it has just ended; or they have more than they would
 
     def submit(self, number: int, words: "Sequence[str] | bytes", descriptors: "Mapping[int, int]") -> None:
         """Ask for one start: *words* as ``words_of`` makes them, *descriptors* from the child's number (below 256) to ours.
@@ -222,6 +234,7 @@ class Launcher:
         self._pidfd = posix.pidfd_open(self.pid)
         self._socket = ours
         self._watched.register(ours.fileno(), select.EPOLLIN)
+        self.limit_open_files(self._open_files)
 
     def _end(self) -> None:
         if self._socket is None:
@@ -251,6 +264,7 @@ class Launchers:
         """Start one. *count*: at most so many, 0: one for each processor, but no more than MOST. Raises OSError."""
         self._program = program
         self._environment = environment
+        self._open_files = 0
         self._count = count or min(len(posix.sched_getaffinity(0)), MOST)
         self._all = [Launcher(program, environment)]
         self._watched = select.epoll()
@@ -270,9 +284,16 @@ class Launchers:
         quietest = min(self._all, key=_pending)
         if quietest.pending >= BURST and len(self._all) < self._count:
             quietest = Launcher(self._program, self._environment)
+            quietest.limit_open_files(self._open_files)
             self._all.append(quietest)
             self._watched.register(quietest.fileno(), select.EPOLLIN)
         quietest.submit(number, words, descriptors)
+
+    def limit_open_files(self, most: int) -> None:
+        """See ``Launcher.limit_open_files``."""
+        self._open_files = most
+        for one in self._all:
+            one.limit_open_files(most)
 
     def results(self) -> list[Started | NotStarted]:
         """Return the answers that have come since."""

@@ -187,6 +187,7 @@ class Supervision:
             # Not trio.current_time(): after a failure trio does not run any more.
             services=self.supervisor.keep(time.monotonic() + self._clock_offset),
             users=dict(self._places.users.held),
+            open_files=self._begun.open_files,
         )
         return Kept(state, descriptors_of(state.services))
 
@@ -211,6 +212,8 @@ class Supervision:
         os.close(int(self.options.adopt))
         close_on_exec(descriptors_of(state.services))
         OldProgram.close(self.options.old)
+        self._begun.open_files = state.open_files
+        self._begun.launcher.limit_open_files(state.open_files)
         return state
 
     def _read(self) -> list[Service]:

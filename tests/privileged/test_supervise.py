@@ -1,6 +1,7 @@
 """``milkyway-agent --supervise DIR`` as a user has it: started, asked, changed, re-executed, ended."""
 
 import os
+import resource
 import select
 import shutil
 import signal
@@ -100,6 +101,27 @@ def test_a_changed_directory_restarts_what_changed_and_nothing_else() -> None:
         os.kill(one.pid, signal.SIGHUP)
         one.wait_until(lambda: "definitions refused" in one.printed(), "the refusal")
         assert one.services()["same"]["pid"] == before["same"]["pid"]
+
+
+def test_services_begin_with_the_limit_of_open_files_that_the_supervisor_began_with() -> None:
+    """It raises its own, and starts further launchers after that; a successor has the raised one from its first moment on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with supervising() as one:
+        names = [f"service-{number}" for number in range(24)]
+        for name in names:
+            one.define(name, ["/bin/sh", "-c", "echo limit $(ulimit -Sn); exec sleep 1000"])
+        one.check()  # so that they are started early
+        resource.setrlimit(resource.RLIMIT_NOFILE, (333, hard))
+        try:
+            one.start()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        one.wait_until(lambda: one.printed().count(": limit 333\n") == len(names), "all of them")
+        for _ in range(2):
+            one.reexecute()
+        for name in names:
+            os.kill(one.services()[name]["pid"], signal.SIGKILL)
+        one.wait_until(lambda: one.printed().count(": limit 333\n") == 2 * len(names), "all of them again")
 
 
 def test_no_service_notices_a_re_execution() -> None:
