@@ -108,12 +108,22 @@ def build() -> dict[str, Path]:
     with step("CoreOS: root, kernel, initramfs"):
         milkyway("coreos", "build")
     with step("nginx as a layer over CoreOS"):
-        said = json.loads(milkyway("layer", "build", ROOT / "examples/nginx/image.yaml", "--output", LAYERS, "--json"))
-    layers = {one["path"].split("/")[-1]: ROOT / one["file"] for one in said}
+        layers = build_layers(ROOT / "examples/nginx/image.yaml", LAYERS)
     with step("carol signs the layers"):
-        for file in layers.values():
-            milkyway("layer", "sign", file, "--key", KEYS / "carol.key")
+        sign_layers(layers)
     return layers
+
+
+def build_layers(spec: Path, output: Path) -> dict[str, Path]:
+    """Build the layers of *spec* into *output*; return their files by name."""
+    said = json.loads(milkyway("layer", "build", spec, "--output", output, "--json"))
+    return {one["path"].split("/")[-1]: ROOT / one["file"] for one in said}
+
+
+def sign_layers(layers: dict[str, Path]) -> None:
+    """Sign all of *layers* as the person who builds them."""
+    for file in layers.values():
+        milkyway("layer", "sign", file, "--key", KEYS / "carol.key")
 
 
 class ControlServer:
@@ -277,11 +287,8 @@ def forged_document(layers: dict[str, Path]) -> str:
 
 def tampered_layer() -> str:
     """Deploy a layer of which the control server changes one byte; return how the machine refuses it."""
-    output = DEMO / "layers"
-    said = json.loads(milkyway("layer", "build", ROOT / "examples/nginx/image.yaml", "--output", output, "--json"))
-    layers = {one["path"].split("/")[-1]: ROOT / one["file"] for one in said}
-    for file in layers.values():
-        milkyway("layer", "sign", file, "--key", KEYS / "carol.key")
+    layers = build_layers(ROOT / "examples/nginx/image.yaml", DEMO / "layers")
+    sign_layers(layers)
     milkyway("fleet", "upload", *layers.values())
     sha256 = hashlib.sha256(layers["nginx"].read_bytes()).hexdigest()
     (blob,) = (file for file in (DEMO / "control/blobs").rglob("*") if file.name == sha256)

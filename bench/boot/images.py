@@ -22,6 +22,7 @@ from milkyway_agent.early_boot import FIRST_MODULES
 from milkyway_agent.phases import SYSCTLS
 from milkyway_coreos import build as building
 from milkyway_coreos import config, image, policy, programs, tools
+from milkyway_coreos.packages import unpack_member
 from milkyway_coreos.steps import Say, Steps, hash_files
 
 HERE = Path(__file__).parent
@@ -117,9 +118,9 @@ def _theirs(tree: Path, packages: Path) -> list[Path]:
         for member in tar:
             path = member.name.removeprefix("./")
             place = tree / path
-            if member.isdir() or UNUSED.match(path) or place.exists() or place.is_symlink():
-                continue
-            _unpack(tar, member, place)
+            is_wanted = (member.isfile() or member.islnk() or member.issym()) and not UNUSED.match(path)
+            if is_wanted and not (place.exists() or place.is_symlink()):
+                unpack_member(tar, member, place)
     (tree / HOUSE / "init").unlink()
     shutil.copy2(tree / SYSTEMD, tree / HOUSE / "init")  # a file, not a link: its label makes the domain
     units = tree / UNITS
@@ -154,17 +155,6 @@ def _unconfined_policy(into: Path) -> list[Path]:
         (into / source.name).write_text(source.read_text().replace("(handleunknown deny)", "(handleunknown allow)"))
     (into / "everything.cil").write_text(unconfined([source.read_text() for source in sources]))
     return sorted(into.iterdir())
-
-
-def _unpack(tar: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if member.issym():
-        place.symlink_to(member.linkname)
-    elif member.isreg() or member.islnk():
-        content = tar.extractfile(member)
-        assert content is not None, f"{member.name} is a file"
-        place.write_bytes(content.read())
-        place.chmod(0o755 if member.mode & 0o111 else 0o644)
 
 
 def _sysctls() -> str:

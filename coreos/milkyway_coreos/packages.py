@@ -65,15 +65,16 @@ def unpack(archive: Path, into: Path) -> None:
         for member in tar:
             path = member.name.removeprefix("./")
             if path.startswith(f"{COLLECTED}/"):
-                _write(tar, member, into / path.removeprefix(f"{COLLECTED}/"))
+                unpack_member(tar, member, into / path.removeprefix(f"{COLLECTED}/"))
             elif not member.isdir() and trim.is_kept(path):
-                _write(tar, member, root / path)
+                unpack_member(tar, member, root / path)
     for link in sorted(_links(root)):
         if not link.exists() and not link.readlink().is_absolute():
             link.unlink()  # what it pointed to was trimmed
 
 
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+def unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    """Write the file or link *member* of *tar* to *path*, readable by all, and executable if it was by anybody."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if member.issym():
         path.symlink_to(member.linkname)

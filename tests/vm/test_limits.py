@@ -1,12 +1,12 @@
 """What a service may not have on a real machine: more memory than its limit, more processes, more time to end."""
 
-import json
 from typing import Any
 
 import pytest
 
 from demo import run as demo
 from milkyway_coreos.vm import VirtualMachine
+from tests.vm.deployed import deploy, deployment, service
 
 pytestmark = pytest.mark.vm
 
@@ -14,24 +14,13 @@ pytestmark = pytest.mark.vm
 @pytest.fixture(scope="module")
 def limits(chain: demo.Chain) -> dict[str, Any]:
     """The deployment of tests/vm/limits, up."""
-    spec = demo.ROOT / "tests/vm/limits/image.yaml"
-    said = json.loads(demo.milkyway("layer", "build", spec, "--output", demo.LAYERS, "--json"))
-    layers = {one["path"].split("/")[-1]: demo.ROOT / one["file"] for one in said}
-    for file in layers.values():
-        demo.milkyway("layer", "sign", file, "--key", demo.KEYS / "carol.key")
-    demo.remove_all()
-    demo.deploy(layers["limits"], layers, "limits")
-    found: dict[str, Any] = demo.wait_until("the deployment", lambda: _deployment().get("services") and _deployment(), 180)
-    return found
-
-
-def _deployment() -> dict[str, Any]:
-    return next((one for one in demo.status()["deployments"] if one["name"] == "limits"), {})
+    deploy(demo.ROOT / "tests/vm/limits/image.yaml", "limits", "limits")
+    demo.wait_until("the deployment", lambda: deployment("limits")["services"], 180)
+    return deployment("limits")
 
 
 def _service(name: str) -> dict[str, Any]:
-    services = _deployment().get("services", [])
-    return next((one for one in services if one["name"] == f"limits/{name}"), {"state": "", "reason": ""})
+    return service(f"limits/{name}")
 
 
 def _said(name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from demo import run as demo
+from tests.vm.deployed import deployment
 
 pytestmark = pytest.mark.vm
 
@@ -58,7 +59,7 @@ def load(port: int) -> Iterator[Load]:
 
 
 def _web() -> dict[str, Any]:
-    return next((one for one in demo.status()["deployments"] if one["name"] == "web"), {"state": "", "services": []})
+    return deployment("web")
 
 
 def _state_descriptor() -> str:

@@ -1,6 +1,5 @@
 """What starts a service of a deployment on a real machine: its first client, its time; and what it is warned of."""
 
-import json
 import socket
 import time
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 
 from demo import run as demo
+from tests.vm.deployed import deploy, deployment, service
 
 pytestmark = pytest.mark.vm
 
@@ -18,26 +18,15 @@ HOUR = 3600
 @pytest.fixture(scope="module")
 def port(chain: demo.Chain) -> Iterator[int]:
     """The deployment of tests/vm/triggers, active; the port under which its clients reach it."""
-    spec = demo.ROOT / "tests/vm/triggers/image.yaml"
-    said = json.loads(demo.milkyway("layer", "build", spec, "--output", demo.LAYERS, "--json"))
-    layers = {one["path"].split("/")[-1]: demo.ROOT / one["file"] for one in said}
-    for file in layers.values():
-        demo.milkyway("layer", "sign", file, "--key", demo.KEYS / "carol.key")
-    demo.remove_all()
-    demo.deploy(layers["triggers"], layers, "triggers")
-    demo.wait_until("the deployment", lambda: _deployment().get("state") == "active", 180)
+    deploy(demo.ROOT / "tests/vm/triggers/image.yaml", "triggers", "triggers")
+    demo.wait_until("the deployment", lambda: deployment("triggers")["state"] == "active", 180)
     yield chain.web_port
     _set_clock(time.time())
     demo.remove_all()
 
 
-def _deployment() -> dict[str, Any]:
-    return next((one for one in demo.status()["deployments"] if one["name"] == "triggers"), {})
-
-
 def _service(name: str) -> dict[str, Any]:
-    services = _deployment().get("services", [])
-    return next((one for one in services if one["name"] == f"triggers/{name}"), {"state": "", "pid": 0})
+    return service(f"triggers/{name}")
 
 
 def _said(name: str) -> str:
