@@ -34,6 +34,7 @@ class Reaper:
         self._held = 0
         self._holders: list[Callable[[], bool]] = []
         self._seen: dict[tuple[int, int], float] = {}  # unclaimed and ended: pid and start time, to when first seen
+        self._waiting = False  # somebody who is not claimed has ended, and is there still
         self._nudged = trio.Event()
 
     def claim(self, pid: int) -> None:
@@ -107,7 +108,7 @@ class Reaper:
                         self.sweep(trio.current_time())
                     except Exception as error:  # noqa: BLE001 (orphans that wait longer are no reason to stop)
                         self._log.note("reaping_failed", error=repr(error))
-                    with trio.move_on_after(GRACE_SECONDS if self._seen else float("inf")):
+                    with trio.move_on_after(GRACE_SECONDS if self._waiting else float("inf")):
                         await self._nudged.wait()
 
     async def _nudge_on(self, ends: AsyncIterator[int]) -> None:
@@ -116,6 +117,7 @@ class Reaper:
 
     def sweep(self, now: float) -> None:
         """Reap the orphans that have waited out their grace at *now*."""
+        self._waiting = bool(self._seen)
         first = reaper.first_ended()
         # A claimed child that has ended is reaped by its owner, who then releases it: sweep again then. Only when
         # the kernel shows us a stranger do we look at all of them, as one that is spared would hide the others.
@@ -127,8 +129,10 @@ class Reaper:
         ):
             if first is None:
                 self._seen.clear()
+                self._waiting = False
             return
-        waiting = {(one.pid, one.start): one for one in reaper.zombies(os.getpid()) if one.pid not in self._claimed}
+        self._waiting = True  # also where it was not found below, as may happen while others end
+        waiting = {(one.pid, one.start): one for one in reaper.zombies(os.getpid(), spared=self._claimed)}
         self._seen = {key: self._seen.get(key, now) for key in waiting}
         for key, since in list(self._seen.items()):
             if now - since >= GRACE_SECONDS:

@@ -178,7 +178,9 @@ def test_an_ended_child_is_seen_without_being_reaped() -> None:
     os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
     assert reaper.first_ended() == pid
     assert processes.has_ended(pidfd)
+    assert pid in processes.children(os.getpid())
     assert [one.pid for one in reaper.zombies(os.getpid())] == [pid]
+    assert reaper.zombies(os.getpid(), spared={pid}) == []
     assert processes.reap(pidfd) == (pid, 9)
     assert reaper.reap(pid) is None, "somebody was quicker"
     os.close(pidfd)

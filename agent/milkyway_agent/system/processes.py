@@ -95,10 +95,20 @@ def parse_stat(text: str) -> Process:
     return Process(int(pid), name, values[0], int(values[1]), int(values[19]))
 
 
-def processes() -> list[Process]:
-    """Return all processes that are there now."""
+def children(pid: int) -> list[int]:
+    """Return the children of process *pid*, also those that are not reaped (proc_tid_children(5)).
+
+    One or another may be missing when some end meanwhile. Raises FileNotFoundError where the kernel doesn't say
+    (CONFIG_PROC_CHILDREN).
+    """
+    threads = _pids(os.listdir(f"/proc/{pid}/task"))
+    return [int(child) for thread in threads for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split()]
+
+
+def processes(pids: Iterable[int] | None = None) -> list[Process]:
+    """Return those of *pids* that are there now, or all processes."""
     found = []
-    for pid in _pids(os.listdir("/proc")):
+    for pid in _pids(os.listdir("/proc")) if pids is None else pids:
         try:
             # A process may call itself anything, also what is no UTF-8.
             found.append(parse_stat(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="backslashreplace")))

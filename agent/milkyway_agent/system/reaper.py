@@ -1,9 +1,10 @@
 """Reaping: what a process that adopts orphans must do, as single calls. Who owns which child is the shell's to know."""
 
 import os
+from collections.abc import Container
 
 from milkyway_agent.system.libc import call
-from milkyway_agent.system.processes import Process, processes
+from milkyway_agent.system.processes import Process, children, processes
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 PTRACE_DETACH = 17  # linux/ptrace.h
@@ -30,9 +31,16 @@ def first_ended() -> int | None:
     return None if result is None or result.si_code in (os.CLD_TRAPPED, os.CLD_STOPPED) else result.si_pid
 
 
-def zombies(parent: int) -> list[Process]:
-    """Return the children of *parent* that have ended and are not reaped."""
-    return [process for process in processes() if process.parent == parent and process.state == "Z"]
+def zombies(parent: int, spared: Container[int] = ()) -> list[Process]:
+    """Return the children of *parent* that have ended and are not reaped, without those *spared*, which cost nothing.
+
+    One or another may be missing when some end meanwhile.
+    """
+    try:
+        pids = [pid for pid in children(parent) if pid not in spared]
+    except FileNotFoundError:
+        pids = None
+    return [one for one in processes(pids) if one.parent == parent and one.state == "Z" and one.pid not in spared]
 
 
 def reap(pid: int) -> int | None:
