@@ -26,6 +26,8 @@ sys.exit(main())
 def main() -> int:
     """Be PID 1, for ever; or, with options, a supervisor of its own and what belongs to it. Return the exit code."""
     arguments = sys.argv[1:]
+    if "--code" in arguments:
+        arguments = _carry(arguments)
     if arguments[:1] == ["--check-state"]:  # of PID 1: a supervisor's own comes after its other options
         return _check_state(int(arguments[1]))
     adopted = int(arguments[1]) if arguments[:1] == ["--adopt"] else -1
@@ -73,6 +75,22 @@ def _check_state(descriptor: int) -> int:
     return main_check(descriptor, KeptAgent)
 
 
+def _carry(arguments: list[str]) -> list[str]:
+    """Import from what ``--code`` names, not from files; return the other arguments."""
+    at = arguments.index("--code")
+    try:
+        import gc
+
+        from milkyway_agent import carried_code
+
+        gc.disable()  # as ``supervise`` does, soon after this
+
+        carried_code.carry(int(arguments[at + 1]))
+    except Exception:  # noqa: BLE001 (it saves time, no more)
+        _print_traceback()
+    return arguments[:at] + arguments[at + 2 :]
+
+
 def _supervise(arguments: list[str]) -> int:
     """Run the supervisor. One that was to replace another and can't makes room for the one before it."""
     try:
@@ -102,7 +120,7 @@ def _execute_old(arguments: list[str]) -> None:
     program, *held = (one.rpartition("=")[::2] for one in arguments[at + 1].split(","))
     packages = [(name, f"/proc/self/fd/{number}") for name, number in held if name]
     paths = [f"/proc/self/fd/{number}" for name, number in held if not name] + [path for path in sys.path if "zip" in path]
-    ours = sys.orig_argv[: len(sys.orig_argv) - len(arguments)]
+    ours = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
     kept = arguments[:at] + arguments[at + 2 :]
     os.environ.setdefault("MILKYWAY_NEWEST", "\x1f".join([*ours, *kept]))  # as ``reexecution`` reads it
     os.execv(f"/proc/self/fd/{program[1]}", [sys.executable, "-IS", "-c", BOOT.format(paths=paths, packages=packages), *kept])

@@ -1,17 +1,32 @@
-"""trio without TLS and subprocesses: imported before trio by the two programs that stay for ever, PID 1 and the supervisor.
+"""trio, attrs and msgspec without what nobody here uses: imported before them by the two programs that stay for ever.
 
-trio's own ``__init__`` imports its TLS and DTLS, and with them ssl, hmac and OpenSSL: 5 MiB of a process that speaks
-to nobody. Its subprocesses and asynchronous paths are imported too, which take their time while nobody looks after services
-(``reexecution``); and to name its threads it has the linker's cache read by a program. These modules are replaced by
-ones of empty names while trio is imported. Whoever uses one of these names has made a mistake, and whoever imports ssl or
-ctypes.util afterwards gets the real one.
+Those are PID 1 and the supervisor. What they import costs memory for good, and time in which nobody looks after services
+(``reexecution``). trio's own ``__init__`` imports its TLS and DTLS, and with them ssl, hmac and OpenSSL: 5 MiB of a
+process that speaks to nobody; its subprocesses, files and streams over TCP; and to name its threads it has the
+linker's cache read by a program. attrs brings its validators, msgspec the formats that we don't read. Three ways to do without:
+
+- of ``_UNUSED`` there are empty modules instead, while trio is imported. Whoever uses one of their names has made a mistake.
+- ``_PUT_OFF`` are imported when one of their names is used: some are, late, and most never.
+- ``typing_extensions`` and others have small stand-ins meanwhile; whoever imports them afterwards gets the real ones.
 """
 
 import ctypes
 import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any
 
-_UNUSED = ("trio._dtls", "trio._ssl", "trio._highlevel_ssl_helpers", "trio._subprocess", "trio._path")
+_UNUSED = (
+    "trio._dtls", "trio._ssl", "trio._highlevel_ssl_helpers", "trio._subprocess", "trio._path", "trio._file_io",
+    "trio._signals", "trio._highlevel_open_tcp_listeners", "trio._highlevel_open_tcp_stream",
+    "trio._highlevel_open_unix_stream", "trio._highlevel_serve_listeners", "trio._highlevel_socket",
+)  # fmt: skip
+_PUT_OFF = frozenset({
+    "inspect", "tokenize", "idna", "attr.converters", "attr.filters", "attrs.converters", "attrs.filters",
+    "attrs.setters", "attrs.validators", "msgspec.inspect", "msgspec.msgpack", "msgspec.toml", "msgspec.yaml",
+    "msgspec._json_schema",
+})  # fmt: skip
 
 
 class _Nothing(ModuleType):
@@ -31,17 +46,100 @@ class _KnownLibrary(ModuleType):
         return "libc.so.6"
 
 
+class _Validators(ModuleType):
+    """attr.validators for who wants to know that a value is of a type: attrs' own takes along inspect and what that needs."""
+
+    @staticmethod
+    def instance_of(kind: type) -> Callable[[object, Any, object], None]:
+        """Return a validator that raises TypeError for a value that is not of *kind*."""
+
+        def validate(_instance: object, attribute: Any, value: object) -> None:
+            if not isinstance(value, kind):
+                raise TypeError(f"{attribute.name} must be {kind!r}, not {value!r}")
+
+        return validate
+
+
+class _Logger:
+    """A logger of the module logging, which is imported when there is something to say."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, method: str) -> Any:
+        import logging
+
+        return getattr(logging.getLogger(self._name), method)
+
+
+class _Loggers(ModuleType):
+    """The module logging for who wants a logger."""
+
+    getLogger: Callable[[str], _Logger] = _Logger  # noqa: N815 (logging's name)
+
+
+class _Later(ModuleType):
+    """A module that is neither looked for nor run: it is when a name of it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__all__":  # the import system looks whether it has set them
+            raise AttributeError(name)
+        assert isinstance(self.__loader__, _Loader), "as _Finder has made it"
+        spec = PathFinder.find_spec(self.__name__, self.__loader__.path)
+        if spec is None or spec.loader is None:
+            raise ModuleNotFoundError(f"No module named {self.__name__!r}", name=self.__name__)
+        self.__class__ = ModuleType
+        self.__spec__, self.__loader__, self.__file__ = spec, spec.loader, spec.origin
+        if spec.submodule_search_locations is not None:
+            self.__path__ = spec.submodule_search_locations
+        spec.loader.exec_module(self)
+        return getattr(self, name)
+
+
+class _Loader:
+    """Makes a module that is put off; it will be looked for in *path*."""
+
+    def __init__(self, path: Sequence[str] | None) -> None:
+        self.path = path
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the module."""
+        return _Later(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Do nothing."""
+
+
+class _Finder:
+    """Finds the modules that are put off, before anybody else."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, _target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return how to make *name* without running it; None: it is none of these."""
+        # All of a loader that is asked for:
+        return ModuleSpec(name, _Loader(path)) if name in _PUT_OFF else None  # type: ignore[arg-type]
+
+
 def _import() -> None:
     if "trio" in sys.modules:
         return
-    standard = [module for module in (_Nothing("ssl"), _KnownLibrary("ctypes.util")) if module.__name__ not in sys.modules]
+    stand_ins = (_Nothing("ssl"), _KnownLibrary("ctypes.util"), _Loggers("logging"), _Validators("attr.validators"))
+    standard = [module for module in stand_ins if module.__name__ not in sys.modules]
     for module in (*standard, *map(_Nothing, _UNUSED)):
         sys.modules[module.__name__] = module
     ctypes.util = sys.modules["ctypes.util"]
-    import trio  # noqa: F401 (imported for what it leaves in sys.modules)
-
-    for module in standard:
-        del sys.modules[module.__name__]
+    if has_no_extensions := "typing_extensions" not in sys.modules:
+        sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # as the import system has what must not be found
+    sys.meta_path.insert(0, _Finder)
+    try:
+        import msgspec  # noqa: F401 (imported for what it leaves in sys.modules)
+        import trio  # noqa: F401 (as above)
+    finally:
+        sys.meta_path.remove(_Finder)
+        for module in standard:
+            del sys.modules[module.__name__]
+        if has_no_extensions:
+            del sys.modules["typing_extensions"]
 
 
 _import()

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import msgspec
 import trio
 
+from milkyway_agent import carried_code
 from milkyway_agent.reaping import Reaper
 from milkyway_formats.codec import Document, decode, encode
 from milkyway_formats.errors import RefusedError, UnavailableError
@@ -24,11 +25,12 @@ REST_SECONDS = 10.0
 ANSWER_SECONDS = 0.05
 NEWEST = "MILKYWAY_NEWEST"  # in the environment of an old program: the words of the newest, by this separator
 SEPARATOR = "\x1f"
+GATHER = "MILKYWAY_GATHER"  # in the environment of a child that checks: the file for the code that it has imported
 PACKAGES = ("milkyway_agent", "milkyway_formats")  # ours, each held by itself: an upgrade may leave the directory above it
 _OUT_OF_THE_WAY = 64  # of the numbers that a child's descriptors have
 STATE_BYTES = 64 * 1024 * 1024
-CHECK, ADOPT, OLD = "--check-state", "--adopt", "--old"
-_MADE_BY_US = (ADOPT, OLD)
+CHECK, ADOPT, OLD, CODE = "--check-state", "--adopt", "--old", "--code"
+_MADE_BY_US = (ADOPT, OLD, CODE)
 StateT = TypeVar("StateT", bound=Document)
 
 
@@ -89,6 +91,7 @@ class Renewal:
         self._reaper = reaper
         self._program = program
         self._old = old
+        self._code = -1  # of the new program, from the child that has imported it
         self._due = trio.Event()
 
     async def ask(self) -> None:
@@ -97,11 +100,17 @@ class Renewal:
         Raises UnavailableError when it can't: then all is as before.
         """
         await self._wait_at_rest()
-        descriptor = write_state(self._life.keep().state)
+        descriptor, code = write_state(self._life.keep().state), -1
         try:
-            await check(self._program, descriptor, self._reaper)
+            # What can't go back runs from its files alone: PID 1 of a server, from those that dm-verity vouches for.
+            code = os.memfd_create("milkyway-code", os.MFD_CLOEXEC) if self._old else -1
+            await check(self._program, descriptor, self._reaper, code)
+            if code >= 0 and os.fstat(code).st_size:
+                self._code, code = code, self._code
         finally:
             os.close(descriptor)
+            if code >= 0:
+                os.close(code)
         self._due.set()
 
     async def run(self) -> None:
@@ -120,9 +129,13 @@ class Renewal:
         self._life.leave()
         try:
             words = [*self._program, ADOPT, str(descriptor)]
+            more = [*self._old.descriptors] if self._old else []
             if self._old:
                 words += [OLD, self._old.words]
-            execute(words, [descriptor, *kept.descriptors, *(self._old.descriptors if self._old else ())])
+            if self._code >= 0:
+                words += [CODE, str(self._code)]
+                more.append(self._code)
+            execute(words, [descriptor, *kept.descriptors, *more])
         finally:
             os.close(descriptor)
             self._life.stay()
@@ -164,12 +177,18 @@ def read_state(descriptor: int, kind: type[StateT]) -> StateT:
     return decode(os.pread(descriptor, size, 0), kind, what="the state", limit=STATE_BYTES)
 
 
-async def check(program: Sequence[str], descriptor: int, reaper: Reaper) -> None:
-    """Have the new program read the state as a child. Raises UnavailableError when it does not say that it can."""
+async def check(program: Sequence[str], descriptor: int, reaper: Reaper, carried: int = -1) -> None:
+    """Have the new program read the state as a child. Raises UnavailableError when it does not say that it can.
+
+    *carried*: a file into which it writes the code that it has imported, if it knows how to.
+    """
     code = None
+    environment, passed = dict(os.environ), {2: 2, 3: descriptor}
+    if carried >= 0:
+        environment[GATHER], passed[4] = "4", carried
     try:
         with trio.move_on_after(CHECK_SECONDS):
-            code = await reaper.run_child([*program, CHECK, "3"], dict(os.environ), {2: 2, 3: descriptor})
+            code = await reaper.run_child([*program, CHECK, "3"], environment, passed)
     except OSError as error:
         raise UnavailableError(f"cannot re-execute: the new program can't be executed: {error.strerror}") from error
     if code != 0:
@@ -200,4 +219,7 @@ def main_check(descriptor: int, kind: type[Document]) -> int:
     except (RefusedError, OSError, msgspec.MsgspecError) as error:
         print(error, file=sys.stderr)
         return RefusedError.exit_code
+    if GATHER in os.environ:
+        with os.fdopen(int(os.environ[GATHER]), "wb") as file:
+            file.write(carried_code.gather())
     return 0

@@ -96,6 +96,10 @@ def main(arguments: list[str]) -> int:
         front.main()
         return 0
     if options.check_state:
+        from milkyway_agent import (
+            light_trio,  # noqa: F401 (first of all that import trio)
+            supervision,  # noqa: F401 (what is asked: whether it can be imported)
+        )
         from milkyway_agent.kept_state import KeptState
         from milkyway_agent.reexecution import main_check
 
@@ -122,6 +126,9 @@ def _supervise(options: Options) -> int:
     except OSError as error:
         print(f"cannot supervise {directory}: {error.strerror}: {error.filename or early.launch_program()}", file=sys.stderr)
         return 4
+    import gc
+
+    gc.disable()  # what is imported is no garbage, and looking through it takes its time; ``Supervision`` enables it
     from milkyway_agent import (
         light_trio,  # noqa: F401 (first of all that import trio)
         supervision,

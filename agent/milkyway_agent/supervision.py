@@ -1,6 +1,7 @@
 """The life of ``--supervise`` once the first services run: take them over, start the rest, serve the API, end in order."""
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from milkyway_agent import early
+from milkyway_agent import carried_code, early
 from milkyway_agent.accounts import DynamicUsers
 from milkyway_agent.arrivals import arriving
 from milkyway_agent.core.dependencies import needs_of
@@ -38,6 +39,7 @@ DEFAULT = "default"
 ORDERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # end, end, read the definitions again
 STOP_SECONDS = 90.0
 WARNING = 4
+TIDY_SECONDS = 1.0
 
 
 def run(options: Options, begun: Early) -> int:
@@ -131,6 +133,7 @@ class Supervision:
             else:
                 self._take_over()
                 self.supervisor.start(*self._wanted(services), by="the boot")
+            nursery.start_soon(_tidy_up)
             await self._end.wait()
             with trio.move_on_after(STOP_SECONDS) as stopping:
                 await self.supervisor.stop_all()
@@ -301,6 +304,15 @@ class Supervision:
         if self._places.groups:
             with contextlib.suppress(OSError):
                 cgroups.remove(self._places.groups)
+
+
+async def _tidy_up() -> None:
+    """Begin to look for garbage, once there is time for it; not among what was imported, which stays for good."""
+    await trio.sleep(TIDY_SECONDS)
+    carried_code.forget()
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 class _Front:

@@ -201,11 +201,13 @@ def test_a_new_program_that_fails_after_all_makes_room_for_the_old_one() -> None
         one.start()
         one.wait_until(lambda: started(one, "web"), "web")
         pid = one.services()["web"]["pid"]
-        # As an upgrade does: the old package goes, another one has its name. It reads states, and can do nothing else.
+        # As an upgrade does: the old package goes, another one has its name. It does well as long as nobody needs it.
         new = one.program / "milkyway_agent"
         new.rename(one.program.parent / "aside")
         shutil.copytree(ROOT / "agent/milkyway_agent", new)
-        (new / "supervision.py").write_text("raise ImportError('a new version that is broken where nobody looked')\n")
+        text = (new / "supervision.py").read_text()
+        broken = "if '--adopt' in sys.argv:\n    raise ImportError('a new version that is broken where nobody looked')\n"
+        (new / "supervision.py").write_text(text.replace("DEFAULT = ", f"{broken}DEFAULT = ", 1))
         assert one.ask("reexec")[0] == 0
         one.wait_until(lambda: "the one before it takes over again" in one.printed(), "its failure")
         one.wait_until(lambda: one.ask("services")[0] == 0, "the answer of the one before")

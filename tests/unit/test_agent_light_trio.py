@@ -1,14 +1,17 @@
-"""trio without what PID 1 has no use for: it works, and leaves the standard library as it was."""
+"""trio without what PID 1 has no use for: it works, and leaves the standard library and the libraries as they were."""
 
 import subprocess
 import sys
 
-PROGRAM = """
+BEGIN = """
 import sys
 sys.path += {paths!r}
 from milkyway_agent import light_trio
 import trio
-assert not {{"ssl", "hmac", "subprocess", "ctypes.util"}} & set(sys.modules), sorted(sys.modules)
+"""
+NOT_IMPORTED = """
+left_out = {"ssl", "hmac", "subprocess", "ctypes.util", "logging", "typing_extensions", "ast", "dis"}
+assert not left_out & set(sys.modules), left_out & set(sys.modules)
 
 async def main():
     async with trio.open_nursery() as nursery:
@@ -16,13 +19,59 @@ async def main():
         return await trio.to_thread.run_sync(lambda: 7)
 
 assert trio.run(main) == 7
-import ctypes.util, ssl
+"""
+AS_THEY_WERE = """
+import ctypes.util, ssl, logging
 assert ctypes.util.__file__ and ssl.__file__
 assert ctypes.util.find_library("c")
+assert logging.getLogger("some").name == "some"
+import inspect
+assert inspect.signature(lambda a: a).parameters["a"].name == "a"
+import attr, attrs, attr.validators, typing_extensions, msgspec
+attr.validators.in_([1])(None, None, 1)
+assert attrs.validators.instance_of and attr.converters.to_bool("yes") and typing_extensions.NotRequired
+assert msgspec.json.schema(int) == {"type": "integer"}
+assert msgspec.inspect.type_info(int)
+assert msgspec.msgpack.decode(msgspec.msgpack.encode(7)) == 7
+"""
+FAILING_INSTRUMENT = """
+class Failing(trio.abc.Instrument):
+    def before_run(self):
+        raise ZeroDivisionError("in an instrument")
+
+trio.run(trio.sleep, 0, instruments=[Failing()])
+"""
+WRONG_OUTCOME = """
+import outcome
+try:
+    outcome.Error("no exception")
+except TypeError as error:
+    print(error)
 """
 
 
-def test_it_runs_and_takes_along_neither_tls_nor_subprocesses() -> None:
-    program = PROGRAM.format(paths=[path for path in sys.path if path])
-    done = subprocess.run([sys.executable, "-IS", "-c", program], capture_output=True, text=True)
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    code = BEGIN.format(paths=[path for path in sys.path if path]) + program
+    return subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True)
+
+
+def test_it_runs_and_takes_along_nothing_that_nobody_uses() -> None:
+    done = run(NOT_IMPORTED)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_whoever_wants_what_was_left_out_has_it_as_it_is() -> None:
+    done = run(AS_THEY_WERE)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_trio_logs_is_logged() -> None:
+    done = run(FAILING_INSTRUMENT)
+    assert done.returncode == 0
+    assert "ZeroDivisionError: in an instrument" in done.stderr
+
+
+def test_what_is_no_exception_is_refused_as_ever() -> None:
+    done = run(WRONG_OUTCOME)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("error must be <class 'BaseException'>")
