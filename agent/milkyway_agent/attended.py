@@ -55,10 +55,7 @@ class DirectStarter(Protocol):
         """Take *running*, which was started before there was this starter, for what ``submit`` started."""
 
     async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str]) -> int | None:
-        """Run *command* beside the service's process; return its exit status, None when it was killed for taking longer.
-
-        Raises MilkyWayError or OSError when it can't be started, as when nothing of the service is there any more.
-        """
+        """See ``starter.Commanding``."""
 
     def kill(self) -> None:
         """Send SIGKILL to all of the service's processes, if it has any."""

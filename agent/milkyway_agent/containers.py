@@ -11,17 +11,20 @@ handler. One without a handler for its stop signal is killed after its stop time
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import trio
 
 from milkyway_agent.core.contexts import object_context, process_context
 from milkyway_agent.core.stack import stack_mount, type_name
 from milkyway_agent.core.uid_range import first_uid
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.seccomp import profile
-from milkyway_agent.starter import NONE, Running, clear_group, hold, kill_group, settled
+from milkyway_agent.starter import NONE, Running, bury, clear_group, end_now, hold, kill_group, kill_process_group, settled
 from milkyway_formats.deployment import Deployment
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.grants import Connect, HoldCapability, Listen, UseData
@@ -86,6 +89,8 @@ def configuration(
     environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **service.environment}
     if notify:
         environment["NOTIFY_SOCKET"] = NOTIFY_INSIDE
+        if service.watchdog_ms:
+            environment |= {"WATCHDOG_USEC": str(service.watchdog_ms * 1000), "WATCHDOG_PID": "1"}
     if listeners:  # its program is the first of its pid namespace
         environment |= {"LISTEN_FDS": str(len(listeners)), "LISTEN_FDNAMES": ":".join(listeners), "LISTEN_PID": "1"}
     process: dict[str, Any] = {
@@ -167,6 +172,11 @@ def mounts(
     return found
 
 
+def _kill_with_its_own(running: Running) -> None:
+    end_now(running)
+    kill_process_group(running.pid)
+
+
 def _mount(destination: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
     return {"destination": destination, "type": kind, "source": source, "options": options}
 
@@ -196,6 +206,7 @@ class Container:
         self._name = f"{deployment.id}.v{deployment.generation}.{service.name}"
         self._bundle = Path(BUNDLES, self._name)
         self._crun = [crun, "--cgroup-manager=cgroupfs", "--root", CRUN_STATE]
+        self._commands = count()
         self._context = process_context(domain_of(deployment, service)) if machine.selinux else ""
 
     async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Running:
@@ -223,6 +234,30 @@ class Container:
             raise
         return await settled(running, self._context, self._reaper)
 
+    async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str]) -> int | None:
+        """Run *command* in the container, as the service is; see ``starter.Commanding``."""
+        process = configuration(self._service, self._deployment, self._manifest, self._machine)["process"]
+        inside = {**environment, "MAINPID": "1"} if "MAINPID" in environment else environment
+        process |= {"args": command, "env": process["env"] + [f"{name}={value}" for name, value in inside.items()]}
+        number = next(self._commands)
+        words, pid_file = self._bundle / f"command-{number}.json", self._bundle / f"command-{number}.pid"
+        try:
+            words.write_bytes(msgspec.json.encode(process))
+            with self._reaper.holding():
+                await self._run("exec", ["--detach", "--process", str(words), "--pid-file", str(pid_file), self._name])
+                running = hold(int(pid_file.read_text()), self._reaper)
+        finally:
+            for file in (words, pid_file):
+                file.unlink(missing_ok=True)
+        in_time = False
+        try:
+            with trio.move_on_after(seconds):
+                await trio.lowlevel.wait_readable(running.pidfd)
+                in_time = True
+        finally:
+            code = await bury(running, partial(_kill_with_its_own, running), self._reaper)
+        return code if in_time else None
+
     def kill(self) -> None:
         """Kill all processes of the container's group."""
         kill_group(self.cgroup)
@@ -241,7 +276,8 @@ class Container:
                 file.unlink()
             self._bundle.rmdir()
 
-    async def _run(self, verb: str, arguments: list[str], output: int, passed: Mapping[int, int] = NO_DESCRIPTORS) -> None:
-        code = await self._reaper.run_child([*self._crun, verb, *arguments], {}, {1: output, 2: output, **passed})
+    async def _run(self, verb: str, arguments: list[str], output: int = -1, passed: Mapping[int, int] = NO_DESCRIPTORS) -> None:
+        outputs = {1: output, 2: output} if output >= 0 else {}
+        code = await self._reaper.run_child([*self._crun, verb, *arguments], {}, {**outputs, **passed})
         if code:
             raise UnavailableError(f"cannot {verb} the container: crun ended with {code}")

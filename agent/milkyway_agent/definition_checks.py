@@ -2,9 +2,10 @@
 
 from milkyway_agent.attended import Definition, accepts, is_direct
 from milkyway_agent.core.calendar import parse
+from milkyway_agent.starter import runs_commands
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.execution import Execution
-from milkyway_formats.service import ReadyByDescriptor, ReadyByProbe, Service
+from milkyway_formats.service import ExecProbe, HttpProbe, ReadyByDescriptor, ReadyByProbe
 from milkyway_formats.service_check import check_service
 
 FIRST_LISTENER = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
@@ -20,8 +21,7 @@ def check(definition: Definition) -> None:
     starter = definition.starter
     if service.listeners and not starter.takes_listeners:
         raise RefusedError(f"cannot supervise {name}: its starter gives it no listeners")
-    if not is_direct(starter) and (_asks_for_more(service) or accepts(service)):
-        raise RefusedError(f"cannot supervise {name}: its starter serves no connections, and gives it no probes or execution")
+    _check_starter(definition)
     if accepts(service):
         if not all(listener.accept for listener in service.listeners):
             raise RefusedError(f"cannot supervise {name}: either all of its listeners accept connections, or none does")
@@ -36,13 +36,18 @@ def check(definition: Definition) -> None:
             raise RefusedError(f"cannot supervise {name}: descriptor {number} is for a listener, or one that it has stored")
 
 
-def _asks_for_more(service: Service) -> bool:
-    """Tell whether the service needs a starter that takes descriptors, runs commands and reads ``execution``."""
-    return bool(
-        service.health
-        or service.stored_descriptors
-        or service.stop.command
-        or service.reload.command
-        or service.execution != Execution()
-        or isinstance(service.readiness, (ReadyByDescriptor, ReadyByProbe))
-    )
+def _check_starter(definition: Definition) -> None:
+    name, service, starter = definition.name, definition.service, definition.starter
+    probes = [service.health.probe] if service.health else []
+    if isinstance(service.readiness, ReadyByProbe):
+        probes.append(service.readiness.probe)
+    if not is_direct(starter):
+        if accepts(service) or service.stored_descriptors or isinstance(service.readiness, ReadyByDescriptor):
+            raise RefusedError(f"cannot supervise {name}: its starter serves no connections, and passes no further descriptors")
+        if service.execution != Execution():
+            raise RefusedError(f"cannot supervise {name}: its starter does not read execution")
+        if any(isinstance(probe, HttpProbe) for probe in probes):
+            raise RefusedError(f"cannot supervise {name}: whoever supervises it asks nobody over the network")
+    asks = bool(service.stop.command or service.reload.command) or any(isinstance(probe, ExecProbe) for probe in probes)
+    if asks and not runs_commands(starter):
+        raise RefusedError(f"cannot supervise {name}: its starter runs no commands beside it")

@@ -21,13 +21,12 @@ from milkyway_agent.credentials import Secret
 from milkyway_agent.launcher import Launcher, Launchers, Started, encoded, words_of
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.seccomp_filter import default_filter
-from milkyway_agent.starter import Running, clear_group, kill_group, kill_process_group, let_go
+from milkyway_agent.starter import Running, bury, clear_group, kill_group, kill_process_group
 from milkyway_agent.system import cgroups, processes
 from milkyway_agent.watching import Watch
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.service import Limits, Service
 
-BURY_SECONDS = 10.0
 NO_COMMANDS: dict[trio.Event, int] = {}  # one for all at rest; never changed, only replaced
 Answered = Callable[[Running | Exception], None]
 
@@ -50,19 +49,8 @@ class Launching:
         self._asked[number] = answered
 
     async def bury(self, running: Running, kill: Callable[[], None]) -> int | None:
-        """Reap *running* when it has ended; *kill* it first if it hasn't. Returns its exit status, or minus its signal.
-
-        None: it does not end. Then it is an orphan like any other from now on. Not to be cancelled.
-        """
-        if not processes.has_ended(running.pidfd):
-            kill()
-        with trio.move_on_after(BURY_SECONDS, shield=True):
-            await trio.lowlevel.wait_readable(running.pidfd)
-        if processes.has_ended(running.pidfd):
-            return let_go(running, self._reaper)
-        os.close(running.pidfd)
-        self._reaper.release(running.pid)
-        return None
+        """See ``starter.bury``."""
+        return await bury(running, kill, self._reaper)
 
     def _answer(self, _events: int) -> None:
         for result in self._launcher.results():

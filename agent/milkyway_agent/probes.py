@@ -2,7 +2,8 @@
 
 import trio
 
-from milkyway_agent.attended import Attended, Run, environment_for_commands, is_direct
+from milkyway_agent.attended import Attended, Run, environment_for_commands
+from milkyway_agent.starter import runs_commands
 from milkyway_agent.system import processes
 from milkyway_formats.errors import MilkyWayError
 from milkyway_formats.service import ExecProbe, HttpProbe, Probe, TcpProbe
@@ -22,7 +23,7 @@ async def probe(one: Attended, run: Run, asked: Probe, seconds: float) -> str:
                     return await _get(port, path)
             case ExecProbe(command=command):
                 starter = one.definition.starter
-                assert is_direct(starter), "Supervisor.add saw to it"
+                assert runs_commands(starter), "Supervisor.add saw to it"
                 code = await starter.execute(command, seconds, environment_for_commands(one))
                 if code is None:
                     return f"its probe took longer than {seconds:g} s"

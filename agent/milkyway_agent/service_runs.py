@@ -26,7 +26,7 @@ from milkyway_agent.log import OUTPUT, Log
 from milkyway_agent.output import AT_ONCE, ENDED, Stream
 from milkyway_agent.probes import LEAST_INTERVAL, is_listening
 from milkyway_agent.readiness import belongs_to
-from milkyway_agent.starter import Running, Starter, notify_path
+from milkyway_agent.starter import Running, Starter, notify_path, runs_commands
 from milkyway_agent.system import sockets
 from milkyway_agent.watching import Watch
 from milkyway_formats.errors import MilkyWayError, UnavailableError
@@ -260,7 +260,7 @@ class ServiceRuns:
 
     async def _command(self, one: Attended, run: Run, command: list[str], seconds: float, failed: str) -> None:
         starter = one.definition.starter
-        assert is_direct(starter), "Supervisor.add saw to it"
+        assert runs_commands(starter), "Supervisor.add saw to it"
         if one.run is not run or run.ended:
             return  # what it was meant for has ended before this task had its turn
         try:

@@ -8,9 +8,9 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeGuard
 
 import trio
 
@@ -21,6 +21,7 @@ from milkyway_formats.errors import UnavailableError
 
 SETTLE_SECONDS = 10.0
 EMPTY_SECONDS = 5.0
+BURY_SECONDS = 10.0
 UNKNOWN_END = 255  # as an exit status: what ended so is started again by a policy that starts again what failed
 
 
@@ -101,6 +102,38 @@ class Launched:
     async def clean_up(self) -> None:
         """Remove the group with all that is in it."""
         await clear_group(self.cgroup)
+
+
+class Commanding(Protocol):
+    """A starter that runs commands beside its service too."""
+
+    async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str]) -> int | None:
+        """Run *command* beside the service's process; return its exit status, None when it was killed for taking longer.
+
+        *environment*: variables besides those that the service has. Raises MilkyWayError or OSError when it can't be
+        started, as when nothing of the service is there any more.
+        """
+
+
+def runs_commands(starter: object) -> TypeGuard[Commanding]:
+    """Tell whether *starter* runs commands."""
+    return hasattr(starter, "execute")
+
+
+async def bury(running: Running, kill: Callable[[], None], reaper: Reaper) -> int | None:
+    """Reap *running* when it has ended; *kill* it first if it hasn't. Returns its exit status, or minus its signal.
+
+    None: it does not end. Then it is an orphan like any other from now on. Not to be cancelled.
+    """
+    if not processes.has_ended(running.pidfd):
+        kill()
+    with trio.move_on_after(BURY_SECONDS, shield=True):
+        await trio.lowlevel.wait_readable(running.pidfd)
+    if processes.has_ended(running.pidfd):
+        return let_go(running, reaper)
+    os.close(running.pidfd)
+    reaper.release(running.pid)
+    return None
 
 
 def hold(pid: int, reaper: Reaper) -> Running:

@@ -3,17 +3,13 @@
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.execution import Execution
 from milkyway_formats.listener import Tcp, Udp, UnixStream
-from milkyway_formats.service import Limits, ReadyAtOnce, ReadyByDescriptor, ReadyByExit, ReadyByProbe, Service
+from milkyway_formats.service import HttpProbe, Limits, ReadyAtOnce, ReadyByDescriptor, ReadyByExit, ReadyByProbe, Service
 
 # What containers can't do yet. A layer that asks for it is refused: it must not run with less than it was signed with.
 _NOT_FOR_LAYERS = (
     "stored_descriptors",
     "conditions",
-    "health",
-    "watchdog_ms",
-    "reload",
     "execution",
-    "conflicts",
 )
 
 
@@ -57,8 +53,13 @@ def check_layer_service(service: Service) -> None:
     check_service(service)
     plain = Service(name=service.name, command=service.command)
     asked = [field for field in _NOT_FOR_LAYERS if getattr(service, field) != getattr(plain, field)]
-    if isinstance(service.readiness, (ReadyByDescriptor, ReadyByProbe)):
-        asked.append("readiness: descriptor or probe")
+    if isinstance(service.readiness, ReadyByDescriptor):
+        asked.append("readiness: descriptor")
+    # PID 1 asks nobody over the network: not for a layer's sake either.
+    probes = [service.readiness.probe] if isinstance(service.readiness, ReadyByProbe) else []
+    probes += [service.health.probe] if service.health else []
+    if any(isinstance(probe, HttpProbe) for probe in probes):
+        asked.append("probes of type http")
     # Files in a layer's own places are out of PID 1's sight, and it keeps no stamps on the disk yet.
     if any(listener.accept or not isinstance(listener.address, (Tcp, Udp)) for listener in service.listeners):
         asked.append("listeners that accept, or have another address than tcp or udp")

@@ -4,7 +4,19 @@ import pytest
 
 from milkyway_formats.execution import Execution
 from milkyway_formats.listener import Listener, Tcp, Udp, UnixStream
-from milkyway_formats.service import ExecProbe, Health, Limits, ReadyByExit, Restart, Service
+from milkyway_formats.service import (
+    ExecProbe,
+    Health,
+    HttpProbe,
+    Limits,
+    ReadyByExit,
+    ReadyByProbe,
+    Reload,
+    Restart,
+    Service,
+    Stop,
+    TcpProbe,
+)
 from milkyway_formats.service_check import ServiceError, check_layer_service, check_service
 from milkyway_formats.timer import Timer
 
@@ -54,7 +66,12 @@ def test_contradictions_are_refused(service: Service, why: str) -> None:
         (Service(name="web", command=DAEMON, listeners=[Listener(name="in", address=Tcp(port=1), accept=True)]), "that accept"),
         (Service(name="web", command=DAEMON, listeners=[Listener(name="in", address=UnixStream(path="/s"))]), "tcp or udp"),
         (Service(name="web", command=DAEMON, execution=Execution(nice=5)), "execution not there"),
-        (Service(name="web", command=DAEMON, watchdog_ms=1), "watchdog_ms not there"),
+        (Service(name="web", command=DAEMON, stored_descriptors=1), "stored_descriptors not there"),
+        (Service(name="web", command=DAEMON, health=Health(probe=HttpProbe(port=80))), "probes of type http not there"),
+        (
+            Service(name="web", command=DAEMON, readiness=ReadyByProbe(probe=HttpProbe(port=80))),
+            "probes of type http not there",
+        ),
         (Service(name="all", type="bundle"), "type: bundle"),
         (Service(name="web", command=DAEMON, restart=Restart(on_failure="reboot")), "on_failure: reboot"),
         (Service(name="web", command=DAEMON, limits=Limits(cpu_percent=50)), "limits beyond"),
@@ -68,6 +85,15 @@ def test_a_layer_never_runs_with_less_than_it_was_signed_with(service: Service, 
 
 def test_a_plain_service_is_taken() -> None:
     check_layer_service(Service(name="web", command=DAEMON, limits=Limits(memory_bytes=1 << 20, pids=8, cpu_weight=50)))
+
+
+def test_a_layers_service_may_be_asked_and_told_by_commands() -> None:
+    health = Health(probe=TcpProbe(port=80))
+    readiness = ReadyByProbe(probe=ExecProbe(command=DAEMON))
+    reload, stop = Reload(command=DAEMON), Stop(command=DAEMON)
+    service = Service(name="web", command=DAEMON, health=health, readiness=readiness, reload=reload, stop=stop)
+    check_layer_service(service)
+    check_layer_service(Service(name="web", command=DAEMON, watchdog_ms=1000, conflicts=["old"]))
 
 
 def test_a_layers_service_may_wait_for_clients_and_for_its_time() -> None:

@@ -93,6 +93,15 @@ def test_a_clock_that_jumps_over_times_starts_once_and_back_starts_nothing(port:
     assert _times("delayed") == 0, "hours by that clock are none by the boot's"
 
 
+def test_a_probe_and_a_command_run_beside_a_service_in_its_own_domain(port: int) -> None:
+    demo.wait_until("its readiness", lambda: _service("asked")["state"] == "started", 60)
+    context = _service("asked")["context"]
+    assert context.endswith(".process:s0")
+    demo.wait_until("the probe's word", lambda: f"asked as {context}" in _said("triggers/asked"), 60)
+    demo.in_machine("mwctl", "reload", "triggers/asked")
+    demo.wait_until("the command's word", lambda: "read again" in _said("triggers/asked"), 60)
+
+
 def test_who_waits_for_a_processor_is_warned_of(port: int) -> None:
     demo.wait_until("the warning", lambda: "service under pressure: resource=cpu threshold=20" in _said("triggers/short"), 120)
 
