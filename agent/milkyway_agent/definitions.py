@@ -19,7 +19,8 @@ from milkyway_agent.core.dependencies import Graph, needs_of
 from milkyway_agent.core.restart import is_triggered
 from milkyway_agent.direct import group_files, plan_words
 from milkyway_agent.early import CONTROLLERS, PLAN_FORMAT, files_of
-from milkyway_agent.launcher import capability_mask, encoded
+from milkyway_agent.launch_words import capability_mask
+from milkyway_agent.launcher import encoded
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
 from milkyway_formats.service import ReadyAtOnce, ReadyByExit, ReadyByProbe, ReadyByTcp, Service
 from milkyway_formats.service_check import check_service

@@ -7,7 +7,7 @@ becomes the launcher's words here; secrets and dynamic users are made before and
 import os
 import platform
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -16,9 +16,11 @@ import trio
 
 from milkyway_agent import credentials
 from milkyway_agent.accounts import Account, DynamicUsers, busy_users, resolve
+from milkyway_agent.alarms import Alarm, Alarms
 from milkyway_agent.attended import Done, Start
 from milkyway_agent.credentials import Secret
-from milkyway_agent.launcher import Launcher, Launchers, Started, encoded, words_of
+from milkyway_agent.launch_words import words_of
+from milkyway_agent.launcher import Launcher, Launchers, NotStarted, Started, encoded
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.seccomp_filter import default_filter
 from milkyway_agent.starter import Running, bury, clear_group, kill_group, kill_process_group
@@ -27,6 +29,7 @@ from milkyway_agent.watching import Watch
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.service import Limits, Service
 
+PATIENCE_SECONDS = 30.0  # a program on a slow disk is read in less
 NO_COMMANDS: dict[trio.Event, int] = {}  # one for all at rest; never changed, only replaced
 Answered = Callable[[Running | Exception], None]
 
@@ -34,8 +37,14 @@ Answered = Callable[[Running | Exception], None]
 class Launching:
     """The launcher of one supervisor, and who waits for which of its answers."""
 
-    def __init__(self, launcher: Launcher | Launchers, watch: Watch, reaper: Reaper) -> None:
+    def __init__(
+        self, launcher: Launcher | Launchers, watch: Watch, alarms: Alarms, reaper: Reaper, patience: float = PATIENCE_SECONDS
+    ) -> None:
+        """*patience*: seconds for one start in the launcher; at most twice that passes until one that hangs is ended."""
         self._launcher = launcher
+        self._seconds = patience
+        self._alarms = alarms
+        self._patience: Alarm | None = None  # with a launcher, while something is asked of it
         self._reaper = reaper
         self._numbers = count(1_000_000)  # below are those of whoever used the launcher before
         self._asked: dict[int, Answered] = {}
@@ -47,13 +56,27 @@ class Launching:
         number = next(self._numbers)
         self._launcher.submit(number, words, descriptors)
         self._asked[number] = answered
+        if self._patience is None:
+            self._be_patient()
 
     async def bury(self, running: Running, kill: Callable[[], None]) -> int | None:
         """See ``starter.bury``."""
         return await bury(running, kill, self._reaper)
 
+    def _be_patient(self) -> None:
+        self._patience = self._alarms.set(self._seconds, partial(self._lose_patience, self._launcher.at_hand))
+
+    def _lose_patience(self, at_hand: tuple[int, ...]) -> None:
+        """End launchers that are *at_hand* still: whatever holds up one start must not hold up all others for ever."""
+        self._take(self._launcher.give_up(at_hand))
+        if self._launcher.pending:
+            self._be_patient()
+
     def _answer(self, _events: int) -> None:
-        for result in self._launcher.results():
+        self._take(self._launcher.results())
+
+    def _take(self, results: Sequence[Started | NotStarted]) -> None:
+        for result in results:
             answered = self._asked.pop(result.number, None)
             if isinstance(result, Started):
                 running = Running(result.pid, result.pidfd)
@@ -66,6 +89,8 @@ class Launching:
             elif answered is not None:
                 answered(UnavailableError(result.why))
         if not self._launcher.pending:
+            self._alarms.cancel(self._patience)
+            self._patience = None
             self._reaper.look_again()
 
 

@@ -19,33 +19,16 @@ import sys
 
 TYPE_CHECKING = False  # typing's own constant costs its import; checkers take any of that name for true
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 LAUNCH = "/usr/lib/milkyway/launch"
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin", "LANG": "C.UTF-8"}
-# linux/capability.h, in the order of their numbers
-CAPABILITIES = """
-chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable net_bind_service net_broadcast
-net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace sys_pacct sys_admin sys_boot sys_nice
-sys_resource sys_time sys_tty_config mknod lease audit_write audit_control setfcap mac_override mac_admin syslog
-wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore
-""".split()  # noqa: SIM905 (forty quoted words would be no easier to read)
-NAMESPACES = {
-    "mount": "--mount-private",
-    "network": "--netns-empty",
-    "ipc": "--ipc-private",
-    "uts": "--uts-private",
-    "pid": "--pid-private",
-}
-
 MOST = 4  # launchers at once: more would only wait for one another in the kernel
 BURST = 2  # starts that wait in each before there is another
 _UNFIT = "a word holds NUL, or a descriptor's number is above 255"
 _EINVAL, _EPIPE, _ETOOMANYREFS = 22, 32, 109  # the module errno is one import more
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 _ROOM = 8 << 20  # bytes of requests under way: a thousand services, started before anybody reads an answer
-_NONE: "Mapping[str, str]" = {}
-_NO_LIMITS: "Mapping[str, int]" = {}
 _SIGNALS = tuple(number for number in range(1, 65) if number not in (9, 19, 32, 33))
 
 
@@ -96,6 +79,27 @@ class Launcher:
         """Return the descriptor that is readable when ``results`` has something to say: the same for good."""
         return self._watched.fileno()
 
+    @property
+    def at_hand(self) -> tuple[int, ...]:
+        """The request that it is at, by its number; 0: none."""
+        return (min(self._sent, default=0),)
+
+    def give_up(self, hung: tuple[int, ...]) -> list[NotStarted]:
+        """End it if it is still at the request *hung*, as ``at_hand`` was; return what was asked of it, as not started.
+
+        Nobody waits for its end: what hangs may hang in the kernel. It is a stranger among our children then.
+        """
+        if self._socket is None or hung == (0,) or self.at_hand != hung:
+            return []
+        answers = [
+            NotStarted(number, _EPIPE, "cannot start it: the launcher hung, and was ended") for number in sorted(self._sent)
+        ]
+        self._sent.clear()
+        self._let_go()
+        posix.close(self._pidfd)
+        self._pidfd, self.pid = -1, 0
+        return answers
+
     def limit_open_files(self, most: int) -> None:
         """Have services begin with the soft limit *most* of open files, where ours has been raised meanwhile; 0: with ours."""
         self._open_files = most
@@ -108,7 +112,7 @@ class Launcher:
                 pass  # it has just ended; or they have more than they would
 
     def submit(self, number: int, words: "Sequence[str] | bytes", descriptors: "Mapping[int, int]") -> None:
-        """Ask for one start: *words* as ``words_of`` makes them, *descriptors* from the child's number (below 256) to ours.
+        """Ask for one start: *words* as ``launch_words`` makes them, *descriptors* from the child's number (below 256) to ours.
 
         *words* may be ``encoded`` already: whoever starts the same again keeps them so.
 
@@ -239,19 +243,27 @@ class Launcher:
     def _end(self) -> None:
         if self._socket is None:
             return
+        self._let_go()
+        try:  # noqa: SIM105 (contextlib would be one import more)
+            posix.waitid(posix.P_PIDFD, self._pidfd, posix.WEXITED)
+        except ChildProcessError:
+            pass  # whoever reaps strangers was quicker
+        posix.close(self._pidfd)
+        self._pidfd = -1
+        self.pid = 0
+
+    def _let_go(self) -> None:
+        """Close its socket, and kill it: it would end by itself, but not while a start hangs."""
+        assert self._socket is not None
         self._watched.unregister(self._socket.fileno())
         self._socket.close()
         self._socket = None
         from signal import pidfd_send_signal  # late: it imports enum
 
-        try:
-            pidfd_send_signal(self._pidfd, 9)  # it would end by itself, but not while a start hangs
-            posix.waitid(posix.P_PIDFD, self._pidfd, posix.WEXITED)
-        except (ChildProcessError, ProcessLookupError):
+        try:  # noqa: SIM105 (as above)
+            pidfd_send_signal(self._pidfd, 9)
+        except ProcessLookupError:
             pass  # whoever reaps strangers was quicker
-        posix.close(self._pidfd)
-        self._pidfd = -1
-        self.pid = 0
 
 
 class Launchers:
@@ -289,6 +301,15 @@ class Launchers:
             self._watched.register(quietest.fileno(), select.EPOLLIN)
         quietest.submit(number, words, descriptors)
 
+    @property
+    def at_hand(self) -> tuple[int, ...]:
+        """The requests that they are at, by their numbers; 0: none."""
+        return tuple(number for one in self._all for number in one.at_hand)
+
+    def give_up(self, hung: tuple[int, ...]) -> list[NotStarted]:
+        """See ``Launcher.give_up``: end those that are still at what they were at."""
+        return [answer for one, number in zip(self._all, hung, strict=False) for answer in one.give_up((number,))]
+
     def limit_open_files(self, most: int) -> None:
         """See ``Launcher.limit_open_files``."""
         self._open_files = most
@@ -324,85 +345,6 @@ def encoded(words: "Sequence[str]") -> bytes:
     if text.count("\0") != len(words) - 1:
         raise OSError(_EINVAL, _UNFIT)
     return text.encode(errors="surrogateescape") + b"\0"
-
-
-def capability_mask(names: "Iterable[str]") -> int:
-    """Return the capabilities *names* (without ``cap_``) as a bit mask. Raises ValueError for what the kernel has not."""
-    mask = 0
-    for name in names:
-        if name not in CAPABILITIES:
-            raise ValueError(f"cannot keep capability {name}: there is none of that name")
-        mask |= 1 << CAPABILITIES.index(name)
-    return mask
-
-
-def words_of(
-    command: "Sequence[str]",
-    *,
-    cgroup: str = "",
-    make_cgroup: bool = False,
-    cgroup_files: "Mapping[str, str]" = _NONE,
-    cgroup_files_if_there: "Mapping[str, str]" = _NONE,
-    context: str = "",
-    user: int | None = None,
-    groups: "Sequence[int]" = (),
-    capabilities: "Iterable[str]" = (),
-    no_new_privileges: bool = True,
-    seccomp: str = "",
-    namespaces: "Iterable[str]" = (),
-    umask: int | None = None,
-    nice: int = 0,
-    oom_score: int | None = None,
-    processors: "Iterable[int]" = (),
-    limits: "Mapping[str, int]" = _NO_LIMITS,
-    directory: str = "/",
-    terminal: str = "",
-    environment: "Mapping[str, str]" = _NONE,
-    listen_pid: bool = False,
-) -> list[str]:
-    """Return the words that have the launcher make *command* (its program by absolute path) what it should be.
-
-    *cgroup_files*: file to value, written before it starts; of those *if_there* none need exist. *user* with *groups*, the
-    main one first (default: of the user's number), None: stays who we are. *seccomp*: the path of a filter.
-    *namespaces*: names of ``milkyway_formats.execution.Namespace``; "pid" works for a ``Launcher`` only.
-    Raises ValueError for a capability that there isn't.
-    """
-    words = ["--cgroup", cgroup] if cgroup else []
-    if make_cgroup:
-        words.append("--cgroup-make")
-    for option, files in (("--cgroup-set", cgroup_files), ("--cgroup-try", cgroup_files_if_there)):
-        for file, value in files.items():
-            words += [option, f"{file}={value}"]
-    if context:
-        words += ["--context", context]
-    if user is not None:
-        words += ["--user", f"{user}:{','.join(map(str, groups or (user,)))}"]
-    if mask := capability_mask(capabilities):
-        words += ["--keep-caps", hex(mask)]
-    if no_new_privileges:
-        words.append("--no-new-privs")
-    if seccomp:
-        words += ["--seccomp", seccomp]
-    for name, most in limits.items():
-        words += ["--rlimit", f"{name}={most}"]
-    if umask is not None:
-        words += ["--umask", f"0{umask:o}"]
-    if nice:
-        words += ["--nice", str(nice)]
-    if oom_score is not None:
-        words += ["--oom-score-adj", str(oom_score)]
-    if chosen := ",".join(map(str, processors)):
-        words += ["--cpus", chosen]
-    if directory != "/":
-        words += ["--directory", directory]
-    words += [NAMESPACES[name] for name in namespaces]
-    if terminal:
-        words += ["--terminal", terminal]
-    for name, text in environment.items():
-        words += ["--env", f"{name}={text}"]
-    if listen_pid:
-        words.append("--listen-pid")
-    return [*words, "--", *command]
 
 
 def _make_room(end: _socket.socket) -> None:

@@ -107,7 +107,7 @@ class Supervision:
         )
         self.supervisor.keeps_at_end = True
         self._places = Places(begun.groups, self._runtime)
-        self._launching = Launching(begun.launcher, self.supervisor.watch, self.reaper)
+        self._launching = Launching(begun.launcher, self.supervisor.watch, self.supervisor.alarms, self.reaper)
 
     async def live(self) -> int:
         """Take over what runs, start the rest, and live until an end is asked for."""

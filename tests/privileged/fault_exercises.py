@@ -66,7 +66,7 @@ class Exercises(pid1.Agent):
     def _add_direct(self, name: str, service: Service, *, socket_context: str = "") -> None:
         """Supervise a service that is started by the waiting launcher, as those of ``--supervise`` are."""
         if self._launching is None:
-            self._launching = direct.Launching(launcher.Launcher(), self.supervisor.watch, self.reaper)
+            self._launching = direct.Launching(launcher.Launcher(), self.supervisor.watch, self.supervisor.alarms, self.reaper)
         places = direct.Places(own_programs.GROUPS, Path("/run/milkyway"))
         starter = direct.Direct(name, service, self._launching, places)
         self.supervisor.add(Definition(name, service, starter, socket_context=socket_context))

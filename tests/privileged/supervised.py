@@ -70,6 +70,7 @@ class Supervised:
         self.group = group
         self.runtime = runtime
         self.launcher: Launcher | None = None
+        self.patience = 60.0  # with it
         self._launching: Launching | None = None
         self.tell_address = str(told.getsockname())
         self.heard: list[Told] = []
@@ -103,7 +104,8 @@ class Supervised:
         """Return *service* as one that the waiting launcher starts, in a control group or (not *grouped*) in none."""
         if self._launching is None:
             self.launcher = Launcher(launch())
-            self._launching = Launching(self.launcher, self.supervisor.watch, self.reaper)
+            watch, alarms = self.supervisor.watch, self.supervisor.alarms
+            self._launching = Launching(self.launcher, watch, alarms, self.reaper, self.patience)
         places = Places(self.group if grouped else "", self.runtime)
         starter = Direct(service.name, service, self._launching, places)
         return Definition(service.name, service, starter, needs or Needs())

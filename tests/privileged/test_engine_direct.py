@@ -112,6 +112,25 @@ async def test_a_launcher_that_died_is_replaced_and_services_do_not_notice() -> 
         assert one.path(first) == UP
 
 
+async def test_a_launcher_that_hangs_is_ended_after_a_while_and_the_others_start() -> None:
+    async with supervised() as one:
+        one.patience = 0.1
+        first = begin_direct(one, "ends/lives_on")
+        pid = await one.up(first, "alive")
+        assert one.launcher is not None
+        hung = one.launcher.pid
+        os.kill(hung, signal.SIGSTOP)
+        second = begin_direct(one, "ends/lives_on", name="second", restart=Restart(delay_ms=1))
+        await one.up(second, "alive", times=2)
+        assert one.path(second) == [*UP[:2], *UP]
+        assert one.launcher.pid != hung
+        assert (one.supervisor.status_of(first).pid, one.path(first)) == (pid, UP)
+        assert "cannot start it: the launcher hung, and was ended" in str([entry.facts for entry in one.log.ring.records])
+        with trio.fail_after(10):  # it is reaped like any stranger
+            while Path(f"/proc/{hung}").exists():
+                await trio.lowlevel.checkpoint()
+
+
 async def test_a_launcher_that_dies_in_the_middle_loses_no_service() -> None:
     """Whatever it was asked for is answered: tried again, or (once started already) cleared away and tried again."""
     async with supervised() as one:
