@@ -3,8 +3,8 @@
 import os
 from collections.abc import Container
 
+from milkyway_agent.system import processes
 from milkyway_agent.system.libc import call
-from milkyway_agent.system.processes import Process, children, processes
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 PTRACE_DETACH = 17  # linux/ptrace.h
@@ -31,16 +31,16 @@ def first_ended() -> int | None:
     return None if result is None or result.si_code in (os.CLD_TRAPPED, os.CLD_STOPPED) else result.si_pid
 
 
-def zombies(parent: int, spared: Container[int] = ()) -> list[Process]:
+def zombies(parent: int, spared: Container[int] = ()) -> list[processes.Process]:
     """Return the children of *parent* that have ended and are not reaped, without those *spared*, which cost nothing.
 
     One or another may be missing when some end meanwhile.
     """
     try:
-        pids = [pid for pid in children(parent) if pid not in spared]
+        pids = [pid for pid in processes.children(parent) if pid not in spared]
     except FileNotFoundError:
         pids = None
-    return [one for one in processes(pids) if one.parent == parent and one.state == "Z" and one.pid not in spared]
+    return [one for one in processes.processes(pids) if one.parent == parent and one.state == "Z" and one.pid not in spared]
 
 
 def reap(pid: int) -> int | None:
