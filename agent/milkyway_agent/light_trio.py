@@ -12,8 +12,10 @@ linker's cache read by a program. attrs brings its validators, msgspec the forma
 
 import ctypes
 import sys
+from _thread import allocate_lock
 from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib import import_module
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -79,34 +81,33 @@ class _Loggers(ModuleType):
 
 
 class _Later(ModuleType):
-    """A module that is neither looked for nor run: it is when a name of it is asked for."""
+    """A module that is not imported: the real one is when a name of it is asked for, and this one has all of its names then.
+
+    Several threads may ask at once. Each waits until the import system, which locks each module, has all of it.
+    """
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__all__":  # the import system looks whether it has set them
             raise AttributeError(name)
-        assert isinstance(self.__loader__, _Loader), "as _Finder has made it"
-        spec = PathFinder.find_spec(self.__name__, self.__loader__.path)
-        if spec is None or spec.loader is None:
-            raise ModuleNotFoundError(f"No module named {self.__name__!r}", name=self.__name__)
-        self.__class__ = ModuleType
-        self.__spec__, self.__loader__, self.__file__ = spec, spec.loader, spec.origin
-        if spec.submodule_search_locations is not None:
-            self.__path__ = spec.submodule_search_locations
-        spec.loader.exec_module(self)
-        return getattr(self, name)
+        with _TAKING_OUT:
+            _wanted.add(self.__name__)
+            if sys.modules.get(self.__name__) is self:
+                del sys.modules[self.__name__]
+        real = import_module(self.__name__)
+        self.__dict__.update(real.__dict__)
+        return getattr(real, name)
 
 
 class _Loader:
-    """Makes a module that is put off; it will be looked for in *path*."""
+    """Makes a module that is put off."""
 
-    def __init__(self, path: Sequence[str] | None) -> None:
-        self.path = path
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
+    @staticmethod
+    def create_module(spec: ModuleSpec) -> ModuleType:
         """Return the module."""
         return _Later(spec.name)
 
-    def exec_module(self, module: ModuleType) -> None:
+    @staticmethod
+    def exec_module(module: ModuleType) -> None:
         """Do nothing."""
 
 
@@ -114,10 +115,15 @@ class _Finder:
     """Finds the modules that are put off, before anybody else."""
 
     @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None = None, _target: ModuleType | None = None) -> ModuleSpec | None:
-        """Return how to make *name* without running it; None: it is none of these."""
-        # All of a loader that is asked for:
-        return ModuleSpec(name, _Loader(path)) if name in _PUT_OFF else None  # type: ignore[arg-type]
+    def find_spec(name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return how to make *name* without running it; None: it is none of these, or wanted now."""
+        if name not in _PUT_OFF or name in _wanted:
+            return None
+        return ModuleSpec(name, _Loader)  # type: ignore[arg-type]  # it has all of a loader that is asked for
+
+
+_TAKING_OUT = allocate_lock()
+_wanted: set[str] = set()  # of those that are put off
 
 
 def _import() -> None:

@@ -41,6 +41,29 @@ class Failing(trio.abc.Instrument):
 
 trio.run(trio.sleep, 0, instruments=[Failing()])
 """
+THREADS = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+inspect = trio._core._parking_lot.inspect
+assert "ast" not in sys.modules
+begun, failures = threading.Barrier(16), []
+
+def ask(name):
+    begun.wait()
+    try:
+        getattr(inspect, name)
+        inspect.signature(ask)
+    except BaseException as error:
+        failures.append(repr(error))
+
+names = ["getcoroutinestate", "iscoroutine", "CORO_CLOSED", "signature"] * 4
+threads = [threading.Thread(target=ask, args=(name,)) for name in names]
+for one in threads:
+    one.start()
+for one in threads:
+    one.join()
+assert not failures, failures
+"""
 WRONG_OUTCOME = """
 import outcome
 try:
@@ -63,6 +86,12 @@ def test_it_runs_and_takes_along_nothing_that_nobody_uses() -> None:
 def test_whoever_wants_what_was_left_out_has_it_as_it_is() -> None:
     done = run(AS_THEY_WERE)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_threads_that_want_at_once_what_was_put_off_all_have_the_whole_of_it() -> None:
+    for _ in range(5):
+        done = run(THREADS)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_trio_logs_is_logged() -> None:
