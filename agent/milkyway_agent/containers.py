@@ -24,7 +24,18 @@ from milkyway_agent.core.stack import stack_mount, type_name
 from milkyway_agent.core.uid_range import first_uid
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.seccomp import profile
-from milkyway_agent.starter import NONE, Running, bury, clear_group, end_now, hold, kill_group, kill_process_group, settled
+from milkyway_agent.starter import (
+    NONE,
+    Running,
+    bury,
+    clear_group,
+    collect,
+    end_now,
+    hold,
+    kill_group,
+    kill_process_group,
+    settled,
+)
 from milkyway_formats.deployment import Deployment
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.grants import Connect, HoldCapability, Listen, UseData
@@ -236,27 +247,47 @@ class Container:
 
     async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str]) -> int | None:
         """Run *command* in the container, as the service is; see ``starter.Commanding``."""
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            os.set_blocking(reading, False)
+            try:
+                running = await self._begin(command, environment, writing)
+            finally:
+                os.close(writing)
+            in_time = False
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(collect, reading, bytearray(), 0)  # nobody wants it, and it must not wait for us
+                    with trio.move_on_after(seconds):
+                        await trio.lowlevel.wait_readable(running.pidfd)
+                        in_time = True
+                    nursery.cancel_scope.cancel()
+            finally:
+                code = await bury(running, partial(_kill_with_its_own, running), self._reaper)
+        finally:
+            os.close(reading)
+        return code if in_time else None
+
+    async def _begin(self, command: list[str], environment: Mapping[str, str], output: int) -> Running:
+        """Have crun execute *command* as the service's own process is executed; hold it."""
         process = configuration(self._service, self._deployment, self._manifest, self._machine)["process"]
         inside = {**environment, "MAINPID": "1"} if "MAINPID" in environment else environment
         process |= {"args": command, "env": process["env"] + [f"{name}={value}" for name, value in inside.items()]}
         number = next(self._commands)
         words, pid_file = self._bundle / f"command-{number}.json", self._bundle / f"command-{number}.pid"
+        # Not /dev/null: crun gives all three to the service's user (fchown), and that one is the machine's.
+        nothing, silent = os.pipe2(os.O_CLOEXEC)
+        os.close(silent)
         try:
             words.write_bytes(msgspec.json.encode(process))
             with self._reaper.holding():
-                await self._run("exec", ["--detach", "--process", str(words), "--pid-file", str(pid_file), self._name])
-                running = hold(int(pid_file.read_text()), self._reaper)
+                options = ["--detach", "--process", str(words), "--pid-file", str(pid_file)]
+                await self._run("exec", [*options, self._name], output, {0: nothing})
+                return hold(int(pid_file.read_text()), self._reaper)
         finally:
+            os.close(nothing)
             for file in (words, pid_file):
                 file.unlink(missing_ok=True)
-        in_time = False
-        try:
-            with trio.move_on_after(seconds):
-                await trio.lowlevel.wait_readable(running.pidfd)
-                in_time = True
-        finally:
-            code = await bury(running, partial(_kill_with_its_own, running), self._reaper)
-        return code if in_time else None
 
     def kill(self) -> None:
         """Kill all processes of the container's group."""
@@ -276,8 +307,7 @@ class Container:
                 file.unlink()
             self._bundle.rmdir()
 
-    async def _run(self, verb: str, arguments: list[str], output: int = -1, passed: Mapping[int, int] = NO_DESCRIPTORS) -> None:
-        outputs = {1: output, 2: output} if output >= 0 else {}
-        code = await self._reaper.run_child([*self._crun, verb, *arguments], {}, {**outputs, **passed})
+    async def _run(self, verb: str, arguments: list[str], output: int, passed: Mapping[int, int] = NO_DESCRIPTORS) -> None:
+        code = await self._reaper.run_child([*self._crun, verb, *arguments], {}, {1: output, 2: output, **passed})
         if code:
             raise UnavailableError(f"cannot {verb} the container: crun ended with {code}")

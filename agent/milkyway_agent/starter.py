@@ -291,7 +291,7 @@ async def run_to_end(starter: Starter, reaper: Reaper, *, output_bytes: int = 65
             os.close(writing)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_collect, reading, kept, output_bytes)
+                nursery.start_soon(collect, reading, kept, output_bytes)
                 await trio.lowlevel.wait_readable(running.pidfd)
                 # What it left behind may hold the pipe open: it ends with the main process.
                 try:
@@ -314,7 +314,8 @@ async def run_to_end(starter: Starter, reaper: Reaper, *, output_bytes: int = 65
             await starter.clean_up()
 
 
-async def _collect(reading: int, kept: bytearray, limit: int) -> None:
+async def collect(reading: int, kept: bytearray, limit: int) -> None:
+    """Read what comes through the pipe *reading* until its writers are gone; of it *limit* bytes are *kept*."""
     while True:
         await trio.lowlevel.wait_readable(reading)
         try:

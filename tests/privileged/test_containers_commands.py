@@ -82,6 +82,16 @@ async def test_a_command_has_it_read_its_configuration_and_another_stops_it(tmp_
         assert os.listdir(BUNDLES) == []
 
 
+async def test_a_command_may_write_more_than_a_pipe_takes_and_reads_nothing(tmp_path: Path) -> None:
+    async with site(tmp_path) as here:
+        asks = ReadyByProbe(probe=ExecProbe(command=shell("head -c 1000000 /dev/zero; test -z $(cat)")), interval_ms=1000)
+        name = here.add(Service(name="server", command=["/bin/sleep", "1000"], readiness=asks, stop=QUICK))
+        here.one.supervisor.start(name)
+        with trio.fail_after(30):
+            assert await here.one.supervisor.wait_state(name, "started", "failed") == "started"
+        await here.one.supervisor.stop(name)
+
+
 async def test_a_command_that_is_not_there_is_noted_and_changes_nothing(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
         service = Service(name="server", command=["/bin/sleep", "1000"], reload=Reload(command=["/no/such"]), stop=QUICK)
