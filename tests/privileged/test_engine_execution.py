@@ -9,7 +9,17 @@ import trio
 from milkyway_agent.accounts import DYNAMIC
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.execution import Credential, Execution
-from milkyway_formats.service import ReadyByExit, Reload, Service
+from milkyway_formats.service import (
+    ExecProbe,
+    Health,
+    HttpProbe,
+    ReadyByDescriptor,
+    ReadyByExit,
+    ReadyByProbe,
+    Reload,
+    Service,
+    Stop,
+)
 from tests.privileged.misbehaviour.programs import ONCE, UP, shell
 from tests.privileged.supervised import Supervised, heard_through, supervised
 
@@ -133,8 +143,21 @@ async def test_its_process_has_nothing_open_but_what_it_is_given() -> None:
         assert said[1] == "/dev/null"
 
 
-async def test_what_its_starter_cannot_give_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"execution": Execution(nice=5)}, "does not read execution"),
+        ({"stored_descriptors": 1}, "passes no further descriptors"),
+        ({"readiness": ReadyByDescriptor(descriptor=5)}, "passes no further descriptors"),
+        ({"health": Health(probe=HttpProbe(port=80))}, "asks nobody over the network"),
+        ({"readiness": ReadyByProbe(probe=HttpProbe(port=80))}, "asks nobody over the network"),
+        ({"health": Health(probe=ExecProbe(command=["/bin/true"]))}, "runs no commands beside it"),
+        ({"reload": Reload(command=["/bin/true"])}, "runs no commands beside it"),
+        ({"stop": Stop(command=["/bin/true"])}, "runs no commands beside it"),
+    ],
+)
+async def test_what_its_starter_cannot_give_is_refused(fields: dict[str, Any], why: str) -> None:
     async with supervised() as one:
-        with pytest.raises(RefusedError, match="gives it no probes or execution"):
-            one.add(Service(name="web", command=["/bin/true"], execution=Execution(nice=5)))
+        with pytest.raises(RefusedError, match=why):
+            one.add(Service(name="web", command=["/bin/true"], **fields))
         assert one.supervisor.names() == []
