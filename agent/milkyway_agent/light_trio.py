@@ -21,8 +21,8 @@ from typing import Any
 
 _UNUSED = (
     "trio._dtls", "trio._ssl", "trio._highlevel_ssl_helpers", "trio._subprocess", "trio._path", "trio._file_io",
-    "trio._signals", "trio._highlevel_open_tcp_listeners", "trio._highlevel_open_tcp_stream",
-    "trio._highlevel_open_unix_stream", "trio._highlevel_serve_listeners", "trio._highlevel_socket",
+    "trio._signals", "trio._highlevel_open_tcp_listeners", "trio._highlevel_open_unix_stream",
+    "trio._highlevel_serve_listeners",
 )  # fmt: skip
 _PUT_OFF = frozenset({
     "inspect", "tokenize", "idna", "attr.converters", "attr.filters", "attrs.converters", "attrs.filters",

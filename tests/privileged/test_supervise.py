@@ -61,6 +61,24 @@ def test_a_plan_starts_the_same_as_no_plan() -> None:
         one.wait_until(lambda: started(one, "first", "second", "third"), "all of it")
 
 
+def test_the_examples_run_and_their_web_server_is_found_well() -> None:
+    with supervising() as one:
+        for file in (ROOT / "examples/supervise").glob("*.yaml"):
+            shutil.copy(file, one.definitions)
+        web = (one.definitions / "web.yaml").read_text()
+        assert "type: http" in web
+        one.start()
+        one.wait_until(lambda: started(one, "web", "clock"), "the longruns")
+        asked = one.printed().count("GET / HTTP/1.0")
+        one.wait_until(lambda: one.printed().count("GET / HTTP/1.0") > asked, "the probe")
+        found = one.services()
+        assert {name: service["state"] for name, service in found.items()} == {
+            "web": "started", "clock": "started", "echo": "armed", "tidy": "armed",
+        }  # fmt: skip
+        assert found["web"]["restarts"] == 0
+        assert one.stop() == 0
+
+
 def test_what_can_not_be_used_is_refused_in_one_line_and_nothing_is_started() -> None:
     with supervising() as one:
         one.define("web", ["relative"])

@@ -64,6 +64,17 @@ for one in threads:
     one.join()
 assert not failures, failures
 """
+NAMES = """
+import inspect, re, types
+from milkyway_agent import local_api, pid1, supervised_machine, supervision
+names = set()
+for module in list(sys.modules.values()):
+    if module.__name__.startswith("milkyway_agent.") and module is not light_trio:
+        names |= set(re.findall(r"\\btrio\\.([A-Za-z_]\\w*)", inspect.getsource(module)))
+assert {"open_nursery", "open_tcp_stream", "to_thread"} <= names, names
+missing = [name for name in names if "Left out" in (getattr(getattr(trio, name, None), "__doc__", "") or "")]
+assert not missing, missing
+"""
 WRONG_OUTCOME = """
 import outcome
 try:
@@ -92,6 +103,11 @@ def test_threads_that_want_at_once_what_was_put_off_all_have_the_whole_of_it() -
     for _ in range(5):
         done = run(THREADS)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_nothing_is_left_out_that_pid_1_or_the_supervisor_names() -> None:
+    done = run(NAMES)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_trio_logs_is_logged() -> None:
