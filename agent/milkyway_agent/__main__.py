@@ -83,8 +83,7 @@ def _carry(arguments: list[str]) -> list[str]:
 
         from milkyway_agent import carried_code
 
-        gc.disable()  # as ``supervise`` does, soon after this
-
+        gc.disable()  # as ``supervise`` does, but before these megabytes
         carried_code.carry(int(arguments[at + 1]))
     except Exception:  # noqa: BLE001 (it saves time, no more)
         _print_traceback()

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     # By the module's name: its code, its file, and of a package its directories.
     Modules = dict[str, tuple[CodeType, str, list[str] | None]]
 
-_MANY = 64 << 20  # bytes: a program has a few millions
-
 
 def gather() -> bytes:
     """Return the code of all modules that are imported now, as ``carry`` takes it."""
@@ -42,13 +40,16 @@ def gather() -> bytes:
 def carry(descriptor: int) -> None:
     """Import from what ``gather`` returned, which the file *descriptor* holds, from now on; it is closed. Undo: ``forget``.
 
-    Raises OSError or ValueError; then everything is imported from its file.
+    Raises OSError, EOFError, ValueError or TypeError; then everything is imported from its file.
     """
     try:
-        data = posix.pread(descriptor, _MANY, 0)
+        data = posix.pread(descriptor, posix.fstat(descriptor).st_size, 0)
     finally:
         posix.close(descriptor)
-    sys.meta_path.insert(0, Finder(marshal.loads(data)))
+    modules = marshal.loads(data)
+    if not isinstance(modules, dict):
+        raise TypeError("this is not the code of modules")
+    sys.meta_path.insert(0, Finder(modules))
 
 
 def forget() -> None:

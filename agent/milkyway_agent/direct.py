@@ -45,7 +45,7 @@ class Launching:
         self._seconds = patience
         self._alarms = alarms
         self._patience: Alarm | None = None  # with a launcher, while something is asked of it
-        self._reaper = reaper
+        self.reaper = reaper
         self._numbers = count(1_000_000)  # below are those of whoever used the launcher before
         self._asked: dict[int, Answered] = {}
         watch.add(launcher.fileno(), self._answer)
@@ -58,10 +58,6 @@ class Launching:
         self._asked[number] = answered
         if self._patience is None:
             self._be_patient()
-
-    async def bury(self, running: Running, kill: Callable[[], None]) -> int | None:
-        """See ``starter.bury``."""
-        return await bury(running, kill, self._reaper)
 
     def _be_patient(self) -> None:
         self._patience = self._alarms.set(self._seconds, partial(self._lose_patience, self._launcher.at_hand))
@@ -84,14 +80,14 @@ class Launching:
                     processes.pidfd_send_signal(running.pidfd, signal.SIGKILL)
                     os.close(running.pidfd)
                 else:
-                    self._reaper.claim(result.pid)
+                    self.reaper.claim(result.pid)
                     answered(running)
             elif answered is not None:
                 answered(UnavailableError(result.why))
         if not self._launcher.pending:
             self._alarms.cancel(self._patience)
             self._patience = None
-            self._reaper.look_again()
+            self.reaper.look_again()
 
 
 class Places:
@@ -195,7 +191,7 @@ class Direct:
                     await trio.lowlevel.wait_readable(outcome.pidfd)
                     in_time = True
             finally:
-                ended = await self._launching.bury(outcome, partial(kill_process_group, outcome.pid))
+                ended = await bury(outcome, partial(kill_process_group, outcome.pid), self._launching.reaper)
         finally:
             gone.set()
             self._commands = {event: pid for event, pid in self._commands.items() if event is not gone}

@@ -67,7 +67,7 @@ def begin(directory: str, plan_file: str) -> Early:
     # left that nobody stops. The launcher, which is there, has none blocked, and so the services.
     _signal.pthread_sigmask(_signal.SIG_BLOCK, (1, 2, 15))
     early = Early(launcher, make_groups(), read_plan(directory, plan_file))
-    zero: list[tuple[str, bytes, bytes]] = [] if early.plan is None else early.plan["zero"]  # type: ignore[assignment]
+    zero: list[tuple[str, bytes, bytes]] = [] if early.plan is None else early.plan["zero"]  # type: ignore[assignment]  # as ``definitions`` writes it
     pipes: _Pipes = {}
     _submit(early, zero[:AT_FIRST], 0, pipes)
     early.open_files = _raise_limit()  # while the first are started

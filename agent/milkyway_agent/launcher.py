@@ -307,7 +307,7 @@ class Launchers:
         return tuple(number for one in self._all for number in one.at_hand)
 
     def give_up(self, hung: tuple[int, ...]) -> list[NotStarted]:
-        """See ``Launcher.give_up``: end those that are still at what they were at."""
+        """See ``Launcher.give_up``: end those that are still at what they were at. Those that were started since come after."""
         return [answer for one, number in zip(self._all, hung, strict=False) for answer in one.give_up((number,))]
 
     def limit_open_files(self, most: int) -> None:

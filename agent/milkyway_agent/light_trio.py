@@ -2,8 +2,8 @@
 
 Those are PID 1 and the supervisor. What they import costs memory for good, and time in which nobody looks after services
 (``reexecution``). trio's own ``__init__`` imports its TLS and DTLS, and with them ssl, hmac and OpenSSL: 5 MiB of a
-process that speaks to nobody; its subprocesses, files and streams over TCP; and to name its threads it has the
-linker's cache read by a program. attrs brings its validators, msgspec the formats that we don't read. Three ways to do without:
+process that speaks to nobody; its subprocesses, files and listeners; and to name its threads it has the linker's
+cache read by a program. attrs brings its validators, msgspec the formats that we don't read. Three ways to do without:
 
 - of ``_UNUSED`` there are empty modules instead, while trio is imported. Whoever uses one of their names has made a mistake.
 - ``_PUT_OFF`` are imported when one of their names is used: some are, late, and most never.

@@ -119,11 +119,19 @@ class Renewal:
             await self._due.wait()
             self._due = trio.Event()
             await trio.sleep(ANSWER_SECONDS)
-            await self._wait_at_rest()
-            self.become_anew()
+            code, self._code = self._code, -1  # of what was checked just now: a later version must not be mixed with it
+            try:
+                await self._wait_at_rest()
+                self.become_anew(code)
+            finally:
+                if code >= 0:
+                    os.close(code)
 
-    def become_anew(self) -> None:
-        """Execute the program with all that is known. Raises OSError, and then all is as before, or does not return."""
+    def become_anew(self, code: int = -1) -> None:
+        """Execute the program with all that is known. Raises OSError, and then all is as before, or does not return.
+
+        *code*: a file with its code (``carried_code``); -1: it imports its files.
+        """
         kept = self._life.keep()
         descriptor = write_state(kept.state)
         self._life.leave()
@@ -132,9 +140,9 @@ class Renewal:
             more = [*self._old.descriptors] if self._old else []
             if self._old:
                 words += [OLD, self._old.words]
-            if self._code >= 0:
-                words += [CODE, str(self._code)]
-                more.append(self._code)
+            if code >= 0:
+                words += [CODE, str(code)]
+                more.append(code)
             execute(words, [descriptor, *kept.descriptors, *more])
         finally:
             os.close(descriptor)

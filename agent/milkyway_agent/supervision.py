@@ -133,7 +133,7 @@ class Supervision:
             else:
                 self._take_over()
                 self.supervisor.start(*self._wanted(services), by="the boot")
-            nursery.start_soon(_tidy_up)
+            nursery.start_soon(tidy_up)
             await self._end.wait()
             with trio.move_on_after(STOP_SECONDS) as stopping:
                 await self.supervisor.stop_all()
@@ -306,7 +306,7 @@ class Supervision:
                 cgroups.remove(self._places.groups)
 
 
-async def _tidy_up() -> None:
+async def tidy_up() -> None:
     """Begin to look for garbage, once there is time for it; not among what was imported, which stays for good."""
     await trio.sleep(TIDY_SECONDS)
     carried_code.forget()

@@ -110,9 +110,13 @@ class Supervising:
         assert self._process is not None
         return self._process.wait(SECONDS)
 
+    def command_line(self) -> list[str]:
+        """Return the words that it was executed with."""
+        return Path(f"/proc/{self.pid}/cmdline").read_text().split("\0")
+
     def held(self) -> int:
-        """Return how many of its command line's words name descriptors: of a program that is no file's any more."""
-        return Path(f"/proc/{self.pid}/cmdline").read_text().count("/proc/self/fd/")
+        """Return how often its command line names descriptors: of a program that is no file's any more."""
+        return sum(word.count("/proc/self/fd/") for word in self.command_line())
 
     def groups(self) -> list[str]:
         """Return the control groups of its services that are there, and what they are in."""

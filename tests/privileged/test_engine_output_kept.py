@@ -58,20 +58,14 @@ async def test_the_pipe_of_a_service_outlives_its_restarts_and_ends_with_it() ->
                 await trio.lowlevel.checkpoint()
 
 
-async def test_without_a_group_each_run_has_a_pipe_of_its_own() -> None:
+@pytest.mark.parametrize(
+    ("script", "grouped"),
+    [("echo begun; exec sleep 1000", False), ("setsid sleep 1000 & echo begun; exec sleep 1000", True)],
+    ids=["without a group", "held by a child that is left behind"],
+)
+async def test_where_somebody_of_the_last_run_may_write_the_next_has_a_pipe_of_its_own(script: str, grouped: bool) -> None:
     async with supervised() as one:
-        one.add_direct(shell("web", "echo begun; exec sleep 1000", restart=AGAIN), grouped=False)
-        one.supervisor.start("web")
-        await lines(one, "web", 1)
-        first = pipes(one, "web")
-        await kill(one, "web")
-        await lines(one, "web", 2)
-        assert first[0] not in pipes(one, "web")
-
-
-async def test_what_a_child_that_is_left_behind_holds_is_not_the_next_runs() -> None:
-    async with supervised() as one:
-        one.add_direct(shell("web", "setsid sleep 1000 & echo begun; exec sleep 1000", restart=AGAIN))
+        one.add_direct(shell("web", script, restart=AGAIN), grouped=grouped)
         one.supervisor.start("web")
         await lines(one, "web", 1)
         first = pipes(one, "web")

@@ -33,6 +33,15 @@ def started(one: Supervising, *names: str) -> bool:
     return all(found[name]["state"] == "started" for name in names)
 
 
+def start_web(one: Supervising) -> int:
+    """Define one service, web, start the supervisor; return the pid of web when it is started."""
+    one.define("web", SLEEP)
+    one.start()
+    one.wait_until(lambda: started(one, "web"), "web")
+    pid: int = one.services()["web"]["pid"]
+    return pid
+
+
 def test_it_starts_what_is_defined_answers_and_ends_with_nothing_left() -> None:
     with supervising() as one:
         one.define("first", SLEEP)
@@ -63,10 +72,11 @@ def test_a_plan_starts_the_same_as_no_plan() -> None:
 
 def test_the_examples_run_and_their_web_server_is_found_well() -> None:
     with supervising() as one:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
         for file in (ROOT / "examples/supervise").glob("*.yaml"):
-            shutil.copy(file, one.definitions)
-        web = (one.definitions / "web.yaml").read_text()
-        assert "type: http" in web
+            (one.definitions / file.name).write_text(file.read_text().replace("8099", str(port)))
+        assert f"type: http, port: {port}" in (one.definitions / "web.yaml").read_text()
         one.start()
         one.wait_until(lambda: started(one, "web", "clock"), "the longruns")
         asked = one.printed().count("GET / HTTP/1.0")
@@ -168,6 +178,8 @@ def test_no_service_notices_a_re_execution() -> None:
         assert after["listening"]["state"] == "armed"
         assert os.stat(one.runtime / "in").st_ino == inode
         one.wait_until(lambda: descriptors(one.pid) <= opened, "as many descriptors as before")
+        assert "--code" in one.command_line(), "it imported what the check had imported"
+        assert "Traceback" not in one.printed()
         words = one.printed().count("talker: word")
         one.wait_until(lambda: one.printed().count("talker: word") > words, "more words")
         pid = after["sleeper-3"]["pid"]
@@ -202,10 +214,7 @@ def test_no_connection_notices_a_re_execution_and_none_is_forgotten() -> None:
 
 def test_a_new_program_that_can_not_be_imported_is_not_executed() -> None:
     with supervising(own_program=True) as one:
-        one.define("web", SLEEP)
-        one.start()
-        one.wait_until(lambda: started(one, "web"), "web")
-        pid = one.services()["web"]["pid"]
+        pid = start_web(one)
         (one.program / "milkyway_agent/reexecution.py").write_text("raise ImportError('a new version that is broken')\n")
         code, said = one.ask("reexec")
         assert code == 4
@@ -215,10 +224,7 @@ def test_a_new_program_that_can_not_be_imported_is_not_executed() -> None:
 
 def test_a_new_program_that_fails_after_all_makes_room_for_the_old_one() -> None:
     with supervising(own_program=True) as one:
-        one.define("web", SLEEP)
-        one.start()
-        one.wait_until(lambda: started(one, "web"), "web")
-        pid = one.services()["web"]["pid"]
+        pid = start_web(one)
         # As an upgrade does: the old package goes, another one has its name. It does well as long as nobody needs it.
         new = one.program / "milkyway_agent"
         new.rename(one.program.parent / "aside")
@@ -241,10 +247,7 @@ def test_a_new_program_that_fails_after_all_makes_room_for_the_old_one() -> None
 def test_a_new_program_that_refuses_what_is_handed_over_makes_room_for_the_old_one() -> None:
     """It says that it can read the state, and can't use it after all."""
     with supervising(own_program=True) as one:
-        one.define("web", SLEEP)
-        one.start()
-        one.wait_until(lambda: started(one, "web"), "web")
-        pid = one.services()["web"]["pid"]
+        pid = start_web(one)
         file = one.program / "milkyway_agent/supervision.py"
         text = file.read_text()
         assert text.count("state = read_state(") == 1

@@ -65,14 +65,14 @@ from milkyway_agent import carried_code
 before = list(sys.meta_path)
 try:
     carried_code.carry({descriptor})
-except (EOFError, ValueError) as error:
+except (EOFError, ValueError, TypeError) as error:
     assert sys.meta_path == before
     print(type(error).__name__)
 """
-    for data in (b"", b"no code"):
+    for data in (b"", b"no code", b"N"):  # the last is marshal's None
         descriptor = os.memfd_create("code")
         try:
             os.write(descriptor, data)
-            assert run(program, descriptor) in ("EOFError\n", "ValueError\n")
+            assert run(program, descriptor) in ("EOFError\n", "ValueError\n", "TypeError\n")
         finally:
             os.close(descriptor)
