@@ -16,6 +16,7 @@ from bench.supervisor.figures import FEW
 from bench.supervisor.measure import KILLS
 from bench.supervisor.peer import Peer
 from bench.supervisor.peers.dinit import Dinit
+from bench.supervisor.peers.floor import Floor
 from bench.supervisor.peers.milkyway import MilkyWay
 from bench.supervisor.peers.runit import Runit
 from bench.supervisor.peers.s6 import S6
@@ -29,7 +30,7 @@ from milkyway_formats.errors import MilkyWayError
 
 PAGE = ROOT / "docs/performance.md"
 PEERS: tuple[Peer, ...] = (
-    MilkyWay(), Dinit(), Runit(), S6(), Systemd("systemd", None), Systemd("systemd-0s", "0"), Supervisord(),
+    MilkyWay(), Floor(), Dinit(), Runit(), S6(), Systemd("systemd", None), Systemd("systemd-0s", "0"), Supervisord(),
 )  # fmt: skip
 NAMES = tuple(peer.name for peer in PEERS)
 INTERRUPTED = 130  # 128 + SIGINT, as a shell says it

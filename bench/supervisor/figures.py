@@ -14,6 +14,7 @@ FigureName = Literal[
 ]
 Results = dict[str, dict[FigureName, dict[int, float]]]  # by peer, by figure, by round
 OURS = "milkyway"
+LEAST = "floor"  # the peer that does nothing but what every start needs
 FEW = 100  # the smaller number of services; also how many are killed at once
 
 
@@ -77,19 +78,32 @@ GOALS = (
 )
 
 
+SPEEDS: frozenset[FigureName] = frozenset({"up_few", "up", "first", "rest", "restart", "restart_many"})
+
+
 class Outcome(NamedTuple):
-    """A goal beside what was measured. ``reached``: by the median; None: one of the two is not there."""
+    """A goal beside what was measured. ``reached``: by the median; None: one of the two is not there.
+
+    ``least``: the same of what does nothing but start; None also where that says nothing: it executes itself never and
+    needs memory for nothing.
+    """
 
     goal: Goal
     measured: Spread | None
     reached: bool | None
+    least: Spread | None
 
 
 def outcome(goal: Goal, results: Results) -> Outcome:
     """Hold *results* against *goal*."""
-    ours = results.get(OURS, {}).get(goal.figure, {})
-    measured = ratio(ours, results.get(goal.peer, {}).get(goal.figure, {})) if goal.peer else _sum_up(ours)
-    return Outcome(goal, measured, None if measured is None else measured.median <= goal.at_most)
+    measured = _measured(goal, results, OURS)
+    least = _measured(goal, results, LEAST) if goal.figure in SPEEDS else None
+    return Outcome(goal, measured, None if measured is None else measured.median <= goal.at_most, least)
+
+
+def _measured(goal: Goal, results: Results, whose: str) -> Spread | None:
+    theirs = results.get(whose, {}).get(goal.figure, {})
+    return ratio(theirs, results.get(goal.peer, {}).get(goal.figure, {})) if goal.peer else _sum_up(theirs)
 
 
 def _sum_up(rounds: Rounds) -> Spread | None:

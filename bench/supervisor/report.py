@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.spread import Spread, ratio, spread
-from bench.supervisor.figures import FIGURES, GOALS, OURS, Figure, FigureName, Outcome, outcome, share
+from bench.supervisor.figures import FIGURES, GOALS, OURS, Figure, FigureName, Goal, Outcome, outcome, share
 from bench.supervisor.record import Record
 
 BEGIN = "<!-- written by python -m bench --write; change that -->"
@@ -40,7 +40,11 @@ def grids(record: Record) -> list[Grid]:
         ratios = [(record.title(figure.name), *(_ratio(record, name, figure.name) for name in others)) for figure in FIGURES]
         tables.append(Grid(f"{OURS} ÷ peer, round by round: median (least to greatest)", ("", *others), ratios))
     tables.append(
-        Grid("Goals", ("figure", "at most", "measured", ""), [_goal(record, outcome(g, record.results)) for g in GOALS])
+        Grid(
+            "Goals",
+            ("figure", "at most", "measured", "", "floor: the least possible"),
+            [_goal(record, outcome(goal, record.results)) for goal in GOALS],
+        )
     )
     return tables
 
@@ -61,16 +65,18 @@ def _quotient(seen: Spread | None) -> str:
     return f"{seen.median:.3f} ({seen.least:.3f} to {seen.greatest:.3f})" if seen else NOTHING
 
 
-def _goal(record: Record, held: Outcome) -> tuple[str, str, str, str]:
+def _goal(record: Record, held: Outcome) -> tuple[str, ...]:
     goal = held.goal
-    figure = next(known for known in FIGURES if known.name == goal.figure)
-    wanted = f"{share(goal.at_most)} of {goal.peer}" if goal.peer else f"{goal.at_most:g} {figure.unit}"
-    measured = held.measured
-    if goal.peer or not measured:
-        shown = _quotient(measured)
-    else:
-        shown = f"{measured.median:.2f} ({measured.least:.2f} to {measured.greatest:.2f}) {figure.unit}"
-    return record.title(goal.figure), wanted, shown, VERDICT[held.reached]
+    unit = next(known.unit for known in FIGURES if known.name == goal.figure)
+    wanted = f"{share(goal.at_most)} of {goal.peer}" if goal.peer else f"{goal.at_most:g} {unit}"
+    measured, least = _share(held.measured, goal, unit), _share(held.least, goal, unit)
+    return record.title(goal.figure), wanted, measured, VERDICT[held.reached], least
+
+
+def _share(seen: Spread | None, goal: Goal, unit: str) -> str:
+    if goal.peer or not seen:
+        return _quotient(seen)
+    return f"{seen.median:.2f} ({seen.least:.2f} to {seen.greatest:.2f}) {unit}"
 
 
 def remarks(record: Record) -> Iterator[str]:

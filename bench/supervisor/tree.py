@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -16,8 +17,9 @@ BUILD = ROOT / "build"
 TREE = BUILD / "bench-tree"
 SUPERVISORD = BUILD / "bench-supervisord"
 TRIVIAL = BUILD / "bench-trivial"
+FLOOR = BUILD / "bench-floor"
 TOOLS = BUILD / "tools"
-SOURCE = Path(__file__).parent / "native/trivial.c"
+NATIVE = Path(__file__).parent / "native"
 
 # essential: neither apt nor its timers, which would be work of systemd's that nobody asked for.
 PACKAGES = ("systemd", "s6", "runit")
@@ -33,7 +35,9 @@ class PreparationError(Exception):
 def prepare_all(say: Callable[[str], None]) -> None:
     """Make what is missing; *say* gets a line before anything that takes long."""
     BUILD.mkdir(exist_ok=True)
-    _once("bench-trivial", SOURCE.read_text() + " ".join(COMPILER), _trivial)
+    for program in (TRIVIAL, FLOOR):
+        source = NATIVE / f"{program.name.removeprefix('bench-')}.c"
+        _once(program.name, source.read_text() + " ".join(COMPILER), partial(_compile, source, program))
     if not _fits("bench-tree", _tree_inputs()):
         say("making a Debian trixie tree with the peers (once; about half a minute)")
     _once("bench-tree", _tree_inputs(), _tree)
@@ -56,15 +60,15 @@ def _supervisord_inputs() -> str:
     return " ".join(SUPERVISORD_PACKAGES) + sys.version
 
 
-def _trivial() -> None:
+def _compile(source: Path, program: Path) -> None:
     # The machine's compiler, or else the one of the tools tree, which `make setup` made.
     if shutil.which("cc"):
-        _run(["cc", *COMPILER, "-o", str(TRIVIAL), str(SOURCE)], "bench-trivial")
+        _run(["cc", *COMPILER, "-o", str(program), str(source)], program.name)
         return
-    inside = TOOLS / "tmp/bench-trivial.c"
-    shutil.copyfile(SOURCE, inside)
-    _run(["chroot", str(TOOLS), "gcc", *COMPILER, "-o", "/tmp/bench-trivial", "/tmp/bench-trivial.c"], "bench-trivial")
-    shutil.move(TOOLS / "tmp/bench-trivial", TRIVIAL)
+    inside = TOOLS / "tmp" / source.name
+    shutil.copyfile(source, inside)
+    _run(["chroot", str(TOOLS), "gcc", *COMPILER, "-o", f"/tmp/{program.name}", f"/tmp/{source.name}"], program.name)
+    shutil.move(TOOLS / "tmp" / program.name, program)
     inside.unlink()
 
 

@@ -8,6 +8,7 @@ import pytest
 from bench.machine import Machine
 from bench.supervisor.peer import Peer, Place
 from bench.supervisor.peers.dinit import Dinit
+from bench.supervisor.peers.floor import Floor
 from bench.supervisor.peers.milkyway import MilkyWay
 from bench.supervisor.peers.runit import Runit
 from bench.supervisor.peers.s6 import S6
@@ -35,23 +36,26 @@ def _record(peers: dict[str, PeerRecord]) -> Record:
 RECORD = _record({
     "milkyway": _peer({"up": {1: 20.0, 2: 22.0}}),
     "runit": _peer({"up": {1: 100.0, 2: 100.0}, "wakeups": {1: 0.25, 2: 0.25}}),
+    "floor": _peer({"up": {1: 15.0, 2: 16.0}, "wakeups": {1: 0.0, 2: 0.0}}),
     "dinit": _peer({}, missing="not there"),
 })  # fmt: skip
 
 
 def test_the_tables_hold_figures_ratios_and_goals() -> None:
     figures, ratios, goals = grids(RECORD)
-    assert figures.columns == ("", "milkyway", "runit")
-    assert ("500 up, ms", "21 (20 to 22; 1)", "100 (100 to 100; 0)") in figures.rows
-    assert ("500 up", "0.210 (0.200 to 0.220)") in ratios.rows
-    assert ("500 up", "1/3 of runit", "0.210 (0.200 to 0.220)", "reached") in goals.rows
-    assert ("500 up", "1 of dinit", "-", "not measured") in goals.rows
+    assert figures.columns == ("", "milkyway", "runit", "floor")
+    assert ("500 up, ms", "21 (20 to 22; 1)", "100 (100 to 100; 0)", "16 (15 to 16; 0)") in figures.rows
+    assert ratios.columns == ("", "runit", "floor")
+    assert ("500 up", "0.210 (0.200 to 0.220)", "1.354 (1.333 to 1.375)") in ratios.rows
+    assert ("500 up", "1/3 of runit", "0.210 (0.200 to 0.220)", "reached", "0.155 (0.150 to 0.160)") in goals.rows
+    assert ("500 up", "1 of dinit", "-", "not measured", "-") in goals.rows
+    assert ("idle wakeups", "0 1/s", "-", "not measured", "-") in goals.rows  # the floor's wakeups say nothing
 
 
 def test_without_ours_there_are_no_ratios_and_no_goal_counts_as_reached() -> None:
     figures, goals = grids(_record({"runit": RECORD.peers["runit"]}))
     assert figures.columns == ("", "runit")
-    assert {row[-1] for row in goals.rows} == {"not measured"}
+    assert {row[3] for row in goals.rows} == {"not measured"}
 
 
 def test_the_page_says_what_is_a_default_what_is_missing_and_what_failed() -> None:
@@ -98,6 +102,14 @@ def test_every_peer_is_told_of_every_service_once(peer: Peer, tmp_path: Path) ->
     indices = [int(words[number + 1]) for number, word in enumerate(words) if word == "/inside/slots"]
     assert sorted(indices) == list(range(12))
     assert Path(command[0]).is_absolute()
+
+
+def test_the_floor_starts_the_same_program(tmp_path: Path) -> None:
+    compiled = tmp_path / "compiled"
+    compiled.write_text("a program")
+    command = Floor(compiled).prepare(Place(tmp_path, Path("/inside")), 12)
+    assert command == ["/inside/floor", "/inside/trivial", "/inside/slots", "12"]
+    assert (tmp_path / "floor").read_text() == "a program"
 
 
 def test_our_own_definitions_are_services_that_restart_at_once(tmp_path: Path) -> None:

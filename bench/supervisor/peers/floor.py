@@ -1,0 +1,40 @@
+"""Not a supervisor but the least that one could take: ``native/floor.c``, with the profile that MilkyWay's services have."""
+
+import shutil
+from pathlib import Path
+
+from bench.supervisor.peer import HOST, PeerMissingError, Place
+from bench.supervisor.tree import FLOOR
+
+
+class Floor:
+    """Starts what it is told to and starts it again, and does nothing else."""
+
+    name = "floor"
+    tree: Path = HOST
+    environment: dict[str, str] = {}  # noqa: RUF012 (never changed)
+    notes = (
+        "no supervisor, but what the default profile costs any: 80 lines of C that give each service a cgroup, a pipe and "
+        "no-new-privileges and start again at once what ended",
+        "it has no definitions, states, logs or limits, and can't be asked to stop",
+        "a goal below its share of a peer's figure can't be reached on this machine",
+    )
+
+    def __init__(self, program: Path = FLOOR) -> None:
+        self._program = program
+
+    def version(self) -> str:
+        """Return what stands for a version. Raises PeerMissingError where it isn't compiled."""
+        if not self._program.exists():
+            raise PeerMissingError("not there: it isn't compiled")
+        return "no version"
+
+    def prepare(self, place: Place, services: int) -> list[str]:
+        """Lay the program beside the service."""
+        shutil.copy2(self._program, place.outside / "floor")
+        program, slots, _ = place.service(0)
+        return [str(place.inside / "floor"), program, slots, str(services)]
+
+    def reexecute(self, place: Place) -> list[str] | None:  # noqa: ARG002 (the same everywhere)
+        """It can't."""
+        return None
