@@ -42,7 +42,7 @@ def grids(record: Record) -> list[Grid]:
     tables.append(
         Grid(
             "Goals",
-            ("figure", "at most", "measured", "", "floor: the least possible"),
+            ("figure", "at most", "measured", "", "floor"),
             [_goal(record, outcome(goal, record.results)) for goal in GOALS],
         )
     )

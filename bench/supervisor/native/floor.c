@@ -5,12 +5,15 @@
  * Starts PROGRAM SLOTS 0 to COUNT - 1, each in a control group of its own from birth, with a pipe for its output, a
  * session and no-new-privileges, and starts again whatever ends. It reads no definitions, has no states, keeps no
  * output, limits no restarts and can't be asked to stop: nobody who does more can take less than this, on this machine.
- * The clone is vfork's (clone(2)): the program is executed before the next one is begun.
+ *
+ * Of what was tried it is the quickest: one process for each processor, the clone vfork's (clone(2)); and where a single
+ * service is started again, its clone stays on our processor, as to wake another takes longer.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,11 +23,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-struct service {
+static cpu_set_t everywhere;
+static struct service {
 	long pid;
 	int output;
 	char group[64], index[32];
-};
+} *services;
+static char *program, *slots;
+static int null;
 
 static int need(int result, const char *what)
 {
@@ -34,7 +40,7 @@ static int need(int result, const char *what)
 	exit(111);
 }
 
-static void start(struct service *service, char *program, char *slots, int null)
+static void start(struct service *service)
 {
 	char *command[] = { program, slots, service->index, NULL };
 	need(mkdir(service->group, 0755), service->group);
@@ -49,6 +55,7 @@ static void start(struct service *service, char *program, char *slots, int null)
 	pid = syscall(SYS_clone3, &how, sizeof how);
 #endif
 	if (!pid) {
+		sched_setaffinity(0, sizeof everywhere, &everywhere);
 		setsid();
 		dup2(null, 0), dup2(service->output, 1), dup2(service->output, 2);
 		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
@@ -59,26 +66,38 @@ static void start(struct service *service, char *program, char *slots, int null)
 	close(group);
 }
 
+static void start_again(struct service *service)
+{
+	cpu_set_t here = { 0 };
+	CPU_SET((size_t)sched_getcpu(), &here);
+	need(rmdir(service->group), service->group);
+	sched_setaffinity(0, sizeof here, &here);
+	start(service);
+	sched_setaffinity(0, sizeof everywhere, &everywhere);
+}
+
 int main(int words, char **word)
 {
-	size_t count = words == 4 ? strtoul(word[3], NULL, 10) : 0;
-	struct service *services = calloc(count + 1, sizeof *services);
-	int null = need(open("/dev/null", O_RDWR | O_CLOEXEC), "/dev/null");
-	for (size_t each = 0; each < count; each++) {
+	size_t count = words == 4 ? strtoul(word[3], NULL, 10) : 0, first = 0;
+	need(sched_getaffinity(0, sizeof everywhere, &everywhere), "processors");
+	size_t workers = (size_t)CPU_COUNT(&everywhere);
+	services = calloc(count + 1, sizeof *services);
+	null = need(open("/dev/null", O_RDWR | O_CLOEXEC), "/dev/null");
+	program = word[1], slots = word[2];
+	while (first + 1 < workers && need(fork(), "fork"))
+		first++;
+	for (size_t each = first; each < count; each += workers) {
 		int ends[2]; /* nobody reads: these services say nothing */
 		need(pipe2(ends, O_CLOEXEC), "pipe");
 		services[each].output = ends[1];
 		snprintf(services[each].index, sizeof services[each].index, "%zu", each);
 		snprintf(services[each].group, sizeof services[each].group, "/sys/fs/cgroup/s%zu", each);
-		start(&services[each], word[1], word[2], null);
+		start(&services[each]);
 	}
 	for (;;) {
 		pid_t pid = need(wait(NULL), "wait");
-		for (size_t each = 0; each < count; each++)
-			if (services[each].pid == pid) {
-				need(rmdir(services[each].group), services[each].group);
-				start(&services[each], word[1], word[2], null);
-				break;
-			}
+		for (size_t each = first; each < count; each += workers)
+			if (services[each].pid == pid)
+				start_again(&services[each]);
 	}
 }

@@ -14,10 +14,10 @@ class Floor:
     tree: Path = HOST
     environment: dict[str, str] = {}  # noqa: RUF012 (never changed)
     notes = (
-        "no supervisor, but what the default profile costs any: 80 lines of C that give each service a cgroup, a pipe and "
-        "no-new-privileges and start again at once what ended",
+        "no supervisor, but what the default profile costs any: 100 lines of C, on all processors, that give each "
+        "service a cgroup, a pipe and no-new-privileges and start again at once what ended",
         "it has no definitions, states, logs or limits, and can't be asked to stop",
-        "a goal below its share of a peer's figure can't be reached on this machine",
+        "where its own share of a peer's figure is above a goal, nobody with that profile reaches the goal on this machine",
     )
 
     def __init__(self, program: Path = FLOOR) -> None:
