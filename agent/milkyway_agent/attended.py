@@ -42,6 +42,10 @@ class DirectStarter(Protocol):
     def takes_listeners(self) -> bool:
         """Whether it hands listeners to the service."""
 
+    @property
+    def reads_execution(self) -> bool:
+        """Whether the process is what the service's ``execution`` says."""
+
     def submit(self, start: Start, done: Done) -> None:
         """Start the service; *done* is called later with its process, claimed, or with the MilkyWayError or OSError.
 

@@ -10,7 +10,7 @@ handler. One without a handler for its stop signal is killed after its stop time
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -20,6 +20,7 @@ import msgspec
 import trio
 
 from milkyway_agent.core.contexts import object_context, process_context
+from milkyway_agent.core.group_files import group_files
 from milkyway_agent.core.stack import stack_mount, type_name
 from milkyway_agent.core.uid_range import first_uid
 from milkyway_agent.reaping import Reaper
@@ -40,7 +41,7 @@ from milkyway_formats.deployment import Deployment
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.grants import Connect, HoldCapability, Listen, UseData
 from milkyway_formats.manifest import Manifest
-from milkyway_formats.service import Limits, Service
+from milkyway_formats.service import Service
 
 CRUN = "/usr/bin/crun"
 FIRST_LISTENER = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
@@ -106,14 +107,21 @@ def configuration(
         environment |= {"LISTEN_FDS": str(len(listeners)), "LISTEN_FDNAMES": ":".join(listeners), "LISTEN_PID": "1"}
     process: dict[str, Any] = {
         "terminal": False,
-        "user": {"uid": user, "gid": user, "umask": 0o022},
+        "user": {"uid": user, "gid": user, "umask": service.execution.umask},
         "args": service.command,
         "env": [f"{name}={value}" for name, value in environment.items()],
         "cwd": service.working_directory,
         # Ambient too: the program is nobody special, and keeps over execve only what is ambient.
         "capabilities": dict.fromkeys(("bounding", "effective", "permitted", "inheritable", "ambient"), kept),
         "noNewPrivileges": True,
+        "rlimits": [
+            {"type": f"RLIMIT_{name.upper()}", "soft": most, "hard": most} for name, most in service.execution.limits.items()
+        ],
     }
+    if service.execution.nice:
+        process["scheduler"] = {"policy": "SCHED_OTHER", "nice": service.execution.nice}
+    if service.execution.oom_score:
+        process["oomScoreAdj"] = service.execution.oom_score
     linux: dict[str, Any] = {
         "namespaces": [{"type": kind} for kind in namespaces(deployment)],
         "cgroupsPath": group_of(deployment, service),
@@ -121,8 +129,8 @@ def configuration(
         "maskedPaths": list(MASKED),
         "readonlyPaths": list(READ_ONLY),
     }
-    if limits := resources(service.limits, machine.controllers):
-        linux["resources"] = limits
+    if files := group_files_of(service, machine.controllers):
+        linux["resources"] = {"unified": files}
     scratch = ""
     if machine.selinux:
         process["selinuxLabel"] = process_context(domain_of(deployment, service))
@@ -142,17 +150,13 @@ def namespaces(deployment: Deployment) -> list[str]:
     return ["pid", "mount", "ipc", "uts", "cgroup", *(() if has_network(deployment) else ("network",))]
 
 
-def resources(limits: Limits, controllers: Iterable[str]) -> dict[str, Any]:
-    """Return *limits* as OCI resources, of those for which the machine has *controllers*."""
-    there = set(controllers)
-    found: dict[str, Any] = {}
-    if limits.memory_bytes and "memory" in there:
-        found["memory"] = {"limit": limits.memory_bytes}
-    if limits.pids and "pids" in there:
-        found["pids"] = {"limit": limits.pids}
-    if "cpu" in there:
-        found["unified"] = {"cpu.weight": str(limits.cpu_weight)}
-    return found
+def group_files_of(service: Service, controllers: frozenset[str]) -> dict[str, str]:
+    """Return what is written into the files of the service's group, of what the machine has *controllers* for."""
+    files = group_files(service.limits, controllers)
+    # By the group, not by the process: it could give itself the others back.
+    if service.execution.processors and "cpuset" in controllers:
+        files["cpuset.cpus"] = ",".join(map(str, service.execution.processors))
+    return files
 
 
 def mounts(
@@ -196,6 +200,7 @@ class Container:
     """Starts one service of a deployment through crun."""
 
     takes_listeners = True
+    reads_execution = True
 
     def __init__(
         self,

@@ -21,6 +21,8 @@ def check(definition: Definition) -> None:
     starter = definition.starter
     if service.listeners and not starter.takes_listeners:
         raise RefusedError(f"cannot supervise {name}: its starter gives it no listeners")
+    if service.execution != Execution() and not starter.reads_execution:
+        raise RefusedError(f"cannot supervise {name}: its starter does not read execution")
     _check_starter(definition)
     if accepts(service):
         if not all(listener.accept for listener in service.listeners):
@@ -44,8 +46,6 @@ def _check_starter(definition: Definition) -> None:
     if not is_direct(starter):
         if accepts(service) or service.stored_descriptors or isinstance(service.readiness, ReadyByDescriptor):
             raise RefusedError(f"cannot supervise {name}: its starter serves no connections, and passes no further descriptors")
-        if service.execution != Execution():
-            raise RefusedError(f"cannot supervise {name}: its starter does not read execution")
         if any(isinstance(probe, HttpProbe) for probe in probes):
             raise RefusedError(f"cannot supervise {name}: whoever supervises it asks nobody over the network")
     asks = bool(service.stop.command or service.reload.command) or any(isinstance(probe, ExecProbe) for probe in probes)

@@ -16,8 +16,9 @@ import msgspec
 
 from milkyway_agent.core.calendar import parse
 from milkyway_agent.core.dependencies import Graph, needs_of
+from milkyway_agent.core.group_files import group_files
 from milkyway_agent.core.restart import is_triggered
-from milkyway_agent.direct import group_files, plan_words
+from milkyway_agent.direct import plan_words
 from milkyway_agent.early import CONTROLLERS, PLAN_FORMAT, files_of
 from milkyway_agent.launch_words import capability_mask
 from milkyway_agent.launcher import encoded

@@ -18,6 +18,7 @@ from milkyway_agent import credentials
 from milkyway_agent.accounts import Account, DynamicUsers, busy_users, resolve
 from milkyway_agent.alarms import Alarm, Alarms
 from milkyway_agent.attended import Done, Start
+from milkyway_agent.core.group_files import group_files
 from milkyway_agent.credentials import Secret
 from milkyway_agent.launch_words import words_of
 from milkyway_agent.launcher import Launcher, Launchers, NotStarted, Started, encoded
@@ -27,7 +28,7 @@ from milkyway_agent.starter import Running, bury, clear_group, kill_group, kill_
 from milkyway_agent.system import cgroups, processes
 from milkyway_agent.watching import Watch
 from milkyway_formats.errors import RefusedError, UnavailableError
-from milkyway_formats.service import Limits, Service
+from milkyway_formats.service import Service
 
 PATIENCE_SECONDS = 30.0  # a program on a slow disk is read in less
 NO_COMMANDS: dict[trio.Event, int] = {}  # one for all at rest; never changed, only replaced
@@ -115,6 +116,7 @@ class Direct:
     """Starts one service through the launcher."""
 
     takes_listeners = True
+    reads_execution = True
     __slots__ = ("_commands", "_launching", "_name", "_places", "_same", "_secrets", "_service", "_session", "cgroup")
 
     def __init__(self, name: str, service: Service, launching: Launching, places: Places) -> None:
@@ -316,23 +318,3 @@ def plan_words(
         )
     except ValueError as error:
         raise RefusedError(f"cannot start {service.name}: {error}") from error
-
-
-def group_files(limits: Limits, controllers: frozenset[str]) -> dict[str, str]:
-    """Return what is written into a group's files for *limits*, of those for which there are *controllers*."""
-    found: dict[str, str] = {}
-    if "memory" in controllers:
-        if limits.memory_bytes:
-            found["memory.max"] = str(limits.memory_bytes)
-        if limits.memory_high_bytes:
-            found["memory.high"] = str(limits.memory_high_bytes)
-    if "pids" in controllers and limits.pids:
-        found["pids.max"] = str(limits.pids)
-    if "cpu" in controllers:
-        if limits.cpu_weight != Limits().cpu_weight:
-            found["cpu.weight"] = str(limits.cpu_weight)
-        if limits.cpu_percent:
-            found["cpu.max"] = f"{limits.cpu_percent * 1000} 100000"
-    if "io" in controllers and limits.io_weight != Limits().io_weight:
-        found["io.weight"] = f"default {limits.io_weight}"
-    return found

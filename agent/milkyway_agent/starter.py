@@ -46,6 +46,10 @@ class Starter(Protocol):
     def takes_listeners(self) -> bool:
         """Whether it hands listeners to the service."""
 
+    @property
+    def reads_execution(self) -> bool:
+        """Whether the process is what the service's ``execution`` says."""
+
     async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Running:
         """Start the service. *output* is its standard output and error, *notify* its sd_notify socket.
 
@@ -65,6 +69,7 @@ class Launched:
     """Starts a CoreOS service through the static launcher, in a control group of its own."""
 
     takes_listeners = False
+    reads_execution = False
 
     def __init__(self, program: Program, cgroup: str, reaper: Reaper, launch: str = LAUNCH) -> None:
         self.cgroup = cgroup

@@ -3,14 +3,17 @@
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.execution import Execution
 from milkyway_formats.listener import Tcp, Udp, UnixStream
-from milkyway_formats.service import HttpProbe, Limits, ReadyAtOnce, ReadyByDescriptor, ReadyByExit, ReadyByProbe, Service
+from milkyway_formats.service import HttpProbe, ReadyAtOnce, ReadyByDescriptor, ReadyByExit, ReadyByProbe, Service
 
 # What containers can't do yet. A layer that asks for it is refused: it must not run with less than it was signed with.
 _NOT_FOR_LAYERS = (
     "stored_descriptors",
     "conditions",
-    "execution",
 )
+# What of an execution a layer's service has by other means, or not at all: its user is of its deployment's range, its
+# capabilities and files are granted, its namespaces, its filter and no-new-privileges are always there.
+_NOT_OF_AN_EXECUTION = ("account", "dynamic_user", "capabilities", "no_new_privileges", "namespaces", "credentials")
+_RIGHTS = ("memlock", "msgqueue", "nice", "rtprio")  # limits that give more than they take
 
 
 class ServiceError(RefusedError):
@@ -65,16 +68,12 @@ def check_layer_service(service: Service) -> None:
         asked.append("listeners that accept, or have another address than tcp or udp")
     if any(timer.persistent for timer in service.timers):
         asked.append("persistent timers")
-    if service.type == "bundle":
-        asked.append("type: bundle")
     if service.restart.on_failure == "reboot":
         asked.append("restart.on_failure: reboot")
-    if service.limits != _kept_limits(service.limits):
-        asked.append("limits beyond memory_bytes, pids and cpu_weight")
+    execution, usual = service.execution, Execution()
+    asked += [f"execution.{field}" for field in _NOT_OF_AN_EXECUTION if getattr(execution, field) != getattr(usual, field)]
+    asked += [f"execution.limits.{name}" for name in _RIGHTS if name in execution.limits]
+    if execution.nice < 0 or execution.oom_score < 0:
+        asked.append("execution.nice and oom_score below 0")
     if asked:
         raise ServiceError(f"cannot use service {service.name} in a layer: {', '.join(asked)} not there for layers yet")
-    assert service.execution == Execution(), "listed above"
-
-
-def _kept_limits(limits: Limits) -> Limits:
-    return Limits(memory_bytes=limits.memory_bytes, pids=limits.pids, cpu_weight=limits.cpu_weight)

@@ -3,7 +3,7 @@
 ``load`` turns a text into a typed document and names the line of what it refuses. The
 YAML read here is the small honest part: mappings, lists and plain values. Refused are
 duplicate keys, aliases, tags and a second document; plain words mean what they look
-like (``on`` and ``1.10`` are strings, only ``true`` is true, ``0644`` is a string).
+like (``on`` and ``1.10`` are strings, only ``true`` is true, ``0644`` is a string, ``0o644`` a number).
 Nothing outside the text is read.
 """
 
@@ -50,7 +50,7 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|false)$"), ["t", "f"])
 _Loader.add_implicit_resolver(_NULL, re.compile(r"^(?:null|)$"), ["n", ""])
-_Loader.add_implicit_resolver(_INT, re.compile(r"^-?(?:0|[1-9][0-9]*)$"), list("-0123456789"))
+_Loader.add_implicit_resolver(_INT, re.compile(r"^(?:-?(?:0|[1-9][0-9]*)|0o[0-7]+)$"), list("-0123456789"))
 
 
 def load(text: str, kind: type[T], what: str) -> T:
@@ -119,7 +119,7 @@ def _scalar(node: yaml.ScalarNode) -> str | int | bool | None:
     if node.tag == _INT:
         if len(text) > 20:
             raise _RefusedAtError("a number too large", node.start_mark.line)
-        return int(text)
+        return int(text, 0)  # 0o644 is octal (YAML 1.2.2, 10.3.2)
     if node.tag == _BOOL:
         return text == "true"
     return None if node.tag == _NULL else text

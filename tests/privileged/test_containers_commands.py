@@ -8,6 +8,7 @@ import trio
 
 from milkyway_agent.containers import BUNDLES, CRUN_STATE
 from milkyway_agent.core.uid_range import first_uid
+from milkyway_formats.execution import Execution
 from milkyway_formats.service import ExecProbe, Health, ReadyByNotify, ReadyByProbe, Reload, Restart, Scratch, Service, Stop
 from tests.privileged.test_containers import ID, site
 
@@ -127,4 +128,24 @@ async def test_whose_watchdog_hears_nothing_is_started_again(tmp_path: Path) -> 
             await here.one.event("service_hung")
             await here.one.supervisor.wait_state(name, "stopped", "starting")
             await here.one.supervisor.wait_state(name, "started")
+        await here.one.supervisor.stop(name)
+
+
+async def test_a_service_is_executed_as_it_says_and_so_is_what_runs_beside_it(tmp_path: Path) -> None:
+    async with site(tmp_path) as here:
+        limited = '[ "$(umask) $(ulimit -Hn) $(ulimit -c)" = "0077 128 0" ]'
+        own = f"{limited} && [ $(cat /proc/self/oom_score_adj) = 100 ] && touch /var/scratch/so"
+        service = Service(
+            name="server",
+            command=shell(f"{own}; exec sleep 1000"),
+            readiness=ReadyByProbe(probe=ExecProbe(command=shell(f"test -e /var/scratch/so && {limited}")), interval_ms=10),
+            ready_timeout_ms=10_000,
+            execution=Execution(umask=0o077, oom_score=100, limits={"nofile": 128, "core": 0}),
+            scratch=SCRATCH,
+            stop=QUICK,
+        )
+        name = here.add(service)
+        here.one.supervisor.start(name)
+        with trio.fail_after(30):
+            assert await here.one.supervisor.wait_state(name, "started", "failed") == "started"
         await here.one.supervisor.stop(name)

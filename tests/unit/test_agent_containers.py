@@ -8,6 +8,7 @@ from milkyway_agent import seccomp
 from milkyway_agent.containers import Machine, configuration
 from milkyway_agent.core.uid_range import first_uid
 from milkyway_formats.deployment import DataBinding, Deployment
+from milkyway_formats.execution import Execution
 from milkyway_formats.grants import Connect, Grant, HoldCapability, Listen, UseData
 from milkyway_formats.manifest import DataWanted
 from milkyway_formats.service import Limits, Scratch, Service
@@ -99,12 +100,27 @@ def test_no_mount_lets_anything_be_executed_but_the_stack() -> None:
 
 
 def test_limits_are_set_as_far_as_the_machine_has_controllers() -> None:
-    assert config()["linux"]["resources"] == {
-        "memory": {"limit": 1 << 26},
-        "pids": {"limit": 50},
-        "unified": {"cpu.weight": "100"},
-    }
+    assert config()["linux"]["resources"] == {"unified": {"memory.max": str(1 << 26), "pids.max": "50"}}
     assert "resources" not in config(machine=Machine(frozenset(), selinux=True))["linux"]
+
+
+def test_an_execution_is_what_a_layer_asked_for_and_no_more_than_usual_without() -> None:
+    usual = config()["process"]
+    assert (usual["user"]["umask"], usual["rlimits"]) == (0o022, [])
+    assert not {"scheduler", "oomScoreAdj"} & set(usual)
+    execution = Execution(umask=0o077, nice=5, oom_score=100, processors=[0, 2], limits={"nofile": 4096, "core": 0})
+    service = Service(name="held", command=["/bin/held"], execution=execution)
+    machine = Machine(frozenset({"cpuset"}), selinux=True)
+    found = configuration(service, Deployment(id="held_1a", name="held", generation=1, stack=[]), MANIFEST, machine)
+    process = found["process"]
+    assert process["user"]["umask"] == 0o077
+    assert process["scheduler"] == {"policy": "SCHED_OTHER", "nice": 5}
+    assert process["oomScoreAdj"] == 100
+    assert process["rlimits"] == [
+        {"type": "RLIMIT_NOFILE", "soft": 4096, "hard": 4096},
+        {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+    ]
+    assert found["linux"]["resources"] == {"unified": {"cpuset.cpus": "0,2"}}
 
 
 def test_without_selinux_no_context_is_asked_for() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from milkyway_formats.execution import Execution
+from milkyway_formats.execution import Credential, Execution
 from milkyway_formats.listener import Listener, Tcp, Udp, UnixStream
 from milkyway_formats.service import (
     ExecProbe,
@@ -65,16 +65,28 @@ def test_contradictions_are_refused(service: Service, why: str) -> None:
         ),
         (Service(name="web", command=DAEMON, listeners=[Listener(name="in", address=Tcp(port=1), accept=True)]), "that accept"),
         (Service(name="web", command=DAEMON, listeners=[Listener(name="in", address=UnixStream(path="/s"))]), "tcp or udp"),
-        (Service(name="web", command=DAEMON, execution=Execution(nice=5)), "execution not there"),
+        (Service(name="web", command=DAEMON, execution=Execution(nice=-5)), "execution.nice and oom_score below 0 not"),
+        (Service(name="web", command=DAEMON, execution=Execution(oom_score=-1)), "execution.nice and oom_score below 0 not"),
+        (Service(name="web", command=DAEMON, execution=Execution(account="www")), "execution.account not"),
+        (Service(name="web", command=DAEMON, execution=Execution(dynamic_user=True)), "execution.dynamic_user not"),
+        (Service(name="web", command=DAEMON, execution=Execution(capabilities=["net_raw"])), "execution.capabilities not"),
+        (Service(name="web", command=DAEMON, execution=Execution(no_new_privileges=False)), "execution.no_new_privileges not"),
+        (Service(name="web", command=DAEMON, execution=Execution(namespaces=["network"])), "execution.namespaces not"),
+        (
+            Service(name="web", command=DAEMON, execution=Execution(credentials=[Credential(name="key", source="/etc/key")])),
+            "execution.credentials not",
+        ),
+        *(
+            (Service(name="web", command=DAEMON, execution=Execution(limits={name: 1})), f"execution.limits.{name} not")
+            for name in ("memlock", "msgqueue", "nice", "rtprio")
+        ),
         (Service(name="web", command=DAEMON, stored_descriptors=1), "stored_descriptors not there"),
         (Service(name="web", command=DAEMON, health=Health(probe=HttpProbe(port=80))), "probes of type http not there"),
         (
             Service(name="web", command=DAEMON, readiness=ReadyByProbe(probe=HttpProbe(port=80))),
             "probes of type http not there",
         ),
-        (Service(name="all", type="bundle"), "type: bundle"),
         (Service(name="web", command=DAEMON, restart=Restart(on_failure="reboot")), "on_failure: reboot"),
-        (Service(name="web", command=DAEMON, limits=Limits(cpu_percent=50)), "limits beyond"),
     ],
 )
 def test_a_layer_never_runs_with_less_than_it_was_signed_with(service: Service, why: str) -> None:
@@ -84,7 +96,13 @@ def test_a_layer_never_runs_with_less_than_it_was_signed_with(service: Service, 
 
 
 def test_a_plain_service_is_taken() -> None:
-    check_layer_service(Service(name="web", command=DAEMON, limits=Limits(memory_bytes=1 << 20, pids=8, cpu_weight=50)))
+    check_layer_service(Service(name="web", command=DAEMON, limits=Limits(memory_bytes=1 << 20, pids=8, cpu_percent=50)))
+    held = Execution(umask=0o077, nice=5, oom_score=100, processors=[0], limits={"nofile": 4096}, seccomp="default")
+    check_layer_service(Service(name="web", command=DAEMON, execution=held))
+
+
+def test_a_layer_may_name_a_bundle_of_its_services() -> None:
+    check_layer_service(Service(name="all", type="bundle", requires=["web", "jobs"]))
 
 
 def test_a_layers_service_may_be_asked_and_told_by_commands() -> None:

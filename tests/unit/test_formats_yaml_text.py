@@ -47,3 +47,10 @@ def test_plain_words_mean_what_they_look_like() -> None:
 def test_everything_else_is_refused_with_its_line(text: str, why: str) -> None:
     with pytest.raises(MalformedError, match=f"^cannot read spec: {why}"):
         load(text, Service, "spec")
+
+
+def test_a_number_in_octal_says_so() -> None:
+    service = load(GOOD + "execution: {umask: 0o077}", Service, "service")
+    assert service.execution.umask == 0o077
+    with pytest.raises(MalformedError, match="Expected `int`, got `str`"):
+        load(GOOD + "execution: {umask: 0077}", Service, "service")

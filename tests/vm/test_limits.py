@@ -1,5 +1,6 @@
 """What a service may not have on a real machine: more memory than its limit, more processes, more time to end."""
 
+import re
 from typing import Any
 
 import pytest
@@ -42,6 +43,22 @@ def test_a_fork_bomb_has_no_more_processes_than_its_limit(limits: dict[str, Any]
     demo.wait_until("its bound", lambda: "fork" in _said("bomb") or "bounded" in _said("bomb"), 120)
     peak = demo.in_machine("sh", "-c", f"cat {group}/pids.max {group}/pids.current 2>/dev/null || true").split()
     assert not peak or (peak[0] == "8" and int(peak[1]) <= 8)
+
+
+def test_a_service_has_the_rights_limits_and_processors_that_its_layer_names(limits: dict[str, Any]) -> None:
+    demo.wait_until("its words", lambda: "Cpus_allowed_list" in _said("held"), 120)
+    said = _said("held")
+    assert "nice 5, umask 0077, files 128 of 128, oom 100" in said
+    assert re.search(r"in /srv/limits on Cpus_allowed_list:\s+1$", said, re.MULTILINE)
+    group = f"/sys/fs/cgroup/deployments/{limits['id']}/held"
+    files = ("memory.max", "memory.high", "cpu.weight", "cpu.max", "cpuset.cpus", "pids.max")
+    found = demo.in_machine("cat", *(f"{group}/{file}" for file in files)).splitlines()
+    assert found == ["67108864", "33554432", "50", "50000 100000", "1", "8"]
+    assert "default 50" in demo.in_machine("cat", f"{group}/io.weight")
+
+
+def test_a_bundle_is_up_when_its_services_are(limits: dict[str, Any]) -> None:
+    demo.wait_until("the bundle", lambda: _service("all")["state"] == "started", 60)
 
 
 def test_what_is_deaf_to_its_stop_signal_delays_the_way_down_by_its_timeout_and_is_named(
