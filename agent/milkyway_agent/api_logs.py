@@ -14,12 +14,13 @@ from milkyway_agent.api_types import LogLine, LogQuery
 from milkyway_agent.log import Log
 from milkyway_agent.log_reading import Choice
 from milkyway_agent.log_record import OUTPUT, Record, describe
+from milkyway_agent.run_limiter import RunLimiter
 from milkyway_formats.errors import RefusedError
 
 AGENT = "agent"  # how the agent's own records, whose service is empty, are addressed
 RECORDS_AT_A_TIME = 100
 # More at once would only share one interpreter between them, of which PID 1's loop needs its part.
-READERS = 2
+_READERS = RunLimiter("log readers", 2)
 
 
 def open_events(log: Log, query: LogQuery, services: Iterable[str]) -> AsyncGenerator[LogLine, None]:
@@ -63,7 +64,7 @@ async def _lines(log: Log, query: LogQuery, choice: Choice) -> AsyncGenerator[Lo
         # ``past`` ends where ``fresh`` begins: no record is in both and none in neither.
         if query.lines:
             past = (await log.past(lambda service: is_wanted(service, query))).newest(query.lines, choice)
-            while records := await trio.to_thread.run_sync(_some, past, limiter=_limiter(), abandon_on_cancel=True):
+            while records := await trio.to_thread.run_sync(_some, past, limiter=_READERS.get(), abandon_on_cancel=True):
                 for record in records:
                     yield line_of(record)
         if query.follow:
@@ -104,16 +105,3 @@ def _is_named(service: str, name: str) -> bool:
 
 def _some(past: Iterator[Record]) -> list[Record]:
     return list(islice(past, RECORDS_AT_A_TIME))
-
-
-def _limiter() -> trio.CapacityLimiter:
-    """Return the limiter of this run of the loop."""
-    try:
-        return _limiter_of_run.get()
-    except LookupError:
-        limiter = trio.CapacityLimiter(READERS)
-        _limiter_of_run.set(limiter)
-        return limiter
-
-
-_limiter_of_run: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("log readers")

@@ -10,8 +10,10 @@ from typing import TypeVar
 import msgspec
 import trio
 
+from milkyway_agent.run_limiter import RunLimiter
 from milkyway_agent.system import cgroups
 
+_READERS = RunLimiter("readers of figures", 1)
 T = TypeVar("T")
 
 
@@ -73,17 +75,4 @@ async def in_thread(work: Callable[[Mapping[str, Figures]], T], groups: Mapping[
     def read() -> T:
         return work({name: read_figures(path) for name, path in groups.items()})
 
-    return await trio.to_thread.run_sync(read, limiter=_limiter(), abandon_on_cancel=True)
-
-
-def _limiter() -> trio.CapacityLimiter:
-    """Return the limiter of this run of the loop."""
-    try:
-        return _limiter_of_run.get()
-    except LookupError:
-        limiter = trio.CapacityLimiter(1)
-        _limiter_of_run.set(limiter)
-        return limiter
-
-
-_limiter_of_run: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("readers of figures")
+    return await trio.to_thread.run_sync(read, limiter=_READERS.get(), abandon_on_cancel=True)

@@ -50,7 +50,6 @@ from milkyway_agent.seen_rows import SeenRows
 from milkyway_agent.service_runs import ServiceRuns
 from milkyway_agent.service_triggers import ServiceTriggers
 from milkyway_agent.starter import Running, let_go
-from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_agent.watching import Watch
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 
@@ -69,7 +68,6 @@ class Lives:
         *,
         clock_ms: Callable[[], int],
         notify_directory: str,
-        stamps: TimerStamps | None,
         chance: Callable[[], float],
         on_reboot: Callable[[str], None],
     ) -> None:
@@ -96,7 +94,7 @@ class Lives:
         self.runs = ServiceRuns(self.watch, self.alarms, log, self.post, self._spawn, notify_directory)
         self.health = HealthChecks(self.alarms, self.post, self._spawn, log.note, PressureWarnings(self.watch, log.note))
         self.triggers = ServiceTriggers(
-            self.watch, self.alarms, log.note, self._triggered, stamps=stamps, clock_ms=clock_ms, chance=chance
+            self.watch, self.alarms, log.note, self._triggered, self._spawn, clock_ms=clock_ms, chance=chance
         )
         self.connections = Connections(self.watch, reaper, log.note, self.runs.open_output, self.triggers.room_came)
         self._cut_off: list[tuple[Any, ...]] = []  # what was under way when an agent failed, for the next one to do again

@@ -41,6 +41,8 @@ from milkyway_agent.starter import Running
 from milkyway_agent.succession import Succession, go_on
 from milkyway_agent.supervisor import Supervisor
 from milkyway_agent.system import cgroups, console, kernel, memory, power, processes, signals, watchdog
+from milkyway_agent.system.state_file import PathDirectory
+from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_agent.trust_link import TrustLink
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 from milkyway_formats.report import ServiceStatus
@@ -180,7 +182,7 @@ class Agent:
         self.watchdog = kept.watchdog if kept.watchdog >= 0 else None
         self.api = socket.socket(fileno=kept.api) if kept.api >= 0 else None
         self._handed_over, self._deployed = kept, kept.deployments
-        self.reopen_log()
+        self.reopen_files()
 
     def take_early(self, early: Early) -> None:
         """Go on from the first steps of the boot, once ``live`` runs."""
@@ -342,16 +344,17 @@ class Agent:
             raise UnavailableError(said or f"the disk helper ended with {code}")
         self.log.note("data_disk_opened", outcome=said)
         phases.mount_data(verifier_user=VERIFIER_USER)
-        self._open_log()
+        self._open_files()
         return []
 
-    def _open_log(self) -> None:
+    def _open_files(self) -> None:
         self.log.open_files(FileSink(str(DATA_AGENT / "log")))
+        self.supervisor.triggers.keep_stamps(TimerStamps(PathDirectory(str(DATA_AGENT / "state"))))
 
-    def reopen_log(self) -> None:
-        """Keep the log in files again, where the data disk is there."""
+    def reopen_files(self) -> None:
+        """Keep the log and the timers' stamps in files again, where the data disk is there."""
         if self.boot.outcomes.get("data") == "done":
-            self._open_log()
+            self._open_files()
 
     async def _start_verifier(self) -> Sequence[str]:
         self._keep("verifier", lambda: self.link.run(chance=random.random))

@@ -12,12 +12,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 
+import trio
+
 from milkyway_agent import listening
 from milkyway_agent.alarms import Alarm, Alarms
 from milkyway_agent.attended import Attended
 from milkyway_agent.core import schedule
 from milkyway_agent.core.schedule import Due, Past
 from milkyway_agent.core.service_state import Row
+from milkyway_agent.run_limiter import RunLimiter
 from milkyway_agent.system import timerfd
 from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_agent.watching import Watch
@@ -26,26 +29,34 @@ from milkyway_formats.listener import Listener
 
 BUSY_SECONDS = 1.0  # how long a listener is left alone that can't be served now
 CONNECTIONS_AT_ONCE = 16
+STAMP_SECONDS = 5.0  # how long a start waits for the disk to keep that it was
 CLOCK_SECONDS = 1.0  # until a clock that can't be armed is tried again, or one that is set without end is asked again
 
+_KEEPERS = RunLimiter("keepers of stamps", 1)
 Connected = Callable[[Attended, Listener, listening.Connection], None]
 HasRoom = Callable[[Attended, Listener], bool]
 
 
 class _Timed:
-    """The timers of one service: what each has done so far, and the alarm that the nearest waits for."""
+    """The timers of one service: what each has done so far, and the alarm that the nearest waits for.
 
-    __slots__ = ("alarm", "armed", "pasts", "realtime_ms")
+    ``keeps``: a time has come, and is being kept on the disk: no alarm is set until that is done.
+    """
+
+    __slots__ = ("alarm", "armed", "keeps", "pasts", "realtime_ms")
 
     def __init__(self, pasts: list[Past]) -> None:
         self.pasts = pasts
-        self.armed = False
+        self.armed = self.keeps = False
         self.alarm: Alarm | None = None
         self.realtime_ms: int | None = None
 
 
 class ServiceTriggers:
-    """Listeners and timers of all services. *trigger* is called with a service and why it is to start now."""
+    """Listeners and timers of all services.
+
+    *trigger* is called with a service and why it is to start now; *spawn* runs a task for a service.
+    """
 
     def __init__(
         self,
@@ -53,8 +64,8 @@ class ServiceTriggers:
         alarms: Alarms,
         note: Callable[..., None],
         trigger: Callable[[Attended, str], None],
+        spawn: Callable[..., None],
         *,
-        stamps: TimerStamps | None,
         clock_ms: Callable[[], int],
         chance: Callable[[], float],
         realtime_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -65,7 +76,8 @@ class ServiceTriggers:
         self._alarms = alarms
         self._note = note
         self._trigger = trigger
-        self._stamps = stamps
+        self._spawn = spawn
+        self._stamps: TimerStamps | None = None
         self._clock_ms = clock_ms
         self._realtime_ms = realtime_ms
         self._chance = chance
@@ -73,6 +85,12 @@ class ServiceTriggers:
         self._timer = -1
         self._timer_alarm: Alarm | None = None
         self._is_reckoning = False
+
+    def keep_stamps(self, stamps: TimerStamps) -> None:
+        """Have persistent timers keep their last starts in *stamps*: until then, what they miss is not known."""
+        self._stamps = stamps
+        if stamps.note:
+            self._note("timer_stamps_begin_empty", why=stamps.note)
 
     def close_clock(self) -> None:
         """Close the one real-time timer: nothing rings any more. Twice is the same as once."""
@@ -267,7 +285,7 @@ class ServiceTriggers:
         self._alarms.cancel(timed.alarm)
         timed.alarm = timed.realtime_ms = None
         number, due = self._nearest(one, timed)
-        if due is None:
+        if due is None or timed.keeps:
             return
         if due.clock == "boottime":
             timed.alarm = self._alarms.set((due.at - self._clock_ms()) / 1000, partial(self._elapsed, one, timed, number, due))
@@ -337,18 +355,37 @@ class ServiceTriggers:
     def _elapsed(self, one: Attended, timed: _Timed, number: int, due: Due) -> None:
         if not timed.armed:
             return
+        if self._stamps is not None and one.definition.service.timers[number].persistent:
+            past = schedule.fired(timed.pasts[number], due, now_ms=self._realtime_ms(), chance=0.0)
+            if past.last_trigger_ms is not None:
+                timed.keeps = True
+                self._spawn(self._keep_and_fire, one, timed, number, due, past.last_trigger_ms)
+                return
+        self._fire(one, timed, number, due)
+
+    async def _keep_and_fire(self, one: Attended, timed: _Timed, number: int, due: Due, at_ms: int) -> None:
+        """Keep that the time has come, then start the service: verify, persist, act. A disk that hangs holds up nobody else.
+
+        Cut off, it is begun anew; and a program that this one becomes meanwhile finds the time not yet used.
+        """
+        assert self._stamps is not None, "only then a stamp is kept"
+        try:
+            with trio.fail_after(STAMP_SECONDS):
+                stamp = partial(self._stamps.set, _key(one, number), at_ms)
+                await trio.to_thread.run_sync(stamp, limiter=_KEEPERS.get(), abandon_on_cancel=True)
+        except (MilkyWayError, trio.TooSlowError) as error:  # once too often after the next boot is better than not now
+            self._note("timer_stamp_not_kept", service=one.definition.name, why=str(error) or "the disk takes too long")
+        timed.keeps = False
+        if self._timed.get(one) is timed:
+            self._fire(one, timed, number, due)
+
+    def _fire(self, one: Attended, timed: _Timed, number: int, due: Due) -> None:
         past = schedule.fired(timed.pasts[number], due, now_ms=self._realtime_ms(), chance=self._chance())
         if due.cause == "end":  # it fires once for each end, of whichever timer
             past = schedule.started(past)
         timed.pasts[number] = past
-        timer = one.definition.service.timers[number]
-        if timer.persistent and self._stamps is not None and past.last_trigger_ms is not None:
-            # A few bytes, a few times a day: the start must not come before it is on the disk (verify, persist, act).
-            try:
-                self._stamps.set(_key(one, number), past.last_trigger_ms)
-            except MilkyWayError as error:  # once too often after the next boot is better than not now
-                self._note("timer_stamp_not_kept", service=one.definition.name, why=str(error))
-        self._trigger(one, due.why)
+        if timed.armed:
+            self._trigger(one, due.why)
 
 
 def _key(one: Attended, number: int) -> str:

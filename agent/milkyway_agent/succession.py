@@ -61,7 +61,7 @@ class Succession:
 
     def stay(self) -> None:
         """Open them again."""
-        self._agent.reopen_log()
+        self._agent.reopen_files()
 
 
 def go_on(agent: Agent, state: KeptAgent) -> None:

@@ -30,7 +30,7 @@ from milkyway_agent.starter import Running, clear_group
 from milkyway_agent.supervise import Options, plan_file
 from milkyway_agent.supervisor import Definition, Supervisor
 from milkyway_agent.system import cgroups, kernel, processes, reaper, signals, sockets
-from milkyway_agent.system.state_file import KernelDirectory
+from milkyway_agent.system.state_file import PathDirectory
 from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
 from milkyway_formats.service import Service
@@ -95,16 +95,14 @@ class Supervision:
         self._end = trio.Event()
         self.reaper = Reaper(log)
         self._renewal = Renewal(self, self.reaper, newest_program(), OldProgram())
-        self._stamps_directory = os.open(
-            _state_directory(self._directory, self._runtime), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        )
         self.supervisor = Supervisor(
             log,
             self.reaper,
             notify_directory=str(self._runtime / "notify"),
-            stamps=TimerStamps(KernelDirectory(self._stamps_directory)),
             on_reboot=lambda name: log.note("reboot_not_done", service=name, why="this supervisor is not the machine's"),
         )
+        state = PathDirectory(_state_directory(self._directory, self._runtime))
+        self.supervisor.triggers.keep_stamps(TimerStamps(state))
         self.supervisor.keeps_at_end = True
         self._places = Places(begun.groups, self._runtime)
         self._launching = Launching(begun.launcher, self.supervisor.watch, self.supervisor.alarms, self.reaper)
@@ -300,7 +298,6 @@ class Supervision:
         self.supervisor.release()
         self._begun.launcher.close()
         self.log.close_files()
-        os.close(self._stamps_directory)
         if self._places.groups:
             with contextlib.suppress(OSError):
                 cgroups.remove(self._places.groups)
@@ -357,13 +354,13 @@ class _Printed:
         self._lines.write([record for record in records if record.priority <= self._least])
 
 
-def _state_directory(directory: Path, runtime: Path) -> Path:
+def _state_directory(directory: Path, runtime: Path) -> str:
     """Return where timers keep their last starts: beside the definitions, or where that can't be written, below *runtime*."""
     for base in (directory, runtime):
         path = base / ".state"
         with contextlib.suppress(OSError):
             path.mkdir(mode=0o700, exist_ok=True)
-            return path
+            return str(path)
     raise UnavailableError(f"cannot supervise {directory}: neither it nor {runtime} can be written")
 
 

@@ -29,7 +29,6 @@ from milkyway_agent.service_runs import ServiceRuns
 from milkyway_agent.service_triggers import ServiceTriggers
 from milkyway_agent.starter import Running
 from milkyway_agent.system import kernel, selinux
-from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_agent.watching import Watch
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.report import ServiceStatus
@@ -48,11 +47,10 @@ class Supervisor:
         *,
         clock_ms: Callable[[], int] = kernel.boottime_ms,
         notify_directory: str = NOTIFY_DIRECTORY,
-        stamps: TimerStamps | None = None,
         chance: Callable[[], float] = random.random,
         on_reboot: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """*stamps*: where persistent timers keep their last start. *on_reboot*: called for a failure that asks for one."""
+        """*on_reboot*: called for a failure that asks for one."""
         self._clock_ms = clock_ms
         self._notify_directory = notify_directory
         self._replacing = False
@@ -61,7 +59,6 @@ class Supervisor:
             reaper,
             clock_ms=clock_ms,
             notify_directory=notify_directory,
-            stamps=stamps,
             chance=chance,
             on_reboot=on_reboot,
         )

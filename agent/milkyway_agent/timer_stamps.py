@@ -4,18 +4,21 @@ One small file, replaced whole. What can't be read is taken for empty: then noth
 timer begins anew. Times are real-time milliseconds since 1970; a timer's key is its owner's to choose.
 """
 
+import threading
 from typing import Annotated
 
 from msgspec import Meta, field
 
-from milkyway_agent.system.state_file import Directory, replace
+from milkyway_agent.system import state_file
 from milkyway_formats.codec import Document, MalformedError, decode, encode
 from milkyway_formats.errors import UnavailableError
 
 FILE = "timer-stamps"
 FILE_BYTES = 4 * 1024 * 1024
+KEY_LENGTH = 128  # of a deployment's name, its service's, and a number
+MOST = 4096
 LAST_MS = 8_000_000_000_000  # in 2223, beyond every calendar
-Key = Annotated[str, Meta(min_length=1, max_length=128)]
+Key = Annotated[str, Meta(min_length=1, max_length=KEY_LENGTH)]
 Stamp = Annotated[int, Meta(ge=0, le=LAST_MS)]
 
 
@@ -24,20 +27,20 @@ class _Stamps(Document, frozen=True):
 
 
 class TimerStamps:
-    """The stamps of one directory. ``note`` says why it begins empty: there are none yet, or they could not be read; else "".
+    """The stamps of one directory. ``note``: why they could not be read, "" where they could or there are none yet.
 
-    ``set`` and ``keep_only`` wait for the disk: call them from one place at a time, and not where others wait.
+    ``set`` and ``keep_only`` wait for the disk, and may be called from several threads. Of more than MOST timers those that
+    fired last are known.
     """
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: state_file.Directory) -> None:
         self._directory = directory
         self._stamps: dict[str, int] = {}
+        self._writing = threading.Lock()
         self.note = ""
         try:
             data = directory.read(FILE)
-            if data is None:
-                self.note = "there are no timer stamps yet"
-            else:
+            if data is not None:
                 self._stamps = dict(decode(data, _Stamps, what="timer stamps", limit=FILE_BYTES).stamps)
         except MalformedError as error:
             self.note = str(error)
@@ -53,19 +56,24 @@ class TimerStamps:
 
         Raises UnavailableError if it could not be written; it is known until the agent ends, nevertheless.
         """
-        assert 0 < len(key) <= 128, f"a file with such a key could not be read again: {key!r}"
-        self._stamps[key] = min(max(at_ms, 0), LAST_MS)  # a clock can be set to anything
-        self._write()
+        assert 0 < len(key) <= KEY_LENGTH, f"a file with such a key could not be read again: {key!r}"
+        with self._writing:
+            self._stamps[key] = min(max(at_ms, 0), LAST_MS)  # a clock can be set to anything
+            if len(self._stamps) > MOST:
+                oldest = min((other for other in self._stamps if other != key), key=self._stamps.__getitem__)
+                del self._stamps[oldest]
+            self._write()
 
     def keep_only(self, keys: frozenset[str]) -> None:
         """Forget every timer but *keys*: those that definitions still have. Raises UnavailableError as ``set`` does."""
-        left = {key: at_ms for key, at_ms in self._stamps.items() if key in keys}
-        if left != self._stamps:
-            self._stamps = left
-            self._write()
+        with self._writing:
+            left = {key: at_ms for key, at_ms in self._stamps.items() if key in keys}
+            if left != self._stamps:
+                self._stamps = left
+                self._write()
 
     def _write(self) -> None:
         try:
-            replace(self._directory, FILE, encode(_Stamps(stamps=self._stamps)))
+            state_file.replace(self._directory, FILE, encode(_Stamps(stamps=self._stamps)))
         except OSError as error:
             raise UnavailableError(f"cannot keep timer stamps: {error.strerror}") from error

@@ -63,11 +63,9 @@ def check_layer_service(service: Service) -> None:
     probes += [service.health.probe] if service.health else []
     if any(isinstance(probe, HttpProbe) for probe in probes):
         asked.append("probes of type http")
-    # Files in a layer's own places are out of PID 1's sight, and it keeps no stamps on the disk yet.
+    # Files in a layer's own places are out of PID 1's sight.
     if any(listener.accept or not isinstance(listener.address, (Tcp, Udp)) for listener in service.listeners):
         asked.append("listeners that accept, or have another address than tcp or udp")
-    if any(timer.persistent for timer in service.timers):
-        asked.append("persistent timers")
     if service.restart.on_failure == "reboot":
         asked.append("restart.on_failure: reboot")
     execution, usual = service.execution, Execution()

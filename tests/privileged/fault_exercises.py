@@ -181,9 +181,8 @@ class Exercises(pid1.Agent):
     async def do_timer(self) -> None:
         """A timer of the calendar starts a service at the next second."""
         name = self._name()
-        service = Service(
-            name=name, command=["/bin/true"], type="oneshot", readiness=ReadyByExit(), timers=[Timer(calendar=["*-*-* *:*:*"])]
-        )
+        timers = [Timer(calendar=["*-*-* *:*:*"], persistent=True)]
+        service = Service(name=name, command=["/bin/true"], type="oneshot", readiness=ReadyByExit(), timers=timers)
         self._add_direct(name, service)
         self.supervisor.start(name)
         with trio.move_on_after(1.2):

@@ -141,6 +141,8 @@ FAULTS: dict[str, Failing] = {
     "sockets.is_listening": Failing("EACCES EMFILE ENOMEM EAGAIN", exercise="stale_socket"),
     "sockets.bound_file": Failing("ENOENT EPERM EMFILE", exercise="listeners", silent="the file stays, and is found stale"),
     "sockets.accept": Failing("EMFILE ENFILE ENOBUFS ENOMEM", exercise="listeners"),
+    # open(2), write(2), fsync(2), rename(2)
+    "state_file.replace": Failing("ENOSPC EDQUOT EIO EROFS ENOENT EACCES EMFILE ENFILE ENOMEM", exercise="timer"),
     # timerfd_create(2)
     "timerfd.timerfd_create": Failing("EMFILE ENFILE ENOMEM ENODEV", exercise="listeners", once=True),
     "timerfd.timerfd_settime": Failing("ECANCELED", exercise="listeners"),
@@ -174,7 +176,6 @@ NEVER: dict[str, str] = {
     "signals.block": "pthread_sigmask(3): the signals are there",
     "signals.restore": "as signals.block",
     "sockets.sender": "pure",
-    "state_file.replace": "of persistent timers' stamps alone, which PID 1 does not keep",
     "verity.table": "pure",
     "verity.request": "pure",
 }

@@ -5,6 +5,7 @@ Calendars name times that no test waits for, but one: the next second. What come
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,7 +131,8 @@ async def test_a_time_that_was_missed_is_made_up_for_once_and_kept(tmp_path: Pat
     timers = [Timer(calendar=["daily"], persistent=True), Timer(calendar=["daily"])]
     with stamps(tmp_path) as kept:
         kept.set("job.0", missed)
-        async with supervised(stamps=kept) as one:
+        async with supervised() as one:
+            one.supervisor.triggers.keep_stamps(kept)
             one.add_direct(job(*timers))
             one.supervisor.start("job")
             await one.event("service_triggered")
@@ -147,7 +149,8 @@ async def test_stamps_of_services_that_are_no_more_are_forgotten(tmp_path: Path)
     with stamps(tmp_path) as kept:
         for key in ("job.0", "job.1", "gone.0"):
             kept.set(key, kernel.realtime_ms())
-        async with supervised(stamps=kept) as one:
+        async with supervised() as one:
+            one.supervisor.triggers.keep_stamps(kept)
             one.add_direct(job(Timer(calendar=["daily"], persistent=True)))
             one.supervisor.triggers.forget_stale()
     with stamps(tmp_path) as kept:
@@ -161,12 +164,52 @@ async def test_a_stamp_that_cannot_be_kept_holds_nothing_up(tmp_path: Path) -> N
         kept.set("job.0", kernel.realtime_ms() - 5 * DAY_MS)
         (directory / "timer-stamps").unlink()
         directory.rmdir()
-        async with supervised(stamps=kept) as one:
+        async with supervised() as one:
+            one.supervisor.triggers.keep_stamps(kept)
             one.add_direct(job(Timer(calendar=["daily"], persistent=True)))
             one.supervisor.start("job")
             await one.event("timer_stamp_not_kept")
             await one.supervisor.wait_state("job", "armed")
             assert one.path("job") == ["waiting", "armed", "starting", "armed"]
+
+
+class StuckDirectory(KernelDirectory):
+    """A disk that takes nothing until it is told to."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self.asked, self.works = threading.Event(), threading.Event()
+
+    def write(self, name: str, data: bytes) -> None:
+        self.asked.set()
+        self.works.wait()
+        super().write(name, data)
+
+
+async def test_a_disk_that_hangs_holds_up_who_waits_for_it_and_nobody_else(tmp_path: Path) -> None:
+    opened = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stuck = StuckDirectory(opened)
+    try:
+        async with supervised() as one:
+            one.supervisor.triggers.keep_stamps(TimerStamps(stuck))
+            one.add_direct(
+                job(Timer(calendar=["*-*-* *:*:*"], persistent=True)),
+                shell("other", "exit 0", type="oneshot", readiness=ReadyByExit(), timers=[Timer(after_boot_ms=1)]),
+            )
+            one.supervisor.start("job")
+            with trio.fail_after(10):
+                await trio.to_thread.run_sync(stuck.asked.wait)
+            one.supervisor.start("other")
+            await one.supervisor.wait_state("other", "starting")
+            await one.supervisor.wait_state("other", "armed")
+            assert one.path("job") == ["waiting", "armed"]
+            stuck.works.set()
+            await one.supervisor.wait_state("job", "starting")
+    finally:
+        stuck.works.set()
+        os.close(opened)
+    with stamps(tmp_path) as kept:
+        assert kept.get("job.0") is not None
 
 
 async def test_a_client_may_come_before_its_time(tmp_path: Path) -> None:
@@ -213,7 +256,7 @@ async def test_a_clock_that_is_set_has_all_times_reckoned_anew() -> None:
         alarms,
         note,
         lambda one, why: triggered.append(f"{one.definition.name}: {why}"),
-        stamps=None,
+        lambda *task: pytest.fail(f"no stamp is kept here: {task}"),
         clock_ms=lambda: clocks.boottime[0],
         chance=lambda: 0.0,
         realtime_ms=lambda: clocks.realtime[0],

@@ -9,6 +9,7 @@ import pytest
 from milkyway_agent.system.state_file import (
     Directory,
     KernelDirectory,
+    PathDirectory,
     has_copies,
     read_copies,
     replace,
@@ -17,11 +18,14 @@ from milkyway_agent.system.state_file import (
 from tests.fakes.power_cut_disk import PowerCutDisk
 
 
-@pytest.fixture(params=["kernel", "fake"])
+@pytest.fixture(params=["kernel", "path", "fake"])
 def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Directory]:
     """The real directory and the fake one keep the same promises."""
     if request.param == "fake":
         yield PowerCutDisk()
+        return
+    if request.param == "path":
+        yield PathDirectory(str(tmp_path))
         return
     descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     yield KernelDirectory(descriptor)

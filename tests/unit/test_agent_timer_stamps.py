@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from milkyway_agent.system.state_file import KernelDirectory
-from milkyway_agent.timer_stamps import FILE, LAST_MS, TimerStamps
+from milkyway_agent.timer_stamps import FILE, LAST_MS, MOST, TimerStamps
 from milkyway_formats.errors import UnavailableError
 from tests.fakes.power_cut_disk import PowerCutDisk
 
@@ -14,7 +15,7 @@ from tests.fakes.power_cut_disk import PowerCutDisk
 def test_what_was_set_is_there_the_next_time() -> None:
     disk = PowerCutDisk()
     first = TimerStamps(disk)
-    assert (first.note, first.get("backup/0")) == ("there are no timer stamps yet", None)
+    assert (first.note, first.get("backup/0")) == ("", None)
     first.set("backup/0", 1_710_504_000_123)
     first.set("report/1", 5)
     again = TimerStamps(disk)
@@ -68,6 +69,14 @@ def test_nothing_is_written_when_nothing_is_forgotten() -> None:
     before = disk.noted
     stamps.keep_only(frozenset({"kept"}))
     assert disk.noted == before
+
+
+def test_of_very_many_timers_those_that_fired_last_are_known() -> None:
+    disk = PowerCutDisk({FILE: msgspec.json.encode({"stamps": {f"old.{number:04}": 1000 + number for number in range(MOST)}})})
+    stamps = TimerStamps(disk)
+    assert stamps.note == ""
+    stamps.set("new.0", 5)  # by a clock that was wrong
+    assert (stamps.get("new.0"), stamps.get("old.0000"), stamps.get("old.0001")) == (5, None, 1001)
 
 
 @pytest.mark.parametrize("at_ms", [-5, LAST_MS * 9])

@@ -59,10 +59,6 @@ def test_contradictions_are_refused(service: Service, why: str) -> None:
 @pytest.mark.parametrize(
     ("service", "why"),
     [
-        (
-            Service(name="web", command=DAEMON, timers=[Timer(calendar=["daily"], persistent=True)]),
-            "persistent timers not there",
-        ),
         (Service(name="web", command=DAEMON, listeners=[Listener(name="in", address=Tcp(port=1), accept=True)]), "that accept"),
         (Service(name="web", command=DAEMON, listeners=[Listener(name="in", address=UnixStream(path="/s"))]), "tcp or udp"),
         (Service(name="web", command=DAEMON, execution=Execution(nice=-5)), "execution.nice and oom_score below 0 not"),
@@ -116,4 +112,6 @@ def test_a_layers_service_may_be_asked_and_told_by_commands() -> None:
 
 def test_a_layers_service_may_wait_for_clients_and_for_its_time() -> None:
     listeners = [Listener(name="in", address=Tcp(port=80)), Listener(name="also", address=Udp(port=53))]
-    check_layer_service(Service(name="web", command=DAEMON, listeners=listeners, timers=[Timer(calendar=["daily"])]))
+    check_layer_service(
+        Service(name="web", command=DAEMON, listeners=listeners, timers=[Timer(calendar=["daily"], persistent=True)])
+    )

@@ -15,6 +15,20 @@ def deploy(spec: Path, layer: str, name: str) -> list[str]:
     return list(layers)
 
 
+def reboot() -> None:
+    """Reboot the machine and wait until its next boot is over."""
+    before = demo.in_machine("cat", "/proc/sys/kernel/random/boot_id")
+    demo.in_machine("mwctl", "reboot")
+    demo.wait_until("the next boot", lambda: _has_booted_since(before), 240)
+
+
+def _has_booted_since(before: str) -> bool:
+    try:
+        return demo.in_machine("cat", "/proc/sys/kernel/random/boot_id") != before and "ready" in demo.status()["boot_ms"]
+    except demo.DemoFailedError:
+        return False
+
+
 def deployment(name: str) -> dict[str, Any]:
     """Return the deployment *name*; nothing is in it when there is none."""
     return next((one for one in demo.status()["deployments"] if one["name"] == name), {"state": "", "services": []})

@@ -3,12 +3,13 @@
 import socket
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from demo import run as demo
-from tests.vm.deployed import deploy, deployment, service
+from tests.vm.deployed import deploy, deployment, reboot, service
 
 pytestmark = pytest.mark.vm
 
@@ -110,3 +111,16 @@ def test_who_reads_more_than_its_memory_holds_is_warned_of_and_goes_on(port: int
     warning = "service under pressure: resource=memory threshold=1"
     demo.wait_until("the warning", lambda: warning in _said("triggers/cramped"), 120)
     assert _service("cramped")["state"] == "started"
+
+
+def test_a_time_that_was_missed_while_the_machine_was_off_is_made_up_for_once(port: int) -> None:
+    this_month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    month_before = (this_month - timedelta(days=1)).replace(day=1)
+    _set_clock(month_before.timestamp() - 1)
+    demo.wait_until("its start in the month before", lambda: _times("monthly") == 1, 60)
+    reboot()  # into the hardware's time: the first of this month has passed meanwhile
+    demo.wait_until("the start that it has missed", lambda: _times("monthly") == 2, 120)
+    before = _said("agent").count("agent re executed")
+    demo.in_machine("mwctl", "reexec")
+    demo.wait_until("the agent", lambda: _said("agent").count("agent re executed") > before, 120)
+    assert _times("monthly") == 2

@@ -8,6 +8,8 @@ what to do when nothing good is left, is for whoever keeps it to decide.
 
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 MAGIC = b"MILKYWAY-STATE1\n"
@@ -86,6 +88,51 @@ class KernelDirectory:
     def sync(self) -> None:
         """Wait until every rename and removal so far is on the disk."""
         os.fsync(self._descriptor)
+
+
+class PathDirectory:
+    """The real thing, by its path: opened for each deed anew, so that nothing of its disk stays open between two."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def read(self, name: str) -> bytes | None:
+        """As ``KernelDirectory.read``."""
+        with self._opened() as directory:
+            return directory.read(name)
+
+    def write(self, name: str, data: bytes) -> None:
+        """As ``KernelDirectory.write``."""
+        with self._opened() as directory:
+            directory.write(name, data)
+
+    def rename(self, old: str, new: str) -> None:
+        """As ``KernelDirectory.rename``."""
+        with self._opened() as directory:
+            directory.rename(old, new)
+
+    def remove(self, name: str) -> None:
+        """As ``KernelDirectory.remove``."""
+        with self._opened() as directory:
+            directory.remove(name)
+
+    def names(self) -> list[str]:
+        """As ``KernelDirectory.names``."""
+        with self._opened() as directory:
+            return directory.names()
+
+    def sync(self) -> None:
+        """As ``KernelDirectory.sync``."""
+        with self._opened() as directory:
+            directory.sync()
+
+    @contextmanager
+    def _opened(self) -> Iterator[KernelDirectory]:
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield KernelDirectory(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def replace(directory: Directory, name: str, data: bytes) -> None:

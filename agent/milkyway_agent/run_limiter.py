@@ -1,0 +1,20 @@
+"""Limiters of threads, each made anew with every run of the loop: an agent that fails is followed by another run."""
+
+import trio
+
+
+class RunLimiter:
+    """Lets so many threads work at a time. One that is abandoned counts until it is done: what hangs keeps no more of them."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._threads = threads
+        self._of_run: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(name)
+
+    def get(self) -> trio.CapacityLimiter:
+        """Return the limiter of this run of the loop."""
+        try:
+            return self._of_run.get()
+        except LookupError:
+            limiter = trio.CapacityLimiter(self._threads)
+            self._of_run.set(limiter)
+            return limiter
