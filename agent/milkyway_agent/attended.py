@@ -105,9 +105,12 @@ class Change(NamedTuple):
 
 
 class Run:
-    """One process of a service, from its start to its burial. ``probing``: the alarm of its readiness probe."""
+    """One process of a service, from its start to its burial.
 
-    __slots__ = ("ended", "notify", "probing", "ready_pipe", "running")
+    ``probing``: the alarm of its readiness probe; ``unready``: what that said last, while it is not ready.
+    """
+
+    __slots__ = ("ended", "notify", "probing", "ready_pipe", "running", "unready")
 
     def __init__(self, running: Running) -> None:
         self.running = running
@@ -115,6 +118,7 @@ class Run:
         self.notify = -1
         self.ready_pipe = -1
         self.probing: Alarm | None = None
+        self.unready = ""
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to its main process, if that is still there."""

@@ -45,6 +45,7 @@ class HealthChecks:
         if one.run is not run or run.ended:
             return
         if why:
+            run.unready = why
             run.probing = self._alarms.set(interval, partial(self.await_ready, one, run))
         else:
             self._post(one, Event.READY, run)

@@ -216,7 +216,8 @@ class Lives:
         if ONLY_IN.get(event, one.row) is not one.row:
             return
         if event is Event.LATE:
-            one.reason = f"not ready within {one.definition.service.ready_timeout_ms / 1000:g} s"
+            why = f": {one.run.unready}" if one.run and one.run.unready else ""
+            one.reason = f"not ready within {one.definition.service.ready_timeout_ms / 1000:g} s{why}"
         elif event is Event.WANTED:
             one.reason = "" if one.row in (Row.IDLE, Row.FAILED) else one.reason
         elif event in (Event.RESTART_ASKED, Event.UNWANTED):

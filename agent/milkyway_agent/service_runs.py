@@ -352,6 +352,7 @@ class ServiceRuns:
         if is_listening(one, run, port):
             self._post(one, Event.READY, run)
         else:
+            run.unready = f"nobody listens on port {port}"
             run.probing = self._alarms.set(interval, partial(self._look_for_port, one, run, port, interval))
 
     def _ready_pipe_said(self, one: Attended, run: Run, _events: int) -> None:

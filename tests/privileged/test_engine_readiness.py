@@ -9,7 +9,17 @@ import pytest
 import trio
 import trio.testing
 
-from milkyway_formats.service import ExecProbe, HttpProbe, ReadyByDescriptor, ReadyByNotify, ReadyByProbe, Restart, TcpProbe
+from milkyway_formats.service import (
+    ExecProbe,
+    HttpProbe,
+    Readiness,
+    ReadyByDescriptor,
+    ReadyByNotify,
+    ReadyByProbe,
+    ReadyByTcp,
+    Restart,
+    TcpProbe,
+)
 from tests.privileged.misbehaviour.programs import ONCE, STOPPED, UP, begin_direct, shell
 from tests.privileged.supervised import heard_through, supervised
 from tests.privileged.test_misbehaviour_readiness import free_port
@@ -88,6 +98,21 @@ async def test_who_is_stopped_while_it_is_asked_takes_the_probe_along(grouped: b
             await asked()
             await one.supervisor.stop("web")
             assert one.path("web") == ["waiting", "starting", *STOPPED]
+
+
+@pytest.mark.parametrize(
+    ("readiness", "why"),
+    [
+        (ReadyByProbe(probe=ExecProbe(command=["/bin/false"]), interval_ms=10), "its probe ended with 1"),
+        (ReadyByTcp(port=1), "nobody listens on port 1"),
+    ],
+)
+async def test_who_is_never_ready_is_said_to_be_so_with_the_last_answer(readiness: Readiness, why: str) -> None:
+    async with supervised() as one:
+        one.add_direct(shell("web", "exec sleep 1000", readiness=readiness, ready_timeout_ms=200, restart=ONCE))
+        one.supervisor.start("web")
+        await one.supervisor.wait_state("web", "failed")
+        assert one.supervisor.status_of("web").reason == f"not ready within 0.2 s: {why}"
 
 
 async def test_a_broken_connection_is_no_answer_and_breaks_nothing() -> None:
