@@ -24,7 +24,6 @@ from milkyway_agent.arrivals import arriving
 from milkyway_agent.boot_run import BootRun, Deed
 from milkyway_agent.convergence import Convergence, protect_installed
 from milkyway_agent.core.boot import BOOT
-from milkyway_agent.core.shutdown import SHUTDOWN
 from milkyway_agent.coreos_services import CONSOLES, definition
 from milkyway_agent.early_boot import ORDERS, Early
 from milkyway_agent.handover import KeptAgent, KeptDeployments
@@ -40,10 +39,11 @@ from milkyway_agent.reexecution import Renewal
 from milkyway_agent.starter import Running
 from milkyway_agent.succession import Succession, go_on
 from milkyway_agent.supervisor import Supervisor
-from milkyway_agent.system import cgroups, console, kernel, memory, power, processes, signals, watchdog
+from milkyway_agent.system import console, kernel, memory, power, signals, watchdog
 from milkyway_agent.system.state_file import PathDirectory
 from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_agent.trust_link import TrustLink
+from milkyway_agent.way_down import go_down
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 from milkyway_formats.report import ServiceStatus
 
@@ -220,7 +220,7 @@ class Agent:
                 await self._boot()
             await self._end.wait()
             with trio.CancelScope(shield=True):
-                await self._go_down()
+                await go_down(self)
             self.ended = self._ending
             nursery.cancel_scope.cancel()
 
@@ -339,7 +339,7 @@ class Agent:
             )
         if not DATA_KEY.exists():
             raise UnavailableError(f"there is no {DATA_KEY}")
-        code, said = await self._programs_().run("disk", (str(DATA_KEY),))
+        code, said = await self.programs().run("disk", (str(DATA_KEY),))
         if code:
             raise UnavailableError(said or f"the disk helper ended with {code}")
         self.log.note("data_disk_opened", outcome=said)
@@ -383,7 +383,7 @@ class Agent:
             LayerStore(DATA_AGENT, protect=protect_installed),
             self.supervisor,
             self.reaper,
-            self._programs_(),
+            self.programs(),
             self.log,
             order_end=self.end,
             status=self._machine.snapshot,
@@ -410,9 +410,10 @@ class Agent:
         self.supervisor.start(name, by="the boot")
 
     async def _start_program(self, name: str, descriptors: dict[int, int]) -> local_api.FrontProcess:
-        return await self._programs_().start(name, descriptors)
+        return await self.programs().start(name, descriptors)
 
-    def _programs_(self) -> Programs:
+    def programs(self) -> Programs:
+        """Return the agent's own programs."""
         assert self._programs is not None, "programs are started while the agent lives"
         return self._programs
 
@@ -458,70 +459,9 @@ class Agent:
         await self._end.wait()
         scope.cancel()
 
-    # --- the way down ------------------------------------------------------------------------------------------------------
-
-    async def _go_down(self) -> None:
-        deeds: dict[str, Callable[[], Awaitable[None]]] = {
-            "refuse-changes": self._refuse_changes,
-            "stop-deployments": self._stop_deployments,
-            "stop-coreos-services": self.supervisor.stop_all,
-            "kill-the-rest": self._kill_the_rest,
-            "close-log": _plain(self.log.close_files),
-            "unmount-data": _plain(phases.unmount_data),
-            "sync": lambda: trio.to_thread.run_sync(power.sync, abandon_on_cancel=True),
-            "close-watchdog": self._close_watchdog,
-        }
-        for phase in SHUTDOWN:
-            if phase.name not in deeds:
-                continue
-            scope = trio.CancelScope(deadline=trio.current_time() + phase.deadline_ms / 1000)
-            # The scope inside: a deed that fails while its time is up raises both at once, which only the scope takes apart.
-            try:
-                with scope:
-                    await deeds[phase.name]()
-            except Exception as error:  # noqa: BLE001 (the way down leads on, whatever happens)
-                self.log.note("shutdown_phase_failed", phase=phase.name, error=str(error))
-            if scope.cancelled_caught:
-                self.log.note("shutdown_phase_late", phase=phase.name, after_ms=phase.deadline_ms, left=self._left())
-        self.log.note("shutdown_finished", at_ms=kernel.boottime_ms())
-
-    def _left(self) -> str:
-        return ", ".join(one.name for one in self.supervisor.status() if one.state not in ("stopped", "failed"))
-
-    async def _refuse_changes(self) -> None:
-        if self.convergence is not None:
-            self.convergence.close()
-
-    async def _stop_deployments(self) -> None:
-        if self.convergence is not None:
-            await self.convergence.take_down()
-
-    async def _kill_the_rest(self) -> None:
-        """Kill every process but PID 1 and the kernel's threads (those of parent 2), and wait until they are gone."""
-        self._programs_().kill_all()
-        for path in ("deployments", "coreos"):
-            cgroups.kill(f"{phases.CGROUP}/{path}")
-        # The kernel tells of it by a poll for priority data, which trio has no wait for
-        while any(cgroups.is_populated(f"{phases.CGROUP}/{path}") for path in ("deployments", "coreos")):  # noqa: ASYNC110
-            await trio.sleep(0.05)
-        left = [one.name for one in processes.processes() if one.pid not in (1, 2) and one.parent != 2 and one.state != "Z"]
-        if left:
-            self.log.note("processes_left", names=", ".join(left))
-
-    async def _close_watchdog(self) -> None:
-        if self.watchdog is not None:
-            watchdog.close_watchdog(self.watchdog)
-
 
 def _deed(phase: Callable[[], Sequence[str] | None]) -> Deed:
     async def deed() -> Sequence[str]:
         return phase() or []
 
     return deed
-
-
-def _plain(deed: Callable[[], None]) -> Callable[[], Awaitable[None]]:
-    async def run_deed() -> None:
-        deed()
-
-    return run_deed

@@ -210,7 +210,7 @@ class Exercises(pid1.Agent):
     async def do_policy(self) -> None:
         """A policy without a deployment's instance is loaded, as when it is taken down."""
         effect = LoadInstance("web_k3v9", 1, "0" * 64)
-        plane = PolicyPlane(self.link, self._programs_(), lambda _: Path("/dev/null"))
+        plane = PolicyPlane(self.link, self.programs(), lambda _: Path("/dev/null"))
         plane._instances[effect.key] = (Placed("web_k3v9", 1, (), ()), b"")
         executor = Executor({LoadInstance: plane}, self.log)
         executor.present = (effect,)
