@@ -89,6 +89,8 @@ def status_lines(status: Json, painter: Painter) -> list[str]:
     """Return what ``mwctl status`` prints: the machine, what to worry about, what runs, what failed."""
     paint = painter.paint
     name = clean(status["hostname"]) or "this machine"
+    if not status["root_hash"].strip("0"):  # no root of ours: ``--supervise`` on a machine that is another's
+        return _supervisor_lines(name, status, painter)
     lines = [paint(name, "bold") + f"  MilkyWay CoreOS {clean(status['version'])}", ""]
     lines += painter.table(_machine_facts(status), indent="  ")
     lines += _section("", [paint("warning: ", "bad") + each for each in warnings(status)])
@@ -103,6 +105,14 @@ def status_lines(status: Json, painter: Painter) -> list[str]:
     lines += _section(paint("failed", "bad"), ["  " + each for each in failures(status)])
     refusals = [clean(each) for each in status["refusals"][-REFUSALS_SHOWN:]]
     lines += _section(paint("refused lately", "bold"), ["  " + each for each in refusals])
+    return lines
+
+
+def _supervisor_lines(name: str, status: Json, painter: Painter) -> list[str]:
+    lines = [painter.paint(name, "bold") + f"  milkyway-agent {clean(status['version'])}"]
+    services = [_service_row(each, status["uptime_ms"]) for each in status["services"]]
+    lines += _section(painter.paint("services", "bold"), painter.table(services, indent="  ") or ["  none"])
+    lines += _section(painter.paint("failed", "bad"), ["  " + each for each in failures(status)])
     return lines
 
 

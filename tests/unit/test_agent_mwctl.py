@@ -77,6 +77,16 @@ refused lately
   cannot admit document 6: version 7 is in force"""
 
 
+SUPERVISOR = """\
+web-1  milkyway-agent 0.1.0
+
+services
+  dhcp  failed  for 0 ms  3 restarts
+
+failed
+  dhcp: exited with status 1"""
+
+
 def troubled() -> Status:
     web = msgspec.structs.replace(
         STATUS.deployments[0], state="failed", services=[], layers=[], reason="cannot open layer: \x1b[31mroot hash differs"
@@ -108,6 +118,15 @@ def shown(status: Status, painter: Painter = PLAIN) -> str:
 
 def test_status_of_a_healthy_machine() -> None:
     assert shown(STATUS) == HEALTHY
+
+
+def test_status_of_a_supervisor_by_itself_has_nothing_of_a_machine() -> None:
+    dhcp = troubled().services[0]
+    alone = msgspec.structs.replace(
+        STATUS, root_hash="0" * 64, selinux="disabled", deployments=[], services=[dhcp], uptime_ms=350
+    )
+    assert shown(alone) == SUPERVISOR
+    assert shown(msgspec.structs.replace(alone, services=[])).endswith("\nservices\n  none")
 
 
 def test_status_of_a_machine_in_trouble_says_so_first_and_why_last() -> None:
