@@ -168,6 +168,8 @@ static void add_variable(char *assignment, int)
 		which++;
 	if (which == MOST_WORDS)
 		fail("add %s: the environment is too large", assignment);
+	if (!start.environment[which])
+		start.environment[which + 1] = NULL; /* what follows there is of the request before */
 	start.environment[which] = assignment;
 }
 

@@ -100,6 +100,18 @@ def test_a_child_is_ours_and_leads_a_session_of_its_own() -> None:
         assert ended(child) == -signal.SIGTERM
 
 
+def test_nothing_of_one_requests_environment_is_in_the_next_ones() -> None:
+    """The launcher reads all requests into the same memory: what it does not end itself goes on with the one before."""
+    many = {f"SECRET{number}": "x" * 300 for number in range(20)}
+    with launching() as launcher:
+        assert said(launcher, "env", environment=many).count("SECRET") == 20
+        alone = said(launcher, "env", environment={"B": "1"})
+        assert {line.partition("=")[0] for line in alone.splitlines()} <= {"B", "PATH", "LANG", "PWD", "SHLVL", "_"}
+        assert "SECRET" not in said(launcher, "env", environment={"A": "1", "B": "2", "C": "3"})
+        assert "SECRET" not in said(launcher, "env", listen_pid=True)
+        assert "SECRET" not in said(launcher, "env")
+
+
 def test_a_child_is_born_in_its_group_which_is_made_with_its_limits() -> None:
     with launching() as launcher, group() as path:
         text = said(launcher, "cat /proc/self/cgroup", cgroup=path, make_cgroup=True, cgroup_files={"cgroup.max.depth": "3"})
