@@ -114,9 +114,7 @@ class LiveMachine:
     async def restart(self, service: str) -> ServiceStatus:
         """Stop a service and start it again."""
         self.view.check_name("restart", service)
-        self._agent.supervisor.restart(service, by=BY)
-        await self._agent.supervisor.wait_state(service, "stopping", "starting", "failed")
-        await self._agent.supervisor.wait_state(service, "started", "failed", "armed")
+        await self._agent.supervisor.restart_and_wait(service, by=BY)
         return self._agent.supervisor.status_of(service)
 
     async def reload(self, service: str) -> ServiceStatus:

@@ -349,7 +349,8 @@ class Agent:
 
     def _open_files(self) -> None:
         self.log.open_files(FileSink(str(DATA_AGENT / "log")))
-        self.supervisor.triggers.keep_stamps(TimerStamps(PathDirectory(str(DATA_AGENT / "state"))))
+        if not self.supervisor.triggers.keeps_stamps:  # else an agent before this one did, and may be writing
+            self.supervisor.triggers.keep_stamps(TimerStamps(PathDirectory(str(DATA_AGENT / "state"))))
 
     def reopen_files(self) -> None:
         """Keep the log and the timers' stamps in files again, where the data disk is there."""

@@ -24,7 +24,7 @@ from milkyway_agent.run_limiter import RunLimiter
 from milkyway_agent.system import timerfd
 from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_agent.watching import Watch
-from milkyway_formats.errors import MilkyWayError, UnavailableError
+from milkyway_formats.errors import UnavailableError
 from milkyway_formats.listener import Listener
 
 BUSY_SECONDS = 1.0  # how long a listener is left alone that can't be served now
@@ -86,6 +86,11 @@ class ServiceTriggers:
         self._timer_alarm: Alarm | None = None
         self._is_reckoning = False
 
+    @property
+    def keeps_stamps(self) -> bool:
+        """Whether persistent timers keep their last starts."""
+        return self._stamps is not None
+
     def keep_stamps(self, stamps: TimerStamps) -> None:
         """Have persistent timers keep their last starts in *stamps*: until then, what they miss is not known."""
         self._stamps = stamps
@@ -124,13 +129,9 @@ class ServiceTriggers:
 
     def forget_stale(self) -> None:
         """Forget when timers last started services that there are no more."""
-        if self._stamps is None:
-            return
-        keys = (_key(one, number) for one in self._timed for number in range(len(one.definition.service.timers)))
-        try:
+        if self._stamps is not None:
+            keys = (_key(one, number) for one in self._timed for number in range(len(one.definition.service.timers)))
             self._stamps.keep_only(frozenset(keys))
-        except MilkyWayError as error:  # they do no harm but the room that they take
-            self._note("timer_stamps_not_forgotten", why=str(error))
 
     def recount(self, one: Attended) -> None:
         """Begin anew to count its timers, which are others now."""
@@ -366,26 +367,33 @@ class ServiceTriggers:
     async def _keep_and_fire(self, one: Attended, timed: _Timed, number: int, due: Due, at_ms: int) -> None:
         """Keep that the time has come, then start the service: verify, persist, act. A disk that hangs holds up nobody else.
 
-        Cut off, it is begun anew; and a program that this one becomes meanwhile finds the time not yet used.
+        Who may not start any more when that is done has not used the time. Cut off, it is begun anew; and a program that
+        this one becomes meanwhile finds the time not yet used either.
         """
-        assert self._stamps is not None, "only then a stamp is kept"
+        stamps, key = self._stamps, _key(one, number)
+        assert stamps is not None, "only then a stamp is kept"
+        version = stamps.propose(key, at_ms)
         try:
             with trio.fail_after(STAMP_SECONDS):
-                stamp = partial(self._stamps.set, _key(one, number), at_ms)
-                await trio.to_thread.run_sync(stamp, limiter=_KEEPERS.get(), abandon_on_cancel=True)
-        except (MilkyWayError, trio.TooSlowError) as error:  # once too often after the next boot is better than not now
-            self._note("timer_stamp_not_kept", service=one.definition.name, why=str(error) or "the disk takes too long")
+                write = partial(stamps.write, version)
+                await trio.to_thread.run_sync(write, limiter=_KEEPERS.get(), abandon_on_cancel=True)
+        except trio.TooSlowError:
+            self._note("timer_stamp_not_kept", service=one.definition.name, why="the disk takes too long")
+        except Exception as error:  # noqa: BLE001 (once too often after the next boot is better than not now)
+            self._note("timer_stamp_not_kept", service=one.definition.name, why=str(error))
         timed.keeps = False
-        if self._timed.get(one) is timed:
+        if self._timed.get(one) is timed and timed.armed:
+            stamps.confirm(key)
             self._fire(one, timed, number, due)
+        else:
+            stamps.withdraw(key)
 
     def _fire(self, one: Attended, timed: _Timed, number: int, due: Due) -> None:
         past = schedule.fired(timed.pasts[number], due, now_ms=self._realtime_ms(), chance=self._chance())
         if due.cause == "end":  # it fires once for each end, of whichever timer
             past = schedule.started(past)
         timed.pasts[number] = past
-        if timed.armed:
-            self._trigger(one, due.why)
+        self._trigger(one, due.why)
 
 
 def _key(one: Attended, number: int) -> str:

@@ -73,9 +73,7 @@ class SupervisedMachine:
     async def restart(self, service: str) -> ServiceStatus:
         """Stop a service and start it again."""
         self.view.check_name("restart", service)
-        self._supervisor.restart(service, by=BY)
-        await self._supervisor.wait_state(service, "stopping", "starting", "failed")
-        await self._supervisor.wait_state(service, "started", "failed", "armed")
+        await self._supervisor.restart_and_wait(service, by=BY)
         return self._supervisor.status_of(service)
 
     async def reload(self, service: str) -> ServiceStatus:

@@ -303,6 +303,13 @@ class Supervisor:
         self._displace(name)
         self._lives.post(one, Event.RESTART_ASKED, AT_ONCE)
 
+    async def restart_and_wait(self, name: str, by: str = "") -> None:
+        """Restart a service as ``restart`` does; return when it is started again, waits for its trigger, or has failed."""
+        self.restart(name, by)
+        if self._find(name).definition.service.type != "bundle":  # which is back at once, having no process
+            await self.wait_state(name, "stopping", "starting", "failed")
+        await self.wait_state(name, "started", "failed", "armed")
+
     def reload(self, name: str) -> None:
         """Have a service read its configuration again. Raises RefusedError when it is not started."""
         one = self._find(name)

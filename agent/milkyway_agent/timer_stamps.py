@@ -4,7 +4,6 @@ One small file, replaced whole. What can't be read is taken for empty: then noth
 timer begins anew. Times are real-time milliseconds since 1970; a timer's key is its owner's to choose.
 """
 
-import threading
 from typing import Annotated
 
 from msgspec import Meta, field
@@ -16,7 +15,7 @@ from milkyway_formats.errors import UnavailableError
 FILE = "timer-stamps"
 FILE_BYTES = 4 * 1024 * 1024
 KEY_LENGTH = 128  # of a deployment's name, its service's, and a number
-MOST = 4096
+MOST_OF_ONE = 1024
 LAST_MS = 8_000_000_000_000  # in 2223, beyond every calendar
 Key = Annotated[str, Meta(min_length=1, max_length=KEY_LENGTH)]
 Stamp = Annotated[int, Meta(ge=0, le=LAST_MS)]
@@ -29,14 +28,16 @@ class _Stamps(Document, frozen=True):
 class TimerStamps:
     """The stamps of one directory. ``note``: why they could not be read, "" where they could or there are none yet.
 
-    ``set`` and ``keep_only`` wait for the disk, and may be called from several threads. Of more than MOST timers those that
-    fired last are known.
+    A stamp is proposed before its timer starts anything, and confirmed when it has: ``get`` knows of it then. ``write``
+    alone waits for the disk: call it in a thread, one at a time. Of more than MOST_OF_ONE timers of one owner (a
+    deployment, whose name comes before a slash) those that fired last are known: none has room at another's cost.
     """
 
     def __init__(self, directory: state_file.Directory) -> None:
         self._directory = directory
         self._stamps: dict[str, int] = {}
-        self._writing = threading.Lock()
+        self._proposed: dict[str, int] = {}
+        self._asked = self._written = 0  # versions: of what is to be on the disk, and of what is
         self.note = ""
         try:
             data = directory.read(FILE)
@@ -51,29 +52,41 @@ class TimerStamps:
         """Return when the timer *key* last started its service; None if that is not known."""
         return self._stamps.get(key)
 
-    def set(self, key: str, at_ms: int) -> None:
-        """Keep that the timer *key* started its service at *at_ms*.
-
-        Raises UnavailableError if it could not be written; it is known until the agent ends, nevertheless.
-        """
+    def propose(self, key: str, at_ms: int) -> int:
+        """Have the next ``write`` say that the timer *key* started its service at *at_ms*; return what to pass to it."""
         assert 0 < len(key) <= KEY_LENGTH, f"a file with such a key could not be read again: {key!r}"
-        with self._writing:
-            self._stamps[key] = min(max(at_ms, 0), LAST_MS)  # a clock can be set to anything
-            if len(self._stamps) > MOST:
-                oldest = min((other for other in self._stamps if other != key), key=self._stamps.__getitem__)
-                del self._stamps[oldest]
-            self._write()
+        self._proposed[key] = min(max(at_ms, 0), LAST_MS)  # a clock can be set to anything
+        self._asked += 1
+        return self._asked
+
+    def confirm(self, key: str) -> None:
+        """Take what was proposed for *key* for what has happened."""
+        if key not in self._proposed:
+            return
+        self._stamps[key] = self._proposed.pop(key)
+        owner = key.rpartition("/")[0]
+        its = [other for other in self._stamps if other.rpartition("/")[0] == owner and other != key]
+        if len(its) >= MOST_OF_ONE:
+            del self._stamps[min(its, key=self._stamps.__getitem__)]
+
+    def withdraw(self, key: str) -> None:
+        """Take back what was proposed for *key*: nothing was started. The next ``write`` says so."""
+        self._proposed.pop(key, None)
 
     def keep_only(self, keys: frozenset[str]) -> None:
-        """Forget every timer but *keys*: those that definitions still have. Raises UnavailableError as ``set`` does."""
-        with self._writing:
-            left = {key: at_ms for key, at_ms in self._stamps.items() if key in keys}
-            if left != self._stamps:
-                self._stamps = left
-                self._write()
+        """Forget every timer but *keys*: those that definitions still have. The next ``write`` says so."""
+        self._stamps = {key: at_ms for key, at_ms in self._stamps.items() if key in keys}
 
-    def _write(self) -> None:
+    def write(self, version: int) -> None:
+        """Have *version* on the disk, and all that was proposed since: nothing is done where it is already.
+
+        Raises UnavailableError if it could not be written.
+        """
+        if self._written >= version:
+            return
+        reached, stamps = self._asked, {**self._stamps, **self._proposed}
         try:
-            state_file.replace(self._directory, FILE, encode(_Stamps(stamps=self._stamps)))
+            state_file.replace(self._directory, FILE, encode(_Stamps(stamps=stamps)))
         except OSError as error:
             raise UnavailableError(f"cannot keep timer stamps: {error.strerror}") from error
+        self._written = reached

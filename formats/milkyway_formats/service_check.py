@@ -10,10 +10,10 @@ _NOT_FOR_LAYERS = (
     "stored_descriptors",
     "conditions",
 )
-# What of an execution a layer's service has by other means, or not at all: its user is of its deployment's range, its
-# capabilities and files are granted, its namespaces, its filter and no-new-privileges are always there.
-_NOT_OF_AN_EXECUTION = ("account", "dynamic_user", "capabilities", "no_new_privileges", "namespaces", "credentials")
-_RIGHTS = ("memlock", "msgqueue", "nice", "rtprio")  # limits that give more than they take
+# What a layer may say of its services' execution: what takes from them, or is so anyway. All else is granted or given
+# otherwise (its user is of its deployment's range, its files are data), or is not a layer's to have.
+_OF_AN_EXECUTION = frozenset({"limits", "nice", "oom_score", "processors", "seccomp", "umask"})
+_RESOURCES = frozenset({"as", "core", "cpu", "data", "fsize", "nofile", "nproc", "stack"})  # others are limits to be raised
 
 
 class ServiceError(RefusedError):
@@ -69,8 +69,9 @@ def check_layer_service(service: Service) -> None:
     if service.restart.on_failure == "reboot":
         asked.append("restart.on_failure: reboot")
     execution, usual = service.execution, Execution()
-    asked += [f"execution.{field}" for field in _NOT_OF_AN_EXECUTION if getattr(execution, field) != getattr(usual, field)]
-    asked += [f"execution.limits.{name}" for name in _RIGHTS if name in execution.limits]
+    fields = [field for field in Execution.__struct_fields__ if getattr(execution, field) != getattr(usual, field)]
+    asked += [f"execution.{field}" for field in fields if field not in _OF_AN_EXECUTION]
+    asked += [f"execution.limits.{name}" for name in execution.limits if name not in _RESOURCES]
     if execution.nice < 0 or execution.oom_score < 0:
         asked.append("execution.nice and oom_score below 0")
     if asked:

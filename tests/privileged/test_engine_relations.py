@@ -43,6 +43,17 @@ async def started(one: Supervised, *names: str) -> None:
             await one.supervisor.wait_state(name, "started")
 
 
+async def test_a_bundle_that_is_restarted_is_back_at_once() -> None:
+    async with supervised() as one:
+        one.add_direct(sleeper("a"), bundle("all", requires=["a"]))
+        one.supervisor.start("all")
+        await one.supervisor.wait_state("all", "started")
+        with trio.fail_after(10):
+            await one.supervisor.restart_and_wait("all")
+            await one.supervisor.restart_and_wait("a")
+        assert one.supervisor.status_of("a").state == "started"
+
+
 async def test_a_bundle_is_started_with_all_its_parts_and_dissolves_when_one_is_lost() -> None:
     async with supervised() as one:
         # "b" is required and wanted: its loss is told twice, and counts once.

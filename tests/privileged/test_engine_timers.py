@@ -20,7 +20,7 @@ from milkyway_agent.attended import Attended
 from milkyway_agent.core.service_state import Row
 from milkyway_agent.service_triggers import ServiceTriggers
 from milkyway_agent.system import kernel
-from milkyway_agent.system.state_file import KernelDirectory
+from milkyway_agent.system.state_file import KernelDirectory, PathDirectory
 from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_agent.watching import Watch
 from milkyway_formats.listener import Listener, UnixStream
@@ -46,6 +46,12 @@ def stamps(directory: Path) -> Iterator[TimerStamps]:
         yield TimerStamps(KernelDirectory(opened))
     finally:
         os.close(opened)
+
+
+def keep(stamps: TimerStamps, key: str, at_ms: int) -> None:
+    """Have a timer fire, and that kept."""
+    stamps.write(stamps.propose(key, at_ms))
+    stamps.confirm(key)
 
 
 async def test_the_next_second_of_the_calendar_starts_it() -> None:
@@ -130,7 +136,7 @@ async def test_a_time_that_was_missed_is_made_up_for_once_and_kept(tmp_path: Pat
     missed = kernel.realtime_ms() - 5 * DAY_MS
     timers = [Timer(calendar=["daily"], persistent=True), Timer(calendar=["daily"])]
     with stamps(tmp_path) as kept:
-        kept.set("job.0", missed)
+        keep(kept, "job.0", missed)
         async with supervised() as one:
             one.supervisor.triggers.keep_stamps(kept)
             one.add_direct(job(*timers))
@@ -148,11 +154,12 @@ async def test_a_time_that_was_missed_is_made_up_for_once_and_kept(tmp_path: Pat
 async def test_stamps_of_services_that_are_no_more_are_forgotten(tmp_path: Path) -> None:
     with stamps(tmp_path) as kept:
         for key in ("job.0", "job.1", "gone.0"):
-            kept.set(key, kernel.realtime_ms())
+            keep(kept, key, kernel.realtime_ms())
         async with supervised() as one:
             one.supervisor.triggers.keep_stamps(kept)
             one.add_direct(job(Timer(calendar=["daily"], persistent=True)))
             one.supervisor.triggers.forget_stale()
+        keep(kept, "other.0", 1)
     with stamps(tmp_path) as kept:
         assert [key for key in ("job.0", "job.1", "gone.0") if kept.get(key) is not None] == ["job.0"]
 
@@ -161,7 +168,7 @@ async def test_a_stamp_that_cannot_be_kept_holds_nothing_up(tmp_path: Path) -> N
     directory = tmp_path / "gone"
     directory.mkdir()
     with stamps(directory) as kept:
-        kept.set("job.0", kernel.realtime_ms() - 5 * DAY_MS)
+        keep(kept, "job.0", kernel.realtime_ms() - 5 * DAY_MS)
         (directory / "timer-stamps").unlink()
         directory.rmdir()
         async with supervised() as one:
@@ -174,42 +181,132 @@ async def test_a_stamp_that_cannot_be_kept_holds_nothing_up(tmp_path: Path) -> N
 
 
 class StuckDirectory(KernelDirectory):
-    """A disk that takes nothing until it is told to."""
+    """A disk that takes nothing until it is told to, and counts what it is given."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor)
-        self.asked, self.works = threading.Event(), threading.Event()
+        self.writes = 0
+        self.works = threading.Event()
 
     def write(self, name: str, data: bytes) -> None:
-        self.asked.set()
+        self.writes += 1
         self.works.wait()
         super().write(name, data)
 
 
-async def test_a_disk_that_hangs_holds_up_who_waits_for_it_and_nobody_else(tmp_path: Path) -> None:
-    opened = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+PERSISTENT = Timer(calendar=["daily"], persistent=True)
+
+
+@contextmanager
+def stuck_disk(directory: Path, *names: str) -> Iterator[StuckDirectory]:
+    """Give a stuck disk, by which the first timer of each of *names* has missed its time."""
+    with stamps(directory) as kept:
+        for name in names:
+            keep(kept, f"{name}.0", kernel.realtime_ms() - 5 * DAY_MS)
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     stuck = StuckDirectory(opened)
     try:
+        yield stuck
+    finally:
+        stuck.works.set()
+        os.close(opened)
+
+
+async def asked(stuck: StuckDirectory) -> None:
+    """Return when a stamp is being written."""
+    with trio.fail_after(10):
+        while not stuck.writes:
+            await trio.lowlevel.checkpoint()
+
+
+async def test_a_disk_that_hangs_holds_up_who_waits_for_it_and_nobody_else(tmp_path: Path) -> None:
+    with stuck_disk(tmp_path, "job") as stuck:
         async with supervised() as one:
             one.supervisor.triggers.keep_stamps(TimerStamps(stuck))
-            one.add_direct(
-                job(Timer(calendar=["*-*-* *:*:*"], persistent=True)),
-                shell("other", "exit 0", type="oneshot", readiness=ReadyByExit(), timers=[Timer(after_boot_ms=1)]),
-            )
+            other = shell("other", "exit 0", type="oneshot", readiness=ReadyByExit(), timers=[Timer(after_boot_ms=1)])
+            one.add_direct(job(PERSISTENT), other)
             one.supervisor.start("job")
-            with trio.fail_after(10):
-                await trio.to_thread.run_sync(stuck.asked.wait)
+            await asked(stuck)
             one.supervisor.start("other")
             await one.supervisor.wait_state("other", "starting")
             await one.supervisor.wait_state("other", "armed")
             assert one.path("job") == ["waiting", "armed"]
             stuck.works.set()
             await one.supervisor.wait_state("job", "starting")
-    finally:
-        stuck.works.set()
-        os.close(opened)
+
+
+async def test_a_time_that_comes_while_it_is_not_armed_any_more_is_used_when_it_is_again(tmp_path: Path) -> None:
+    with stuck_disk(tmp_path, "job") as stuck:
+        async with supervised() as one:
+            one.supervisor.triggers.keep_stamps(TimerStamps(stuck))
+            one.add_direct(job(PERSISTENT))
+            one.supervisor.start("job")
+            await asked(stuck)
+            await one.supervisor.stop("job")
+            stuck.works.set()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert "starting" not in one.path("job")
+            one.supervisor.start("job")
+            await one.supervisor.wait_state("job", "starting")
+            await one.supervisor.wait_state("job", "armed")
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert one.path("job").count("starting") == 1
+
+
+async def test_a_change_of_its_timers_while_a_stamp_is_written_loses_no_time(tmp_path: Path) -> None:
+    with stuck_disk(tmp_path, "job") as stuck:
+        async with supervised() as one:
+            one.supervisor.triggers.keep_stamps(TimerStamps(stuck))
+            one.add_direct(job(PERSISTENT))
+            one.supervisor.start("job")
+            await asked(stuck)
+            await one.supervisor.replace({"job": one.definition(job(PERSISTENT, Timer(calendar=[FAR])))})
+            stuck.works.set()
+            with trio.fail_after(10):
+                while "starting" not in one.path("job"):
+                    await trio.lowlevel.checkpoint()
+            await one.supervisor.wait_state("job", "armed")
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert one.path("job").count("starting") == 1
+
+
+async def test_many_times_that_come_together_are_written_together(tmp_path: Path) -> None:
+    names = [f"job-{number}" for number in range(20)]
+    with stuck_disk(tmp_path, *names) as stuck:
+        async with supervised() as one:
+            one.supervisor.triggers.keep_stamps(TimerStamps(stuck))
+            one.add_direct(
+                *(shell(name, "exit 0", type="oneshot", readiness=ReadyByExit(), timers=[PERSISTENT]) for name in names)
+            )
+            one.supervisor.start(*names)
+            await asked(stuck)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            stuck.works.set()
+            for name in names:
+                with trio.fail_after(10):
+                    while "starting" not in one.path(name):
+                        await trio.lowlevel.checkpoint()
+            assert stuck.writes <= 2
+            await one.supervisor.stop_all()
+
+
+class NoThreadStamps(TimerStamps):
+    """Where there is no thread to be had for the disk."""
+
+    def write(self, version: int) -> None:
+        raise RuntimeError("can't start new thread")
+
+
+async def test_who_finds_no_thread_to_write_with_starts_nevertheless_and_goes_on(tmp_path: Path) -> None:
     with stamps(tmp_path) as kept:
-        assert kept.get("job.0") is not None
+        keep(kept, "job.0", kernel.realtime_ms() - 5 * DAY_MS)
+        async with supervised() as one:
+            one.supervisor.triggers.keep_stamps(NoThreadStamps(PathDirectory(str(tmp_path))))
+            one.add_direct(job(PERSISTENT))
+            one.supervisor.start("job")
+            await one.event("timer_stamp_not_kept")
+            await one.supervisor.wait_state("job", "armed")
+            assert one.path("job") == ["waiting", "armed", "starting", "armed"]
 
 
 async def test_a_client_may_come_before_its_time(tmp_path: Path) -> None:

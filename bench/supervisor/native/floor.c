@@ -4,7 +4,7 @@
  *
  * Starts PROGRAM SLOTS 0 to COUNT - 1, each in a control group of its own from birth, with a pipe for its output, a
  * session and no-new-privileges, and starts again whatever ends. It reads no definitions, has no states, keeps no
- * output, limits no restarts and can't be asked to stop: nobody who does more can take less than this, on this machine.
+ * output, limits no restarts and can't be asked to stop: what is measured of it is a floor for whoever does more.
  *
  * Of what was tried it is the quickest: one process for each processor, the clone vfork's (clone(2)); and where a single
  * service is started again, its clone stays on our processor, as to wake another takes longer.
