@@ -19,7 +19,7 @@ from milkyway_agent.core.dependencies import Graph, needs_of
 from milkyway_agent.core.group_files import group_files
 from milkyway_agent.core.restart import is_triggered
 from milkyway_agent.direct import plan_words
-from milkyway_agent.early import CONTROLLERS, PLAN_FORMAT, files_of
+from milkyway_agent.early import CONTROLLERS, DEFAULT, PLAN_FORMAT, files_of
 from milkyway_agent.launch_words import capability_mask
 from milkyway_agent.launcher import encoded
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
@@ -28,23 +28,32 @@ from milkyway_formats.service_check import check_service
 from milkyway_formats.yaml_text import load
 
 SUFFIX = ".yaml"
+_PLAIN = Service(name="plain")
+# What means something in a container of a deployment alone, and what does the same here.
+_OF_LAYERS = {
+    "user": "execution.account names an account of this machine, execution.dynamic_user has one made",
+    "domain": "nothing here has a policy of its own",
+    "scratch": "execution.namespaces with mount, and a directory of its own, is what there is",
+}
 
 
 def read(directory: Path) -> dict[str, Service]:
     """Return the services that *directory* defines, by name, checked. Raises RefusedError or UnavailableError."""
     services: dict[str, Service] = {}
     try:
-        files = sorted(path for path in directory.iterdir() if path.suffix == SUFFIX)
+        files = sorted(path for path in directory.iterdir() if path.suffix == SUFFIX and not path.name.startswith("."))
         for file in files:
-            service = load(file.read_text(), Service, str(file))
+            try:
+                text = file.read_text()
+            except UnicodeDecodeError as error:
+                raise RefusedError(f"cannot read {file}: it is not UTF-8 text: {error}") from error
+            service = load(text, Service, str(file))
             if service.name != file.stem:
                 raise RefusedError(f"cannot read {file}: it defines {service.name}", hint=f"call it {service.name}{SUFFIX}")
             _check(service)
             services[service.name] = service
     except OSError as error:
         raise UnavailableError(f"cannot read {error.filename or directory}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RefusedError(f"cannot read {directory}: a definition is not UTF-8 text: {error}") from error
     for service in services.values():
         for other in (*service.requires, *service.wants):
             if other not in services:
@@ -62,14 +71,21 @@ def _check(service: Service) -> None:
         capability_mask(service.execution.capabilities)
     except ValueError as error:
         raise RefusedError(f"cannot use service {service.name}: {error}") from error
+    for field, instead in _OF_LAYERS.items():
+        if getattr(service, field) != getattr(_PLAIN, field):
+            raise RefusedError(f"cannot use service {service.name}: {field} is for services of layers", hint=instead)
     for timer in service.timers:
         for text in timer.calendar:
-            parse(text)
+            try:
+                parse(text)
+            except RefusedError as error:
+                raise RefusedError(f"cannot use service {service.name}: {error}", hint=error.hint) from error
 
 
 def plan_of(services: Mapping[str, Service], files: list[tuple[str, int, int, int]]) -> dict[str, object]:
     """Return the plan: what ``early`` starts by itself, and all definitions for the supervisor."""
     graph = Graph({name: needs_of(service) for name, service in services.items()})
+    wanted = _wanted(services)
     zero = [
         (
             name,
@@ -77,7 +93,7 @@ def plan_of(services: Mapping[str, Service], files: list[tuple[str, int, int, in
             _encoded(plan_words(service, None, "", None, service.environment, service.command)),
         )
         for name, service in services.items()
-        if not graph.predecessors(name) and not graph.conflicting(name) and _starts_early(service)
+        if name in wanted and not graph.predecessors(name) and not graph.conflicting(name) and _starts_early(service)
     ]
     return {
         "format": PLAN_FORMAT,
@@ -106,6 +122,19 @@ def _starts_early(service: Service) -> bool:
     return needs_nothing and readiness and service.type != "bundle"
 
 
+def _wanted(services: Mapping[str, Service]) -> set[str]:
+    """Return what is started where nobody says otherwise: the default service and what it needs, or all."""
+    if DEFAULT not in services:
+        return set(services)
+    found, ahead = set[str](), [DEFAULT]
+    while ahead:
+        name = ahead.pop()
+        if name not in found:
+            found.add(name)
+            ahead += [*services[name].requires, *services[name].wants]
+    return found
+
+
 def _encoded(words: list[str]) -> bytes:
     return encoded(words) if words else b""
 
@@ -117,7 +146,10 @@ def _group_words(service: Service) -> list[str]:
 
 def compile_plan(directory: Path, plan_file: Path) -> dict[str, Service]:
     """Read *directory*, write its plan to *plan_file* (replaced as a whole) and return the services."""
-    files = files_of(str(directory))
+    try:
+        files = files_of(str(directory))
+    except OSError as error:
+        raise UnavailableError(f"cannot read {error.filename or directory}: {error.strerror}") from error
     services = read(directory)
     new = plan_file.with_suffix(f".{os.getpid()}")
     try:

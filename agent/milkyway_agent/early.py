@@ -19,8 +19,10 @@ from time import sleep
 from milkyway_agent.launcher import Launchers, NotStarted, Started, encoded
 
 PLAN_NAME = ".plan"
-PLAN_FORMAT = 2
+PLAN_FORMAT = 3
+DEFAULT = "default"  # the service that is started, with what it needs, where there is one of that name
 CGROUP_MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+FIRST_NAMESPACE = "4026531836"  # PROC_PID_INIT_INO (include/linux/proc_ns.h)
 CONTROLLERS = ("cpu", "memory", "io", "pids")
 MANY = 32  # starts under way: whoever waits for so many need not hear of each at once
 GATHER_SECONDS = 0.002
@@ -57,8 +59,10 @@ def launch_program() -> str:
     return "/usr/lib/milkyway/launch"
 
 
-def begin(directory: str, plan_file: str) -> Early:
+def begin(directory: str, plan_file: str, *, chosen: bool = False) -> Early:
     """Start what the plan of *directory* lets start at once; return when the launcher has answered for all of it.
+
+    *chosen*: other services are wanted than the plan is of, so none is started.
 
     Raises OSError when there is no launcher.
     """
@@ -67,7 +71,7 @@ def begin(directory: str, plan_file: str) -> Early:
     # left that nobody stops. The launcher, which is there, has none blocked, and so the services.
     _signal.pthread_sigmask(_signal.SIG_BLOCK, (1, 2, 15))
     early = Early(launcher, make_groups(), read_plan(directory, plan_file))
-    zero: list[tuple[str, bytes, bytes]] = [] if early.plan is None else early.plan["zero"]  # type: ignore[assignment]  # as ``definitions`` writes it
+    zero: list[tuple[str, bytes, bytes]] = [] if early.plan is None or chosen else early.plan["zero"]  # type: ignore[assignment]  # as ``definitions`` writes it
     pipes: _Pipes = {}
     _submit(early, zero[:AT_FIRST], 0, pipes)
     early.open_files = _raise_limit()  # while the first are started
@@ -108,7 +112,7 @@ def files_of(directory: str) -> list[tuple[str, int, int, int]]:
     try:
         found = []
         for name in sorted(posix.listdir(opened)):
-            if name.endswith(".yaml"):
+            if name.endswith(".yaml") and not name.startswith("."):  # an editor's
                 stat = posix.stat(name, dir_fd=opened)
                 found.append((name, stat.st_mtime_ns, stat.st_size, stat.st_ino))
         return found
@@ -127,9 +131,10 @@ def make_groups() -> str:
         if not _is_there(f"{mount}/cgroup.procs"):
             continue
         # Several supervisors may begin in one group. The pid stays the same over a re-execution.
-        ours = f"/supervisor-{posix.getpid()}"
+        number = _number()
+        ours = f"/supervisor-{number}"
         base = f"{mount}{own}".rstrip("/").removesuffix(ours)
-        services = f"{base}/services-{posix.getpid()}"
+        services = f"{base}/services-{number}"
         try:
             _make_directory(services)
         except OSError:
@@ -138,6 +143,15 @@ def make_groups() -> str:
             _hand_controllers_on(base, base + ours, services)
         return services
     return ""
+
+
+def _number() -> str:
+    """Return what no other supervisor has: our pid, and our pid namespace's number where that is not the machine's first."""
+    try:
+        namespace = posix.readlink("/proc/self/ns/pid")[len("pid:[") : -1]
+    except OSError:
+        namespace = FIRST_NAMESPACE
+    return f"{posix.getpid()}" if namespace == FIRST_NAMESPACE else f"{posix.getpid()}-{namespace}"
 
 
 def _hand_controllers_on(base: str, ours: str, services: str) -> None:

@@ -77,13 +77,17 @@ class KeptService(Document, frozen=True):
 
 
 class KeptState(Document, frozen=True):
-    """All of a supervisor. ``open_files``: the soft limit that services begin with; 0: the supervisor's own."""
+    """All of a supervisor. ``open_files``: the soft limit that services begin with; 0: the supervisor's own.
+
+    ``api``: the local API's listener; -1: there is none.
+    """
 
     format: Literal["milkyway.supervisor/1"]
     definitions: list[Service]
     services: list[KeptService]
     users: dict[str, int] = field(default_factory=dict)
     open_files: int = 0
+    api: int = -1
 
 
 def descriptors_of(services: Iterable[KeptService]) -> list[int]:

@@ -301,6 +301,7 @@ class Lives:
             self.triggers.close(one)
             self.runs.forget(one)
         if row is Row.FAILED:
+            self.log.note("service_failed", service=name, why=one.reason)
             self._on_failure(one)
         # Who merely comes after one that waits in vain is let go, and need not be a neighbour of the one that makes it vain.
         self.permit(list(self.awaiting) if row in (Row.IDLE, Row.FAILED, Row.WAITING) else self.graph.concerned(name))

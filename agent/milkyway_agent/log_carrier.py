@@ -124,9 +124,19 @@ class Carrier:
         return True
 
     async def _write_in_thread(self) -> None:
-        queue = self._take()
-        # Abandoned when cancelled: what waits for a disk that hangs must not hold up the way down.
-        await trio.to_thread.run_sync(self._write_locked, queue, abandon_on_cancel=True)
+        size, queue, begun = self._bytes, self._take(), threading.Lock()
+
+        def write() -> None:
+            if begun.acquire(blocking=False):
+                self._write_locked(queue)
+
+        try:
+            # Abandoned when cancelled: what waits for a disk that hangs must not hold up the way down.
+            await trio.to_thread.run_sync(write, abandon_on_cancel=True)
+        except trio.Cancelled:
+            if begun.acquire(blocking=False):  # no thread has begun, and none will: whoever closes writes it
+                self._queue, self._bytes = [*queue, *self._queue], size + self._bytes
+            raise
         _tell_reached(queue)
         self._written.set()
 

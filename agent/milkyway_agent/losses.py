@@ -9,12 +9,11 @@ from milkyway_agent.core.service_state import Event, Row
 
 def losses(name: str, graph: Graph, services: Mapping[str, Attended]) -> Iterator[tuple[Attended, Event]]:
     """Return each service that loses something with *name*: who requires it is HELD, a bundle of it is DISSOLVED."""
-    for other in graph.required_by(name):
-        one = services[other]
+    for one in (services[other] for other in graph.required_by(name) if other in services):  # else it is gone already
         yield one, Event.DISSOLVED if _is_up_as_bundle(one) else Event.HELD
-    for other in graph.wanted_by(name):
-        if _is_up_as_bundle(services[other]):
-            yield services[other], Event.DISSOLVED
+    for one in (services[other] for other in graph.wanted_by(name) if other in services):
+        if _is_up_as_bundle(one):
+            yield one, Event.DISSOLVED
 
 
 def _is_up_as_bundle(one: Attended) -> bool:

@@ -244,7 +244,8 @@ class ServiceRuns:
 
     async def _stop_by_command(self, one: Attended, run: Run) -> None:
         stop = one.definition.service.stop
-        await self._command(one, run, stop.command, stop.timeout_ms / 1000, "service_stop_command_failed")
+        # Half of the time, so that there is some left for whoever heeds the signal.
+        await self._command(one, run, stop.command, stop.timeout_ms / 2000, "service_stop_command_failed")
         if one.run is run and not run.ended:
             self._send(run, stop.signal)
 

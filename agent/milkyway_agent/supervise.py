@@ -114,15 +114,31 @@ def main(arguments: list[str]) -> int:
 
 
 def _supervise(options: Options) -> int:
-    directory = options.supervise
-    if not _is_directory(directory):
+    directory = options.supervise = _absolute(options.supervise)
+    # A successor has the definitions in its state: whatever became of the directory, its services go on.
+    if not options.adopt and not _is_directory(directory):
         print(f"cannot supervise {directory}: there is no such directory", file=sys.stderr)
         return 3
-    runtime = options.runtime = options.runtime or default_runtime(directory)
+    runtime = options.runtime = _absolute(options.runtime or default_runtime(directory))
+    options.logs = options.logs and _absolute(options.logs)
     try:
         _make_directory(runtime)
+        held = hold(runtime)
+        if held.by and not options.adopt:
+            print(f"cannot supervise {directory}: process {held.by} supervises with {runtime} already", file=sys.stderr)
+            print("hint: another supervisor needs another --runtime", file=sys.stderr)
+            return 4
+        if held.groups and not options.adopt:
+            from milkyway_agent import leftovers
+
+            leftovers.end(held.groups)
         # A successor starts nothing early: it has no plan, and all that runs is in its state.
-        begun = early.begin("", "") if options.adopt else early.begin(directory, plan_file(directory, runtime))
+        begun = (
+            early.begin("", "")
+            if options.adopt
+            else early.begin(directory, plan_file(directory, runtime), chosen=bool(options.start))
+        )
+        held.note(begun.groups)
     except OSError as error:
         print(f"cannot supervise {directory}: {error.strerror}: {error.filename or early.launch_program()}", file=sys.stderr)
         return 4
@@ -135,6 +151,36 @@ def _supervise(options: Options) -> int:
     )
 
     return supervision.run(options, begun)
+
+
+class Held:
+    """The lock of a runtime directory. ``by``: the process that has it, "" where we do; ``groups``: what it noted last."""
+
+    def __init__(self, descriptor: int, by: str, groups: str) -> None:
+        self._descriptor = descriptor
+        self.by = by
+        self.groups = groups
+
+    def note(self, groups: str) -> None:
+        """Note the directory of our services' control groups, for whoever comes if we are killed."""
+        if not self.by:
+            posix.ftruncate(self._descriptor, 0)
+            posix.pwrite(self._descriptor, f"{posix.getpid()}\n{groups}\n".encode(), 0)
+
+
+def hold(runtime: str) -> Held:
+    """Lock *runtime* for as long as this process lives or executes itself anew (lockf(3)). Raises OSError."""
+    descriptor = posix.open(f"{runtime}/lock", posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600)
+    process, _, groups = posix.pread(descriptor, 4096, 0).decode(errors="replace").partition("\n")
+    try:
+        posix.lockf(descriptor, posix.F_TLOCK, 0)
+    except (BlockingIOError, PermissionError):
+        return Held(descriptor, process or "unknown", groups.strip())
+    return Held(descriptor, "", groups.strip())
+
+
+def _absolute(path: str) -> str:
+    return path if path.startswith("/") else f"{posix.getcwd()}/{path}"
 
 
 def _is_directory(path: str) -> bool:

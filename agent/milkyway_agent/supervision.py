@@ -35,7 +35,6 @@ from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
 from milkyway_formats.service import Service
 
-DEFAULT = "default"
 ORDERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # end, end, read the definitions again
 STOP_SECONDS = 90.0
 WARNING = 4
@@ -93,6 +92,7 @@ class Supervision:
         self._directory = Path(options.supervise)
         self._runtime = Path(options.runtime)
         self._end = trio.Event()
+        self._api: socket.socket | None = None
         self.reaper = Reaper(log)
         self._renewal = Renewal(self, self.reaper, newest_program(), OldProgram())
         self.supervisor = Supervisor(
@@ -111,9 +111,16 @@ class Supervision:
         """Take over what runs, start the rest, and live until an end is asked for."""
         kept = self._adopted()
         services = kept.definitions if kept else self._read()
+        if unknown := sorted(set(self.options.start) - {service.name for service in services}) if not kept else []:
+            raise RefusedError(f"cannot start {', '.join(unknown)}: {self._directory} defines no such service")
         if os.getpid() != 1:
             reaper.set_child_subreaper(True)
-        self._open_log()
+        try:
+            self._open_log()
+        except OSError as error:
+            if not kept:
+                raise UnavailableError(f"cannot keep logs in {self.options.logs}: {error.strerror}") from error
+            self.log.note("log_files_failed", why=str(error))  # services go on, and so do their logs in memory
         self.supervisor.add(*(self.definition(service) for service in services))
         self.supervisor.triggers.forget_stale()
         self._clock_offset = trio.current_time() - time.monotonic()
@@ -189,8 +196,9 @@ class Supervision:
             services=self.supervisor.keep(time.monotonic() + self._clock_offset),
             users=dict(self._places.users.held),
             open_files=self._begun.open_files,
+            api=self._api.fileno() if self._api is not None else -1,
         )
-        return Kept(state, descriptors_of(state.services))
+        return Kept(state, [*descriptors_of(state.services), *([state.api] if state.api >= 0 else [])])
 
     def leave(self) -> None:
         """Close the log's files, which the new program opens."""
@@ -211,7 +219,8 @@ class Supervision:
             return None
         state = read_state(int(self.options.adopt), KeptState)
         os.close(int(self.options.adopt))
-        close_on_exec(descriptors_of(state.services))
+        close_on_exec([*descriptors_of(state.services), *([state.api] if state.api >= 0 else [])])
+        self._api = socket.socket(fileno=state.api) if state.api >= 0 else None
         OldProgram.close(self.options.old)
         self._begun.open_files = state.open_files
         self._begun.launcher.limit_open_files(state.open_files)
@@ -222,12 +231,15 @@ class Supervision:
         file = plan_file(str(self._directory), str(self._runtime))
         if self._begun.plan is None:
             words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
-            code = os.waitstatus_to_exitcode(
-                _run([sys.executable, *words[1:], "--check", str(self._directory), "--runtime", str(self._runtime)])
-            )
+            code, said = _run([sys.executable, *words[1:], "--check", str(self._directory), "--runtime", str(self._runtime)])
             self._begun.plan = early.read_plan(str(self._directory), file)
             if code or self._begun.plan is None:
-                raise RefusedError(f"cannot supervise {self._directory}: its definitions can't be used")
+                why, _, hint = said.partition("\n")
+                if code not in (ExitCode.REFUSED, ExitCode.UNAVAILABLE):
+                    print(said, file=sys.stderr, flush=True)
+                    why, hint = f"cannot supervise {self._directory}: its definitions can't be used", ""
+                kind = UnavailableError if code == ExitCode.UNAVAILABLE else RefusedError
+                raise kind(why, hint=hint.strip().removeprefix("hint: "))
         plan: dict[str, object] = self._begun.plan
         self._begun.plan = None  # half a megabyte that nobody needs any more
         text = plan["services"]
@@ -248,7 +260,7 @@ class Supervision:
 
     def _wanted(self, services: Sequence[Service]) -> list[str]:
         names = [service.name for service in services]
-        return self.options.start or ([DEFAULT] if DEFAULT in names else names)
+        return self.options.start or ([early.DEFAULT] if early.DEFAULT in names else names)
 
     # --- life ----------------------------------------------------------------------------------------------------------
 
@@ -273,20 +285,22 @@ class Supervision:
             self.log.note("definitions_refused", why=str(error))
 
     async def _serve_api(self) -> None:
-        """Serve the local API. What it takes is imported when somebody comes: most supervisors are never asked anything."""
-        path = str(self._runtime / "mwctl.sock")
-        with sockets.listen(path, 0o666) as listener:
-            try:
-                await trio.lowlevel.wait_readable(listener.fileno())
-                from milkyway_agent import local_api
-                from milkyway_agent.api_answers import Answers
-                from milkyway_agent.supervised_machine import SupervisedMachine
+        """Serve the local API. What it takes is imported when somebody comes: most supervisors are never asked anything.
 
-                answers = Answers(SupervisedMachine(self), self.log.note, group=None, local=lambda: "read")
-                await local_api.serve(listener, answers, self._start_front, self.log.note, owner=os.geteuid())
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+        Its socket outlives a re-execution: whoever comes meanwhile waits.
+        """
+        if self._api is None:
+            self._api = sockets.listen(self._api_path(), 0o666)
+        await trio.lowlevel.wait_readable(self._api.fileno())
+        from milkyway_agent import local_api
+        from milkyway_agent.api_answers import Answers
+        from milkyway_agent.supervised_machine import SupervisedMachine
+
+        answers = Answers(SupervisedMachine(self), self.log.note, group=None, local=lambda: "read")
+        await local_api.serve(self._api, answers, self._start_front, self.log.note, owner=os.geteuid())
+
+    def _api_path(self) -> str:
+        return str(self._runtime / "mwctl.sock")
 
     async def _start_front(self, end: socket.socket) -> "_Front":
         words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
@@ -296,6 +310,10 @@ class Supervision:
 
     def _clear_up(self) -> None:
         self.supervisor.release()
+        if self._api is not None:
+            self._api.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._api_path())
         self._begun.launcher.close()
         self.log.close_files()
         if self._places.groups:
@@ -364,7 +382,13 @@ def _state_directory(directory: Path, runtime: Path) -> str:
     raise UnavailableError(f"cannot supervise {directory}: neither it nor {runtime} can be written")
 
 
-def _run(words: list[str]) -> int:
-    """Run *words* to their end and return the wait status; nothing else is waited for."""
-    pid = os.posix_spawn(words[0], words, os.environ)
-    return os.waitpid(pid, 0)[1]
+def _run(words: list[str]) -> tuple[int, str]:
+    """Run *words* to their end; return the exit code, and what was written to standard error. Nothing else is waited for."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    with open(reading, errors="replace") as pipe:  # noqa: PTH123 (a descriptor)
+        try:
+            pid = os.posix_spawn(words[0], words, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, writing, 2)])
+        finally:
+            os.close(writing)
+        said = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said.strip()

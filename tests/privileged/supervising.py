@@ -43,22 +43,34 @@ class Supervising:
 
     def start(self, *options: str, waits: bool = True) -> None:
         """Start the supervisor; return when it answers, or (not *waits*) at once."""
-        words = [
-            *self._words("__main__"),
-            "--supervise",
-            str(self.definitions),
-            "--runtime",
-            str(self.runtime),
-            "--verbose",
-            *options,
-        ]
-        environment = {**os.environ, "MILKYWAY_LAUNCH": launch()}
         with self._printed.open("ab") as printed:
             self._process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT, env=environment
+                [*self._start_words(), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                env=self._environment(),
             )
         if waits:
             self.wait_until(lambda: self.ask("services")[0] == 0, "its answer")
+
+    def run_second(self) -> subprocess.CompletedProcess[str]:
+        """Start another one over the same directories, beside the first; return what became of it."""
+        return subprocess.run(
+            self._start_words(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=self._environment(),
+            timeout=SECONDS,
+        )
+
+    def _start_words(self) -> list[str]:
+        words = ["--supervise", str(self.definitions), "--runtime", str(self.runtime), "--verbose"]
+        return [*self._words("__main__"), *words]
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "MILKYWAY_LAUNCH": launch()}
 
     def check(self) -> tuple[int, str]:
         """Check the definitions and write their plan; return the exit code and what was printed."""
@@ -80,7 +92,7 @@ class Supervising:
 
     def printed(self) -> str:
         """Return what it has printed so far."""
-        return self._printed.read_text(errors="replace")
+        return self._printed.read_text(errors="replace") if self._printed.exists() else ""
 
     def wait_until(self, what: Any, why: str) -> Any:
         """Look until *what* returns something true, and return that."""

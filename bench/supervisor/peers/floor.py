@@ -1,4 +1,4 @@
-"""Not a supervisor but the least that we found one could take: ``native/floor.c``, with the profile that MilkyWay's services have."""
+"""Not a supervisor but the least that we know one to take: ``native/floor.c``, with the profile of MilkyWay's services."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ class Floor:
         "no supervisor, but what the default profile costs any: 100 lines of C, on all processors, that give each "
         "service a cgroup, a pipe and no-new-privileges and start again at once what ended",
         "it has no definitions, states, logs or limits, and can't be asked to stop",
-        "where its own share of a peer's figure is above a goal, no way is known to reach the goal with that profile on this machine",
+        "where its own share of a peer's figure is above a goal, no way is known to reach that goal with this profile here",
     )
 
     def __init__(self, program: Path = FLOOR) -> None:

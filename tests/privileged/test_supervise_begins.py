@@ -1,0 +1,194 @@
+"""``--supervise`` begins: what was there before it, what it is told wrongly, and that nothing of that costs a service."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from milkyway_agent.system import processes
+from tests.privileged.supervising import Supervising, supervising
+
+pytestmark = pytest.mark.privileged
+
+SLEEP = ["/bin/sleep", "1000"]
+
+
+def pid_of(one: Supervising, name: str) -> int:
+    """Return the process of a service once it is started."""
+    pid: int = one.wait_until(lambda: one.services()[name]["state"] == "started" and one.services()[name]["pid"], name)
+    return pid
+
+
+def refused(one: Supervising, *options: str) -> tuple[int, str]:
+    """Start a supervisor that does not come to life; return its exit code and what it printed, which has no traceback."""
+    before = len(one.printed())
+    one.start(*options, waits=False)
+    code, said = one.wait(), one.printed()[before:]
+    assert "Traceback" not in said
+    return code, said
+
+
+def test_a_second_supervisor_of_a_runtime_directory_is_refused_and_the_first_lives_on() -> None:
+    with supervising() as one:
+        one.define("web", SLEEP)
+        one.start()
+        pid, first = pid_of(one, "web"), one.pid
+        done = one.run_second()
+        assert done.returncode == 4
+        assert f"process {first} supervises with {one.runtime} already" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert one.services()["web"]["pid"] == pid
+        one.reexecute()
+        assert one.run_second().returncode == 4, "the lock outlives an execution"
+        assert one.services()["web"]["pid"] == pid
+
+
+def test_what_a_killed_supervisor_has_left_is_asked_to_end_before_it_is_started_again(tmp_path: Path) -> None:
+    with supervising() as one:
+        # Nobody reads its output any more: what a shell says of its child that ended would be its end (SIGPIPE).
+        on_term = f"trap 'echo asked >>{tmp_path}/asked; exit' TERM"
+        script = f"exec 2>/dev/null; {on_term}; echo $$ >>{tmp_path}/lives; while :; do sleep 0.1; done"
+        one.define("web", ["/bin/sh", "-c", script])
+        one.start()
+        left, groups = pid_of(one, "web"), one.groups()
+        os.kill(one.pid, signal.SIGKILL)
+        one.wait()
+        assert Path(f"/proc/{left}").exists(), "services live through the end of their supervisor"
+        one.start()
+        assert pid_of(one, "web") != left
+        assert not any(process.pid == left and process.state != "Z" for process in processes.processes()), "it has no parent"
+        assert "a supervisor was killed; its services are ended first: web" in one.printed()
+        assert (tmp_path / "asked").read_text() == "asked\n"
+        assert len((tmp_path / "lives").read_text().split()) == 2
+        assert not any(Path(group).exists() for group in groups)
+
+
+def test_with_a_plan_nothing_is_started_that_nobody_wants() -> None:
+    with supervising() as one:
+        for name in ("needed", "other"):
+            one.define(name, SLEEP)
+        (one.definitions / "default.yaml").write_text("{name: default, type: bundle, requires: [needed]}")
+        assert one.check()[0] == 0
+        for options in ((), ("--start", "default"), ("--start", "needed")):
+            one.start(*options)
+            pid_of(one, "needed")
+            assert one.services()["other"]["state"] == "stopped"
+            assert "other: service process started" not in one.printed()
+            assert one.stop() == 0
+
+
+def test_a_bundle_and_its_part_that_go_together_fail_nobody() -> None:
+    with supervising() as one:
+        one.define("web", SLEEP)
+        one.define("part", ["/bin/true"], type="oneshot", readiness={"type": "exit"})
+        (one.definitions / "all.yaml").write_text("{name: all, type: bundle, wants: [part]}")
+        one.start()
+        one.wait_until(lambda: one.services()["all"]["state"] == "started", "the bundle")
+        for name in ("all", "part"):
+            (one.definitions / f"{name}.yaml").unlink()
+        os.kill(one.pid, signal.SIGHUP)
+        one.wait_until(lambda: list(one.services()) == ["web"], "what is left")
+        assert "failed" not in one.printed()
+
+
+def test_why_definitions_are_refused_is_in_the_log_and_an_editors_files_are_none() -> None:
+    with supervising() as one:
+        one.define("web", SLEEP)
+        (one.definitions / ".#web.yaml").symlink_to("nobody@nowhere.1")
+        one.start()
+        pid = pid_of(one, "web")
+        one.define("web", SLEEP, colour="red")
+        os.kill(one.pid, signal.SIGHUP)
+        one.wait_until(lambda: "definitions refused" in one.printed(), "the refusal")
+        assert f"definitions refused: why='cannot read {one.definitions}/web.yaml: line 1: " in one.printed()
+        assert "unknown field `colour`" in one.printed()
+        assert one.services()["web"]["pid"] == pid
+
+
+def test_who_has_failed_is_found_among_what_went_wrong() -> None:
+    with supervising() as one:
+        one.define("web", ["/bin/false"], restart={"when": "never"})
+        one.start()
+        one.wait_until(lambda: one.services()["web"]["state"] == "failed", "its failure")
+        code, said = one.ask("logs", "--priority", "err")
+        assert code == 0
+        assert "service failed" in said
+
+
+def test_a_directory_that_is_away_for_a_moment_costs_nothing() -> None:
+    with supervising() as one:
+        one.define("web", SLEEP)
+        one.start()
+        pid = pid_of(one, "web")
+        away = one.definitions.rename(one.definitions.with_name("away"))
+        one.reexecute()
+        os.kill(one.pid, signal.SIGHUP)
+        one.wait_until(lambda: "definitions refused" in one.printed(), "the refusal")
+        assert "Traceback" not in one.printed()
+        away.rename(one.definitions)
+        one.reexecute()
+        assert one.services()["web"]["pid"] == pid
+
+
+def test_whoever_asks_while_it_executes_itself_anew_waits_and_is_answered() -> None:
+    with supervising() as one:
+        one.define("web", SLEEP)
+        one.start()
+        pid = pid_of(one, "web")
+        for _ in range(3):
+            assert one.ask("reexec")[0] == 0
+            for _ in range(3):
+                code, said = one.ask("services")
+                assert code == 0, said
+        assert one.services()["web"]["pid"] == pid
+
+
+def test_relative_directories_are_those_of_where_it_began() -> None:
+    with supervising() as one:
+        one.define("told", ["/bin/sh", "-c", "echo at $NOTIFY_SOCKET; exec sleep 1000"], readiness={"type": "notify"})
+        relative = os.path.relpath(one.runtime)
+        one.start("--runtime", relative)
+        one.wait_until(lambda: f"told: at {Path.cwd()}/{relative}/notify/" in one.printed(), "its word")
+
+
+def test_what_it_is_told_wrongly_is_said_in_one_line_and_nothing_is_left(tmp_path: Path) -> None:
+    with supervising() as one:
+        one.define("web", SLEEP)
+        assert one.check()[0] == 0  # with a plan its services are started before anything is looked at
+        (tmp_path / "file").touch()
+        code, said = refused(one, "--logs", f"{tmp_path}/file")
+        assert (code, f"cannot keep logs in {tmp_path}/file: " in said) == (4, True)
+        assert one.groups() == []
+        code, said = refused(one, "--start", "nosuch", "--start", "web")
+        assert (code, f"cannot start nosuch: {one.definitions} defines no such service" in said) == (3, True)
+        assert one.groups() == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"user": 1000}, "cannot use service web: user is for services of layers"),
+        ({"scratch": [{"path": "/var/cache"}]}, "cannot use service web: scratch is for services of layers"),
+        ({"domain": "worker"}, "cannot use service web: domain is for services of layers"),
+        ({"timers": [{"calendar": ["*/15"]}]}, "cannot use service web: cannot read times '*/15'"),
+    ],
+)
+def test_what_means_nothing_here_is_refused_by_name(fields: dict[str, object], why: str) -> None:
+    with supervising() as one:
+        one.define("web", SLEEP, **fields)
+        code, said = one.check()
+        assert (code, why in said) == (3, True), said
+
+
+def test_first_processes_of_different_namespaces_have_different_groups() -> None:
+    script = "from milkyway_agent import early; print(early._number())"
+    said = [
+        subprocess.run(["unshare", "--pid", "--fork", sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    numbers = {one.stdout.strip() for one in said}
+    assert all(number.startswith("1-") for number in numbers)
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip().isdigit()
