@@ -54,6 +54,7 @@ from milkyway_agent.watching import Watch
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 
 HISTORY = 1000
+_BEING_STOPPED = frozenset({Row.STOPPING, Row.RESTARTING, Row.FALTERING})  # who is killed there was asked to end before
 _AT_REST = frozenset({Row.IDLE, Row.ARMED, Row.COMPLETED, Row.FAILED})  # no run follows on its own
 LEAST_DELAY_MS = 1  # after a start that came to nothing at once: starts without end must let others have their turn
 
@@ -356,7 +357,8 @@ class Lives:
             case Effect.TERMINATE:
                 self.runs.terminate(one)
             case Effect.KILL:
-                self.log.note("service_killed", service=one.definition.name)
+                late = {"after_ms": one.definition.service.stop.timeout_ms} if one.row in _BEING_STOPPED else {}
+                self.log.note("service_killed", service=one.definition.name, **late)
                 starter.kill()
                 if one.run is not None:
                     one.run.signal(signal.SIGKILL)

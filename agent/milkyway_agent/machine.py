@@ -101,8 +101,7 @@ class LiveMachine:
     async def start(self, service: str) -> ServiceStatus:
         """Start a service."""
         self.view.check_name("start", service)
-        self._agent.supervisor.start(service, by=BY)
-        await self._agent.supervisor.wait_state(service, "started", "failed", "armed")
+        await self._agent.supervisor.start_and_wait(service, by=BY)
         return self._agent.supervisor.status_of(service)
 
     async def stop(self, service: str) -> ServiceStatus:

@@ -60,8 +60,7 @@ class SupervisedMachine:
     async def start(self, service: str) -> ServiceStatus:
         """Start a service."""
         self.view.check_name("start", service)
-        self._supervisor.start(service, by=BY)
-        await self._supervisor.wait_state(service, "started", "failed", "armed")
+        await self._supervisor.start_and_wait(service, by=BY)
         return self._supervisor.status_of(service)
 
     async def stop(self, service: str) -> ServiceStatus:

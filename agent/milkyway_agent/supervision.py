@@ -91,7 +91,7 @@ class Supervision:
         self._begun = begun
         self._directory = Path(options.supervise)
         self._runtime = Path(options.runtime)
-        self._end = trio.Event()
+        self._end, self._hangup = trio.Event(), trio.Event()
         self._api: socket.socket | None = None
         self.reaper = Reaper(log)
         self._renewal = Renewal(self, self.reaper, newest_program(), OldProgram())
@@ -129,6 +129,7 @@ class Supervision:
             nursery.start_soon(self.reaper.run)
             nursery.start_soon(keep, "log", self.log.keep_files, self.log.note)
             nursery.start_soon(keep, "signals", self._heed_signals, self.log.note)
+            nursery.start_soon(keep, "definitions", self._read_at_hangup, self.log.note)
             nursery.start_soon(keep, "renewal", self._renewal.run, self.log.note)
             nursery.start_soon(keep, "local-api", self._serve_api, self.log.note)
             self.lives = True
@@ -268,10 +269,24 @@ class Supervision:
         with arriving(*ORDERS) as orders:
             async for number in orders:
                 if number == signal.SIGHUP:
-                    await self._read_again()
+                    self._hangup.set()
                 else:
                     self.log.note("end_asked", signal=signal.Signals(number).name)
                     self.end()
+
+    async def _read_at_hangup(self) -> None:
+        """Read the definitions again whenever that is asked for; an end that is asked for meanwhile does not wait for it."""
+        while not self._end.is_set():
+            await self._hangup.wait()
+            self._hangup = trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._until_end, nursery.cancel_scope)
+                await self._read_again()
+                nursery.cancel_scope.cancel()
+
+    async def _until_end(self, scope: trio.CancelScope) -> None:
+        await self._end.wait()
+        scope.cancel()
 
     async def _read_again(self) -> None:
         """Take the definitions as they are now: only what changed restarts. What can't be used changes nothing."""

@@ -304,11 +304,34 @@ class Supervisor:
         self._lives.post(one, Event.RESTART_ASKED, AT_ONCE)
 
     async def restart_and_wait(self, name: str, by: str = "") -> None:
-        """Restart a service as ``restart`` does; return when it is started again, waits for its trigger, or has failed."""
+        """Restart a service as ``restart`` does; return as ``start_and_wait`` does."""
         self.restart(name, by)
-        if self._find(name).definition.service.type != "bundle":  # which is back at once, having no process
-            await self.wait_state(name, "stopping", "starting", "failed")
-        await self.wait_state(name, "started", "failed", "armed")
+        one = self._find(name)
+        if one.definition.service.type != "bundle":  # which is back at once, having no process
+            await self._wait_for(one, lambda one: one.row.current in ("stopping", "starting", "failed") or self._is_vain(one))
+        await self._wait_started(one)
+
+    async def start_and_wait(self, name: str, by: str = "") -> None:
+        """Start a service; return when it is started, waits for its trigger, or has failed.
+
+        Raises UnavailableError where it does not start: what it requires is given up, or a condition does not hold.
+        """
+        self.start(name, by=by)
+        await self._wait_started(self._find(name))
+
+    async def _wait_started(self, one: Attended) -> None:
+        def is_there(one: Attended) -> bool:
+            state = one.row.current
+            return state == "started" or (state in ("failed", "armed") and not one.busy) or self._is_vain(one)
+
+        await self._wait_for(one, is_there)
+        if self._is_vain(one):
+            why = self._status(one).reason or "what it needs is given up"
+            raise UnavailableError(f"cannot start {one.definition.name}: {why}")
+
+    def _is_vain(self, one: Attended) -> bool:
+        """Tell whether nothing that is under way will start it."""
+        return (one.row is Row.IDLE and one.cause is Event.SKIPPED) or self.graph.is_stuck(one.definition.name, self.rows)
 
     def reload(self, name: str) -> None:
         """Have a service read its configuration again. Raises RefusedError when it is not started."""

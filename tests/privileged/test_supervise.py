@@ -231,7 +231,7 @@ def test_a_new_program_that_fails_after_all_makes_room_for_the_old_one() -> None
         shutil.copytree(ROOT / "agent/milkyway_agent", new)
         text = (new / "supervision.py").read_text()
         broken = "if '--adopt' in sys.argv:\n    raise ImportError('a new version that is broken where nobody looked')\n"
-        (new / "supervision.py").write_text(text.replace("DEFAULT = ", f"{broken}DEFAULT = ", 1))
+        (new / "supervision.py").write_text(text.replace("ORDERS = ", f"{broken}ORDERS = ", 1))
         assert one.ask("reexec")[0] == 0
         one.wait_until(lambda: "the one before it takes over again" in one.printed(), "its failure")
         one.wait_until(lambda: one.ask("services")[0] == 0, "the answer of the one before")
@@ -324,7 +324,7 @@ def test_definitions_that_can_not_be_written_have_their_plan_beside_them_or_in_t
             assert one.stop() == 0
 
 
-def test_where_nothing_can_be_written_what_was_started_early_is_ended_and_one_line_says_so() -> None:
+def test_where_nothing_can_be_written_nothing_is_started_and_one_line_says_so() -> None:
     with supervising() as one:
         one.define("web", SLEEP)
         one.check()
@@ -332,7 +332,7 @@ def test_where_nothing_can_be_written_what_was_started_early_is_ended_and_one_li
         with read_only(one.definitions), read_only(one.runtime):
             one.start(waits=False)
             assert one.wait() == 4
-        assert one.printed() == (f"cannot supervise {one.definitions}: neither it nor {one.runtime} can be written\n")
+        assert one.printed() == f"cannot supervise {one.definitions}: Read-only file system: {one.runtime}/lock\n"
         assert one.groups() == []
 
 

@@ -118,6 +118,36 @@ def test_who_has_failed_is_found_among_what_went_wrong() -> None:
         assert "service failed" in said
 
 
+def test_a_start_that_cannot_come_is_answered_at_once_and_says_why() -> None:
+    with supervising() as one:
+        one.define("bad", ["/bin/false"], type="oneshot", readiness={"type": "exit"}, restart={"when": "never"})
+        one.define("needs", SLEEP, requires=["bad"])
+        one.define("where", SLEEP, conditions=[{"type": "path-exists", "path": "/nowhere"}])
+        one.start()
+        one.wait_until(lambda: one.services()["bad"]["state"] == "failed", "its failure")
+        for verb in ("start", "restart"):
+            code, said = one.ask(verb, "needs")
+            assert (code, "cannot start needs: requires bad, which is failed" in said) == (4, True), said
+            code, said = one.ask(verb, "where")
+            assert (code, "cannot start where: " in said and "/nowhere" in said) == (4, True), said
+
+
+def test_an_order_to_end_does_not_wait_for_a_change_of_definitions() -> None:
+    with supervising() as one:
+        deaf = ["/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]
+        one.define("deaf", deaf, stop={"timeout_ms": 3000})
+        one.define("web", SLEEP)
+        one.start()
+        pid_of(one, "deaf")
+        one.define("deaf", [*deaf[:2], f"{deaf[2]} # changed"], stop={"timeout_ms": 3000})
+        os.kill(one.pid, signal.SIGHUP)
+        one.wait_until(lambda: "deaf: service state changed: was=started now=restarting" in one.printed(), "the change")
+        assert one.stop() == 0
+        printed = one.printed()
+        assert printed.index("end asked") < printed.index("deaf: service killed: after_ms=3000")
+        assert printed.count("deaf: service process started") == 1
+
+
 def test_a_directory_that_is_away_for_a_moment_costs_nothing() -> None:
     with supervising() as one:
         one.define("web", SLEEP)

@@ -186,7 +186,7 @@ class Graph:
             if row is None or not satisfies(row):
                 found.append(Obstacle("requires", other, row))
         for other in self._earlier.get(name, ()):
-            if other not in requires and rows.get(other) in _UNSETTLED and not self._is_stuck(other, rows):
+            if other not in requires and rows.get(other) in _UNSETTLED and not self.is_stuck(other, rows):
                 found.append(Obstacle("comes after", other, rows[other]))
         for other in self._conflicting.get(name, ()):
             row = rows.get(other)
@@ -199,7 +199,7 @@ class Graph:
         """Return why *name* may not start now, as sentences; none: it may."""
         return [one.describe() for one in self.obstacles(name, rows)]
 
-    def _is_stuck(self, name: str, rows: Mapping[str, Row]) -> bool:
+    def is_stuck(self, name: str, rows: Mapping[str, Row]) -> bool:
         """Tell whether *name* waits for what nobody is bringing up: whoever merely comes after it would wait for ever."""
         seen: set[str] = set()
         queue = [name]
