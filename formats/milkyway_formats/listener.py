@@ -53,7 +53,7 @@ class Listener(Document, frozen=True):
     """One socket of a service. It is kept open while the service restarts, so no client is lost.
 
     ``start``: whether the service starts at once, or when the first client comes. ``accept``: each connection is a
-    process of its own, which has it as its only descriptor (inetd's way; stream sockets only).
+    process of its own, which has it as descriptor 3, as systemd's ``Accept=yes`` (stream sockets only).
     """
 
     name: ListenerName

@@ -112,7 +112,10 @@ class Restart(Document, frozen=True):
 
 
 class Stop(Document, frozen=True):
-    """How to stop it: its command if it has one, a signal, then patience, then SIGKILL for the whole cgroup."""
+    """How to stop it: its command if it has one, a signal, then patience, then SIGKILL for the whole cgroup.
+
+    ``timeout_ms``: for all of it until SIGKILL; a command that takes half of that is killed, and the signal sent.
+    """
 
     signal: Signal = "TERM"
     timeout_ms: Milliseconds = 10_000
