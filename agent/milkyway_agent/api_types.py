@@ -201,7 +201,12 @@ def authorise(verb: ApiVerb, peer: Peer, *, group: int | None, local: Local) -> 
     needed = CLASS_OF_VERB[verb]
     if needed is None:
         return
-    if peer.uid != 0 and (group is None or group not in peer.groups):
+    if peer.uid != 0 and group is None:
+        raise ForbiddenError(
+            f"cannot {_words(verb)}: user {peer.uid} may not, and there is no group whose members may",
+            hint="ask as root, or as the user who runs the supervisor",
+        )
+    if peer.uid != 0 and group not in peer.groups:
         raise ForbiddenError(
             f"cannot {_words(verb)}: user {peer.uid} is neither root nor in the group milkyway",
             hint="log in as a member of the group milkyway, or apply a signed envelope with `mwctl apply`",

@@ -65,7 +65,7 @@ def ask(path: str, method: str, target: str, body: bytes = b"", *, seconds: floa
         except OSError as error:
             raise UnavailableError(
                 f"cannot reach the agent at {path}: {_reason(error)}",
-                hint="mwctl runs on a MilkyWay server; --socket names another socket",
+                hint="is it running? on a MilkyWay server it always is; --socket names another one's socket",
             ) from error
         try:
             _send(connection, method, target, body)

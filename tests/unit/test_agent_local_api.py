@@ -55,6 +55,11 @@ def allowed(peer: Peer, *, group: int | None = GROUP) -> set[str]:
     return verbs
 
 
+def test_where_there_is_no_group_nobody_is_told_to_be_in_it() -> None:
+    with pytest.raises(ForbiddenError, match="user 1001 may not, and there is no group whose members may"):
+        authorise("status", STRANGER, group=None, local="read")
+
+
 def test_root_does_everything_members_do_not_reboot_strangers_hand_in_envelopes() -> None:
     assert allowed(ROOT) == set(CLASS_OF_VERB)
     assert allowed(MEMBER) == FOR_MEMBERS
