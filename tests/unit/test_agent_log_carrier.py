@@ -208,3 +208,16 @@ def test_without_the_task_records_are_written_as_they_come(tmp_path: Path) -> No
     log.note("booted")
     assert list(FileSink(str(tmp_path)).records()) == [Record(1, "booted")]
     log.close_files()
+
+
+async def test_what_was_about_to_be_written_when_the_writer_was_cancelled_is_written_at_the_end(tmp_path: Path) -> None:
+    log = Log(lambda: 1)
+    log.open_files(FileSink(str(tmp_path)))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.keep_files)
+        await trio.testing.wait_all_tasks_blocked()
+        log.note_lines("web", [(6, "last")])
+        nursery.cancel_scope.cancel()  # it is woken, and has not begun
+    log.close_files()
+    with closing(FileSink(str(tmp_path))) as files:
+        assert [record.facts["line"] for record in files.records("web")] == ["last"]
