@@ -123,7 +123,7 @@ def _supervise(options: Options) -> int:
     options.logs = options.logs and _absolute(options.logs)
     try:
         _make_directory(runtime)
-        held = hold(runtime)
+        held = _hold_again(runtime) if options.adopt else hold(runtime)
         if held.by and not options.adopt:
             print(f"cannot supervise {directory}: process {held.by} supervises with {runtime} already", file=sys.stderr)
             print("hint: another supervisor needs another --runtime", file=sys.stderr)
@@ -164,8 +164,11 @@ class Held:
     def note(self, groups: str) -> None:
         """Note the directory of our services' control groups, for whoever comes if we are killed."""
         if not self.by:
-            posix.ftruncate(self._descriptor, 0)
-            posix.pwrite(self._descriptor, f"{posix.getpid()}\n{groups}\n".encode(), 0)
+            try:
+                posix.ftruncate(self._descriptor, 0)
+                posix.pwrite(self._descriptor, f"{posix.getpid()}\n{groups}\n".encode(), 0)
+            except OSError:
+                return  # full: nobody will find what we leave, and until then all is well
 
 
 def hold(runtime: str) -> Held:
@@ -177,6 +180,14 @@ def hold(runtime: str) -> Held:
     except (BlockingIOError, PermissionError):
         return Held(descriptor, process or "unknown", groups.strip())
     return Held(descriptor, "", groups.strip())
+
+
+def _hold_again(runtime: str) -> Held:
+    """Lock *runtime* as whoever takes over, whose services run: they go on without a lock, too."""
+    try:
+        return hold(runtime)
+    except OSError:
+        return Held(-1, "unknown", "")
 
 
 def _absolute(path: str) -> str:
