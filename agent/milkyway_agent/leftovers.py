@@ -18,14 +18,17 @@ PREFIX = "services-"
 
 
 def end(groups: str, seconds: float = ASKED_SECONDS) -> None:
-    """End every process below the directory *groups*, as a supervisor has noted it, and remove that. Never raises OSError."""
+    """End every process below the directory *groups*, as a supervisor has noted it, and remove that.
+
+    They have *seconds* from being asked to being killed. Never raises OSError: what stays is said, and runs beside what is
+    started now.
+    """
     if not Path(groups).name.startswith(PREFIX) or not Path(groups, "cgroup.procs").exists():
         return  # it ended in order
-    with contextlib.suppress(OSError):
+    try:
         left = [group for group in cgroups.children(groups) if cgroups.is_populated(group)]
         if left:
-            names = ", ".join(Path(group).name for group in left)
-            print(f"milkyway: a supervisor was killed; its services are ended first: {names}", file=sys.stderr, flush=True)
+            _say(f"a supervisor was killed; its services are ended first: {', '.join(Path(group).name for group in left)}")
         for group in left:
             _ask(group)
         _await(left, seconds)
@@ -35,6 +38,12 @@ def end(groups: str, seconds: float = ASKED_SECONDS) -> None:
         for group in cgroups.children(groups):
             cgroups.remove(group)
         cgroups.remove(groups)
+    except OSError as error:
+        _say(f"what a supervisor that was killed has left is not all ended: {error}")
+
+
+def _say(line: str) -> None:
+    print(f"milkyway: {line}", file=sys.stderr, flush=True)
 
 
 def _ask(group: str) -> None:

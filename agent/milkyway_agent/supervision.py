@@ -110,9 +110,7 @@ class Supervision:
     async def live(self) -> int:
         """Take over what runs, start the rest, and live until an end is asked for."""
         kept = self._adopted()
-        services = kept.definitions if kept else self._read()
-        if unknown := sorted(set(self.options.start) - {service.name for service in services}) if not kept else []:
-            raise RefusedError(f"cannot start {', '.join(unknown)}: {self._directory} defines no such service")
+        services = kept.definitions if kept else self._read_first()
         if os.getpid() != 1:
             reaper.set_child_subreaper(True)
         try:
@@ -246,6 +244,13 @@ class Supervision:
         text = plan["services"]
         assert isinstance(text, bytes), "as plan_of has written it"
         return msgspec.json.decode(text, type=list[Service])
+
+    def _read_first(self) -> list[Service]:
+        """Return the services as ``_read`` does. Raises RefusedError where one is to be started that is not among them."""
+        services = self._read()
+        if unknown := sorted(set(self.options.start) - {service.name for service in services}):
+            raise RefusedError(f"cannot start {', '.join(unknown)}: {self._directory} defines no such service")
+        return services
 
     def _take_over(self) -> None:
         """Take what was started early under supervision."""

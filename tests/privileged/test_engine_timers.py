@@ -6,8 +6,8 @@ Calendars name times that no test waits for, but one: the next second. What come
 import os
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from milkyway_formats.listener import Listener, UnixStream
 from milkyway_formats.service import ReadyByExit, Service
 from milkyway_formats.timer import Timer
 from tests.privileged.misbehaviour.programs import ONCE, shell
-from tests.privileged.supervised import heard_through, supervised
+from tests.privileged.supervised import Supervised, heard_through, supervised
 
 pytestmark = pytest.mark.privileged
 
@@ -219,55 +219,64 @@ async def asked(stuck: StuckDirectory) -> None:
             await trio.lowlevel.checkpoint()
 
 
-async def test_a_disk_that_hangs_holds_up_who_waits_for_it_and_nobody_else(tmp_path: Path) -> None:
-    with stuck_disk(tmp_path, "job") as stuck:
+@asynccontextmanager
+async def being_kept(directory: Path) -> AsyncIterator[tuple[Supervised, StuckDirectory]]:
+    """Give a supervisor whose service job has missed its time; that is being written to a disk that is stuck."""
+    with stuck_disk(directory, "job") as stuck:
         async with supervised() as one:
             one.supervisor.triggers.keep_stamps(TimerStamps(stuck))
-            other = shell("other", "exit 0", type="oneshot", readiness=ReadyByExit(), timers=[Timer(after_boot_ms=1)])
-            one.add_direct(job(PERSISTENT), other)
+            one.add_direct(job(PERSISTENT))
             one.supervisor.start("job")
             await asked(stuck)
-            one.supervisor.start("other")
-            await one.supervisor.wait_state("other", "starting")
-            await one.supervisor.wait_state("other", "armed")
-            assert one.path("job") == ["waiting", "armed"]
-            stuck.works.set()
-            await one.supervisor.wait_state("job", "starting")
+            yield one, stuck
+
+
+async def test_a_disk_that_hangs_holds_up_who_waits_for_it_and_nobody_else(tmp_path: Path) -> None:
+    async with being_kept(tmp_path) as (one, stuck):
+        one.add_direct(shell("other", "exit 0", type="oneshot", readiness=ReadyByExit(), timers=[Timer(after_boot_ms=1)]))
+        one.supervisor.start("other")
+        await one.supervisor.wait_state("other", "starting")
+        await one.supervisor.wait_state("other", "armed")
+        assert one.path("job") == ["waiting", "armed"]
+        stuck.works.set()
+        await one.supervisor.wait_state("job", "starting")
 
 
 async def test_a_time_that_comes_while_it_is_not_armed_any_more_is_used_when_it_is_again(tmp_path: Path) -> None:
-    with stuck_disk(tmp_path, "job") as stuck:
-        async with supervised() as one:
-            one.supervisor.triggers.keep_stamps(TimerStamps(stuck))
-            one.add_direct(job(PERSISTENT))
-            one.supervisor.start("job")
-            await asked(stuck)
-            await one.supervisor.stop("job")
-            stuck.works.set()
-            await trio.testing.wait_all_tasks_blocked(0.05)
-            assert "starting" not in one.path("job")
-            one.supervisor.start("job")
-            await one.supervisor.wait_state("job", "starting")
-            await one.supervisor.wait_state("job", "armed")
-            await trio.testing.wait_all_tasks_blocked(0.05)
-            assert one.path("job").count("starting") == 1
+    async with being_kept(tmp_path) as (one, stuck):
+        await one.supervisor.stop("job")
+        stuck.works.set()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert "starting" not in one.path("job")
+        one.supervisor.start("job")
+        await starts_once(one)
+
+
+async def test_who_is_armed_anew_while_its_stamp_is_written_starts_once_and_writes_once(tmp_path: Path) -> None:
+    async with being_kept(tmp_path) as (one, stuck):
+        await one.supervisor.stop("job")
+        one.supervisor.start("job")
+        assert one.path("job")[-1] == "armed"
+        stuck.works.set()
+        await starts_once(one)
+        assert stuck.writes == 1
 
 
 async def test_a_change_of_its_timers_while_a_stamp_is_written_loses_no_time(tmp_path: Path) -> None:
-    with stuck_disk(tmp_path, "job") as stuck:
-        async with supervised() as one:
-            one.supervisor.triggers.keep_stamps(TimerStamps(stuck))
-            one.add_direct(job(PERSISTENT))
-            one.supervisor.start("job")
-            await asked(stuck)
-            await one.supervisor.replace({"job": one.definition(job(PERSISTENT, Timer(calendar=[FAR])))})
-            stuck.works.set()
-            with trio.fail_after(10):
-                while "starting" not in one.path("job"):
-                    await trio.lowlevel.checkpoint()
-            await one.supervisor.wait_state("job", "armed")
-            await trio.testing.wait_all_tasks_blocked(0.05)
-            assert one.path("job").count("starting") == 1
+    async with being_kept(tmp_path) as (one, stuck):
+        await one.supervisor.replace({"job": one.definition(job(PERSISTENT, Timer(calendar=[FAR])))})
+        stuck.works.set()
+        await starts_once(one)
+
+
+async def starts_once(one: Supervised) -> None:
+    """Wait until the service job was started, and see that it is not again."""
+    with trio.fail_after(10):
+        while "starting" not in one.path("job"):
+            await trio.lowlevel.checkpoint()
+    await one.supervisor.wait_state("job", "armed")
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert one.path("job").count("starting") == 1
 
 
 async def test_many_times_that_come_together_are_written_together(tmp_path: Path) -> None:

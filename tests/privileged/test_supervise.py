@@ -256,8 +256,9 @@ def test_a_new_program_that_refuses_what_is_handed_over_makes_room_for_the_old_o
         aside.replace(file)
         code, _ = one.ask("reexec")
         assert code == 0
-        one.wait_until(lambda: "the one before it takes over again" in one.printed(), "its refusal")
+        one.wait_until(lambda: "services go on, nothing supervises them" in one.printed(), "the end of both")
         assert os.path.exists(f"/proc/{pid}")
+        one.wait_until(lambda: "Connection refused" in one.ask("services")[1], "its clients being refused, not kept waiting")
 
 
 def test_an_internal_failure_is_a_re_execution_and_no_service_notices() -> None:

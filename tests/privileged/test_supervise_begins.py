@@ -4,12 +4,19 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
-from milkyway_agent.system import processes
-from tests.privileged.supervising import Supervising, supervising
+from milkyway_agent import leftovers
+from milkyway_agent.program import make_group
+from milkyway_agent.starter import clear_group
+from milkyway_agent.system import cgroups, processes
+from tests.privileged.supervised import cgroup_root
+from tests.privileged.supervising import SECONDS, Supervising, supervising
 
 pytestmark = pytest.mark.privileged
 
@@ -66,6 +73,50 @@ def test_what_a_killed_supervisor_has_left_is_asked_to_end_before_it_is_started_
         assert not any(Path(group).exists() for group in groups)
 
 
+@contextmanager
+def left_in(name: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Give a directory of groups called *name*, and a deaf process in one of them."""
+    base = f"{cgroup_root()}/{name}"
+    group = f"{base}/deaf"
+    make_group(group)
+    deaf = subprocess.Popen(["/bin/sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.1; done"], stdout=subprocess.PIPE)
+    try:
+        cgroups.attach(group, deaf.pid)
+        assert deaf.stdout is not None
+        with deaf.stdout:
+            deaf.stdout.readline()
+        yield base, deaf
+    finally:
+        deaf.kill()
+        deaf.wait()
+        trio.run(clear_group, group)
+        trio.run(clear_group, base)
+
+
+def test_who_is_left_and_does_not_heed_is_killed() -> None:
+    with left_in(f"services-test-{os.getpid()}") as (base, deaf):
+        leftovers.end(base, 0.05)
+        assert deaf.wait(SECONDS) == -signal.SIGKILL
+        assert not Path(base).exists()
+
+
+def test_a_group_that_is_no_supervisors_is_not_touched() -> None:
+    with left_in(f"test-{os.getpid()}") as (base, deaf):
+        leftovers.end(base, 0.05)
+        assert deaf.poll() is None
+
+
+def test_whoever_takes_over_needs_no_lock() -> None:
+    with supervising() as one:
+        one.define("web", SLEEP)
+        one.start()
+        pid = pid_of(one, "web")
+        (one.runtime / "lock").unlink()
+        (one.runtime / "lock").mkdir()
+        one.reexecute()
+        assert one.services()["web"]["pid"] == pid
+
+
 def test_with_a_plan_nothing_is_started_that_nobody_wants() -> None:
     with supervising() as one:
         for name in ("needed", "other"):
@@ -78,6 +129,11 @@ def test_with_a_plan_nothing_is_started_that_nobody_wants() -> None:
             assert one.services()["other"]["state"] == "stopped"
             assert "other: service process started" not in one.printed()
             assert one.stop() == 0
+        (one.definitions / "default.yaml").unlink()
+        assert one.check()[0] == 0
+        one.start("--start", "needed")
+        pid_of(one, "needed")
+        assert one.services()["other"]["state"] == "stopped"
 
 
 def test_a_bundle_and_its_part_that_go_together_fail_nobody() -> None:
@@ -140,12 +196,14 @@ def test_an_order_to_end_does_not_wait_for_a_change_of_definitions() -> None:
         one.start()
         pid_of(one, "deaf")
         one.define("deaf", [*deaf[:2], f"{deaf[2]} # changed"], stop={"timeout_ms": 3000})
+        one.define("new", SLEEP)
         os.kill(one.pid, signal.SIGHUP)
         one.wait_until(lambda: "deaf: service state changed: was=started now=restarting" in one.printed(), "the change")
         assert one.stop() == 0
         printed = one.printed()
         assert printed.index("end asked") < printed.index("deaf: service killed: after_ms=3000")
         assert printed.count("deaf: service process started") == 1
+        assert "new: service process started" not in printed, "nobody would stop it"
 
 
 def test_a_directory_that_is_away_for_a_moment_costs_nothing() -> None:
