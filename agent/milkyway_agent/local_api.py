@@ -27,6 +27,7 @@ import trio
 from milkyway_agent.api_answers import Answer, Answers, Note, failure
 from milkyway_agent.api_types import Peer, plain
 from milkyway_agent.channel import Channel, ChannelClosedError, MessageRefusedError, close_all, socket_pair
+from milkyway_agent.draining import Drain
 from milkyway_agent.messages import ApiAnswer, ApiClosed, ApiConnection, ApiRequest, FromFront, ToFront
 from milkyway_formats.errors import UnavailableError
 
@@ -105,28 +106,30 @@ async def serve(
     answers: Answers,
     start_front: StartFront,
     note: Note,
+    drain: Drain,
     *,
     limits: Limits = DEFAULT_LIMITS,
     owner: int = 0,
 ) -> None:
     """Accept on *listener* for ever; *start_front* is called when there is a connection and no front.
 
-    *owner*: the user who counts as root here, because what is asked runs as that user.
+    *drain* lets connections in; *owner*: the user who counts as root here, because what is asked runs as that user.
     """
     accepting = trio.socket.from_stdlib_socket(listener)
     async with trio.open_nursery() as nursery:
-        fronts = _Fronts(nursery, answers, start_front, note, limits, owner)
-        while True:
+        fronts = _Fronts(nursery, answers, start_front, note, drain, limits, owner)
+        for number in count(1):
             try:
-                connection, _ = await accepting.accept()
+                connection = await drain.accept(accepting, number)
             except OSError as error:  # out of descriptors or memory: the backlog holds whoever comes meanwhile
                 note("api_accept_failed", why=str(error))
                 await trio.sleep(1)
                 continue
             with connection:  # the front has its own copy
                 try:
-                    await fronts.pass_on(connection)
+                    await fronts.pass_on(connection, number)
                 except Exception as error:  # noqa: BLE001 (one connection is lost, the API is not)
+                    drain.answered(number)
                     note("api_connection_failed", why=f"{type(error).__name__}: {error}")
 
 
@@ -134,20 +137,27 @@ class _Fronts:
     """The front of now, and when the next one may be started."""
 
     def __init__(
-        self, nursery: trio.Nursery, answers: Answers, start_front: StartFront, note: Note, limits: Limits, owner: int
+        self,
+        nursery: trio.Nursery,
+        answers: Answers,
+        start_front: StartFront,
+        note: Note,
+        drain: Drain,
+        limits: Limits,
+        owner: int,
     ) -> None:
         self._nursery = nursery
         self._answers = answers
         self._start_front = start_front
         self._note = note
         self._limits = limits
+        self._drain = drain
         self._owner = owner
         self._front: _Front | None = None
-        self._numbers = count(1)
         self._failures = 0
         self._not_before = 0.0
 
-    async def pass_on(self, connection: trio.socket.SocketType) -> None:
+    async def pass_on(self, connection: trio.socket.SocketType, number: int) -> None:
         """Hand *connection* to the front, starting it if there is none; past the limits it is just closed by the caller."""
         peer = peer_of(connection)
         if peer.uid == self._owner:
@@ -158,9 +168,10 @@ class _Fronts:
             limit = self._limits.connections - (0 if peer.uid == 0 else self._limits.per_user)
             if per_user.total() >= limit or (peer.uid != 0 and per_user[peer.uid] >= self._limits.per_user):
                 self._note("api_connection_refused", uid=peer.uid, why="too many connections")
+                self._drain.answered(number)
                 return
         front = await self._usable_front()
-        await front.take(next(self._numbers), peer, connection.fileno())
+        await front.take(number, peer, connection.fileno())
 
     async def _usable_front(self) -> "_Front":
         if self._front is None or not self._front.usable:
@@ -173,7 +184,7 @@ class _Fronts:
                 ours.close()
                 self._failed()
                 raise
-            self._front = _Front(ours, process, self._answers, self._note, self._limits)
+            self._front = _Front(ours, process, self._answers, self._note, self._drain, self._limits)
             self._nursery.start_soon(self._accompany, self._front)
         return self._front
 
@@ -200,13 +211,16 @@ class _Fronts:
 class _Front:
     """One front process: its connections by number, with their peers, and what each is waiting for."""
 
-    def __init__(self, end: socket.socket, process: FrontProcess, answers: Answers, note: Note, limits: Limits) -> None:
+    def __init__(
+        self, end: socket.socket, process: FrontProcess, answers: Answers, note: Note, drain: Drain, limits: Limits
+    ) -> None:
         self.peers: dict[int, Peer] = {}
         self.usable = True
         self._channel: Channel[ToFront, FromFront] = Channel(end, FromFront, peer="front")
         self._process = process
         self._answers = answers
         self._note = note
+        self._drain = drain
         self._limits = limits
         self._waiting: dict[int, trio.CancelScope] = {}
         self._word_due: dict[int, float] = {}  # by when the front must ask or close; endless while it passes on a stream
@@ -235,6 +249,7 @@ class _Front:
         """Close the channel, on which a front that works leaves; kill one that doesn't. Waits until it is gone."""
         self.usable = False
         self._channel.close()
+        self._drain.answered(*self.peers)
         with trio.CancelScope(shield=True):
             if self._fault:
                 self._process.kill()
@@ -300,6 +315,7 @@ class _Front:
         match message:
             case ApiClosed():
                 del self.peers[number], self._word_due[number]
+                self._drain.answered(number)
                 self._peers_changed.set()
                 scope = self._waiting.pop(number, None)
                 if scope is not None:
@@ -322,6 +338,8 @@ class _Front:
                 finally:
                     close_all(fds)
                 if answer.lines is not None or len(answer.body) > MAX_INLINE_BYTES:
+                    if answer.lines is not None:
+                        self._drain.answered(request.connection)
                     await self._stream(request.request, answer)
                     return
                 if self._waiting.pop(request.connection, None) is None:

@@ -25,6 +25,7 @@ from milkyway_agent.boot_run import BootRun, Deed
 from milkyway_agent.convergence import Convergence, protect_installed
 from milkyway_agent.core.boot import BOOT
 from milkyway_agent.coreos_services import CONSOLES, definition
+from milkyway_agent.draining import Drain
 from milkyway_agent.early_boot import ORDERS, Early
 from milkyway_agent.handover import KeptAgent, KeptDeployments
 from milkyway_agent.keeping import keep
@@ -161,6 +162,7 @@ class Agent:
         self._nursery: trio.Nursery | None = None
         self.watchdog: int | None = before.watchdog if before else None
         self.api: socket.socket | None = before.api if before else None
+        self.drain = Drain()
         self._renewal = Renewal(Succession(self), self.reaper, [handover.PROGRAM])
         self._handed_over: KeptAgent | None = before._handed_over if before else None
         self._early: Early | None = before._early if before else None
@@ -375,7 +377,7 @@ class Agent:
         async def start_front(end: socket.socket) -> local_api.FrontProcess:
             return await self._start_program("front", {3: end.fileno()})
 
-        self._keep("local-api", local_api.serve, self.api, answers, start_front, self.log.note)
+        self._keep("local-api", local_api.serve, self.api, answers, start_front, self.log.note, self.drain)
         return []
 
     async def _start_deployments(self) -> Sequence[str]:

@@ -10,6 +10,7 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -22,7 +23,6 @@ from milkyway_formats.errors import RefusedError, UnavailableError
 
 CHECK_SECONDS = 30.0
 REST_SECONDS = 10.0
-ANSWER_SECONDS = 0.05
 NEWEST = "MILKYWAY_NEWEST"  # in the environment of an old program: the words of the newest, by this separator
 SEPARATOR = "\x1f"
 GATHER = "MILKYWAY_GATHER"  # in the environment of a child that checks: the file for the code that it has imported
@@ -72,6 +72,9 @@ class Life(Protocol):
     async def wait_at_rest(self) -> None:
         """Return when nothing is under way that can't be kept."""
 
+    def drained(self) -> AbstractAsyncContextManager[None]:
+        """Within it nobody asks anything, and whoever has asked before has been answered."""
+
     def keep(self) -> Kept:
         """Return all that is known now."""
 
@@ -118,11 +121,11 @@ class Renewal:
         while True:
             await self._due.wait()
             self._due = trio.Event()
-            await trio.sleep(ANSWER_SECONDS)
             code, self._code = self._code, -1  # of what was checked just now: a later version must not be mixed with it
             try:
-                await self._wait_at_rest()
-                self.become_anew(code)
+                async with self._life.drained():
+                    await self._wait_at_rest()
+                    self.become_anew(code)
             finally:
                 if code >= 0:
                     os.close(code)

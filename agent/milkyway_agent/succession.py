@@ -7,6 +7,7 @@ are what the kept effects say. All of them run on meanwhile, as our children, wi
 from __future__ import annotations
 
 import time
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 from milkyway_agent.containers import Machine
@@ -39,6 +40,10 @@ class Succession:
             await self._agent.supervisor.wait_at_rest()
             if convergence is None or convergence.at_rest:  # else it has begun anew while a service was waited for
                 return
+
+    def drained(self) -> AbstractAsyncContextManager[None]:
+        """Within it nobody asks anything, and whoever has asked before has been answered."""
+        return self._agent.drain.drained()
 
     def keep(self) -> Kept:
         """Return all that is known now."""

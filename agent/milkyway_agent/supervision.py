@@ -19,6 +19,7 @@ from milkyway_agent.accounts import DynamicUsers
 from milkyway_agent.arrivals import arriving
 from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.direct import Direct, Launching, Places
+from milkyway_agent.draining import Drain
 from milkyway_agent.early import Early
 from milkyway_agent.keeping import keep
 from milkyway_agent.kept_state import KeptState, descriptors_of
@@ -93,6 +94,7 @@ class Supervision:
         self._runtime = Path(options.runtime)
         self._end, self._hangup = trio.Event(), trio.Event()
         self._api: socket.socket | None = None
+        self._drain = Drain()
         self.reaper = Reaper(log)
         self._renewal = Renewal(self, self.reaper, newest_program(), OldProgram())
         self.supervisor = Supervisor(
@@ -184,6 +186,10 @@ class Supervision:
     async def wait_at_rest(self) -> None:
         """Return when no start and no clearing away is under way."""
         await self.supervisor.wait_at_rest()
+
+    def drained(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Within it nobody asks anything, and whoever has asked before has been answered."""
+        return self._drain.drained()
 
     def keep(self) -> Kept:
         """Return all that is known now."""
@@ -317,7 +323,7 @@ class Supervision:
         from milkyway_agent.supervised_machine import SupervisedMachine
 
         answers = Answers(SupervisedMachine(self), self.log.note, group=None, local=lambda: "read")
-        await local_api.serve(self._api, answers, self._start_front, self.log.note, owner=os.geteuid())
+        await local_api.serve(self._api, answers, self._start_front, self.log.note, self._drain, owner=os.geteuid())
 
     def _api_path(self) -> str:
         return str(self._runtime / "mwctl.sock")

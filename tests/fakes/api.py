@@ -15,6 +15,7 @@ import trio
 from milkyway_agent import local_api
 from milkyway_agent.api_answers import Answers
 from milkyway_agent.api_types import Local
+from milkyway_agent.draining import Drain
 from milkyway_agent.local_api import DEFAULT_LIMITS, FrontProcess, Limits, StartFront
 from tests.fakes.machine import FakeMachine
 
@@ -59,6 +60,7 @@ class RunningApi:
     machine: FakeMachine
     events: Events
     fronts: RealFronts
+    drain: Drain
 
     async def mwctl(
         self, *arguments: str, user: int | None = None, group: int | None = None, stdin: bytes = b""
@@ -100,17 +102,17 @@ async def running_api(
     """Run the API in a directory that every user may enter; afterwards nothing of it is left."""
     directory = Path(tempfile.mkdtemp(prefix="milkyway-api-"))
     directory.chmod(0o755)
-    fake, events, fronts = machine or FakeMachine(), Events(), RealFronts()
+    fake, events, fronts, drain = machine or FakeMachine(), Events(), RealFronts(), Drain()
     path = str(directory / "mwctl.sock")
     answers = Answers(fake, events, group=group, local=lambda: local)
     try:
         with local_api.listen(path) as listener:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(
-                    lambda: local_api.serve(listener, answers, start_front or fronts.start, events, limits=limits)
+                    lambda: local_api.serve(listener, answers, start_front or fronts.start, events, drain, limits=limits)
                 )
                 with trio.fail_after(30):
-                    yield RunningApi(path, fake, events, fronts)
+                    yield RunningApi(path, fake, events, fronts, drain)
                 nursery.cancel_scope.cancel()
     finally:
         for process in fronts.started:
