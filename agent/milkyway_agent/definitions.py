@@ -22,9 +22,10 @@ from milkyway_agent.direct import plan_words
 from milkyway_agent.early import CONTROLLERS, DEFAULT, PLAN_FORMAT, files_of
 from milkyway_agent.launch_words import capability_mask
 from milkyway_agent.launcher import encoded
+from milkyway_agent.listening import check_address
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
 from milkyway_formats.service import ReadyAtOnce, ReadyByExit, ReadyByProbe, ReadyByTcp, Service
-from milkyway_formats.service_check import check_service
+from milkyway_formats.service_check import check_listeners_of_all, check_service
 from milkyway_formats.yaml_text import load
 
 SUFFIX = ".yaml"
@@ -62,6 +63,7 @@ def read(directory: Path) -> dict[str, Service]:
                     hint=f"write {directory / other}{SUFFIX}",
                 )
     Graph({name: needs_of(service) for name, service in services.items()}).check()
+    check_listeners_of_all(services)
     return services
 
 
@@ -74,12 +76,14 @@ def _check(service: Service) -> None:
     for field, instead in _OF_LAYERS.items():
         if getattr(service, field) != getattr(_PLAIN, field):
             raise RefusedError(f"cannot use service {service.name}: {field} is for services of layers", hint=instead)
-    for timer in service.timers:
-        for text in timer.calendar:
-            try:
+    try:
+        for timer in service.timers:
+            for text in timer.calendar:
                 parse(text)
-            except RefusedError as error:
-                raise RefusedError(f"cannot use service {service.name}: {error}", hint=error.hint) from error
+        for listener in service.listeners:
+            check_address(listener)
+    except RefusedError as error:
+        raise RefusedError(f"cannot use service {service.name}: {error}", hint=error.hint) from error
 
 
 def plan_of(services: Mapping[str, Service], files: list[tuple[str, int, int, int]]) -> dict[str, object]:

@@ -39,6 +39,13 @@ def describe_address(address: Tcp | Udp | UnixStream | UnixDatagram | Fifo) -> s
     return f"{kind} {address.path}"
 
 
+def check_address(listener: Listener) -> None:
+    """Raise RefusedError when there is no such address as *listener*'s, on this machine or any other."""
+    address = listener.address
+    if isinstance(address, Tcp | Udp) and address.address and _family(address.address) is None:
+        raise RefusedError(f"{_cannot(listener)}: {address.address!r} is no IP address")
+
+
 def open_listener(listener: Listener, context: str = "") -> int:
     """Return a descriptor that listens where *listener* says. Its undo is ``close_listener``.
 
@@ -172,9 +179,9 @@ def _open_internet(address: Tcp | Udp, listener: Listener) -> int:
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # a kernel without IPv6, or with it disabled
                 raise
         return sockets.listen_internet(socket.AF_INET, kind, "0.0.0.0", address.port, both=False, backlog=listener.backlog)
+    check_address(listener)
     family = _family(address.address)
-    if family is None:
-        raise RefusedError(f"{_cannot(listener)}: {address.address!r} is no IP address")
+    assert family is not None, "it was checked"
     return sockets.listen_internet(family, kind, address.address, address.port, both=False, backlog=listener.backlog)
 
 

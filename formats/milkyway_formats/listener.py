@@ -46,6 +46,7 @@ class Fifo(Document, tag="fifo", frozen=True):
     mode: Mode = 0o666
 
 
+SOCKET_PATH_BYTES = 107  # unix(7): sun_path, less the zero at its end
 Address = Tcp | Udp | UnixStream | UnixDatagram | Fifo
 
 
@@ -62,3 +63,15 @@ class Listener(Document, frozen=True):
     accept: bool = False
     backlog: Annotated[int, Meta(ge=1, le=65535)] = 128
     connections: Annotated[int, Meta(ge=1, le=4096)] = 64
+
+
+def overlap(one: Address, other: Address) -> bool:
+    """Tell whether the two can't both be listened at: one port of one address, which "" is too, or one path."""
+    if isinstance(one, (Tcp, Udp)) or isinstance(other, (Tcp, Udp)):
+        return (
+            isinstance(one, (Tcp, Udp))
+            and type(one) is type(other)
+            and one.port == other.port
+            and (one.address == other.address or not one.address or not other.address)
+        )
+    return one.path == other.path

@@ -1,8 +1,11 @@
 """What a service's fields may say together: rules that no single type can hold. Pure."""
 
+from collections.abc import Mapping
+from itertools import combinations
+
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.execution import Execution
-from milkyway_formats.listener import Tcp, Udp, UnixStream
+from milkyway_formats.listener import SOCKET_PATH_BYTES, Listener, Tcp, Udp, UnixDatagram, UnixStream, overlap
 from milkyway_formats.service import HttpProbe, ReadyAtOnce, ReadyByDescriptor, ReadyByExit, ReadyByProbe, Service
 
 # What containers can't do yet. A layer that asks for it is refused: it must not run with less than it was signed with.
@@ -40,15 +43,43 @@ def check_service(service: Service) -> None:
         raise ServiceError(f"cannot use service {name}: restart.delay_limit_ms is less than restart.delay_ms")
     if service.health is not None and service.type != "longrun":
         raise ServiceError(f"cannot use service {name}: only a longrun is asked for its health")
-    for listener in service.listeners:
-        if listener.accept and not isinstance(listener.address, (Tcp, UnixStream)):
-            raise ServiceError(f"cannot use service {name}: listener {listener.name} accepts, but has no connections")
-    names = [listener.name for listener in service.listeners]
-    if len(set(names)) < len(names):
-        raise ServiceError(f"cannot use service {name}: two of its listeners have one name")
+    _check_listeners(service)
     for timer in service.timers:
         if not (timer.calendar or timer.after_boot_ms or timer.after_end_ms):
             raise ServiceError(f"cannot use service {name}: a timer of it names no time")
+
+
+def _check_listeners(service: Service) -> None:
+    name = service.name
+    for listener in service.listeners:
+        if listener.accept and not isinstance(listener.address, (Tcp, UnixStream)):
+            raise ServiceError(f"cannot use service {name}: listener {listener.name} accepts, but has no connections")
+        if isinstance(listener.address, (UnixStream, UnixDatagram)) and len(listener.address.path.encode()) > SOCKET_PATH_BYTES:
+            raise ServiceError(
+                f"cannot use service {name}: the path of listener {listener.name} is longer than {SOCKET_PATH_BYTES} bytes"
+            )
+    names = [listener.name for listener in service.listeners]
+    if len(set(names)) < len(names):
+        raise ServiceError(f"cannot use service {name}: two of its listeners have one name")
+    for one, other in combinations(service.listeners, 2):
+        if overlap(one.address, other.address):
+            raise ServiceError(f"cannot use service {name}: its listeners {one.name} and {other.name} have one address")
+
+
+def check_listeners_of_all(services: Mapping[str, Service]) -> None:
+    """Raise ServiceError when two of *services* listen at one address, and neither says that they never run together."""
+    seen: list[tuple[Service, Listener]] = []
+    for service in services.values():
+        for listener in service.listeners:
+            for other, theirs in seen:
+                apart = other.name in service.conflicts or service.name in other.conflicts
+                if other is not service and not apart and overlap(listener.address, theirs.address):
+                    raise ServiceError(
+                        f"cannot use service {service.name}: its listener {listener.name} has the address of {other.name}'s"
+                        f" {theirs.name}",
+                        hint="give it another, or say that the two conflict",
+                    )
+            seen.append((service, listener))
 
 
 def check_layer_service(service: Service) -> None:

@@ -285,6 +285,14 @@ def test_what_it_is_told_wrongly_is_said_in_one_line_and_nothing_is_left(tmp_pat
         ({"scratch": [{"path": "/var/cache"}]}, "cannot use service web: scratch is for services of layers"),
         ({"domain": "worker"}, "cannot use service web: domain is for services of layers"),
         ({"timers": [{"calendar": ["*/15"]}]}, "cannot use service web: cannot read times '*/15'"),
+        (
+            {"listeners": [{"name": "in", "address": {"type": "tcp", "port": 80, "address": "localhost"}}]},
+            "cannot use service web: cannot open listener in (TCP localhost:80): 'localhost' is no IP address",
+        ),
+        (
+            {"listeners": [{"name": name, "address": {"type": "udp", "port": 53}} for name in ("in", "too")]},
+            "cannot use service web: its listeners in and too have one address",
+        ),
     ],
 )
 def test_what_means_nothing_here_is_refused_by_name(fields: dict[str, object], why: str) -> None:

@@ -1,9 +1,10 @@
 """Services that contradict themselves, and what a layer's service can't have, are refused by name."""
 
+import msgspec
 import pytest
 
 from milkyway_formats.execution import Credential, Execution
-from milkyway_formats.listener import Listener, Tcp, Udp, UnixStream
+from milkyway_formats.listener import Address, Fifo, Listener, Tcp, Udp, UnixDatagram, UnixStream
 from milkyway_formats.service import (
     ExecProbe,
     Health,
@@ -17,7 +18,7 @@ from milkyway_formats.service import (
     Stop,
     TcpProbe,
 )
-from milkyway_formats.service_check import ServiceError, check_layer_service, check_service
+from milkyway_formats.service_check import ServiceError, check_layer_service, check_listeners_of_all, check_service
 from milkyway_formats.timer import Timer
 
 DAEMON = ["/usr/bin/daemon"]
@@ -48,12 +49,58 @@ DAEMON = ["/usr/bin/daemon"]
             Service(name="web", command=DAEMON, listeners=[Listener(name="in", address=Tcp(port=port)) for port in (1, 2)]),
             "two of its listeners have one name",
         ),
+        *(
+            (Service(name="web", command=DAEMON, listeners=[Listener(name="in", address=address)]), why)
+            for address, why in (
+                (UnixStream(path="/" + "s" * 107), "the path of listener in is longer than 107 bytes"),
+                (UnixDatagram(path="/" + "ß" * 54), "the path of listener in is longer than 107 bytes"),
+            )
+        ),
+        *(
+            (
+                Service(
+                    name="web",
+                    command=DAEMON,
+                    listeners=[Listener(name="in", address=one), Listener(name="too", address=other)],
+                ),
+                "its listeners in and too have one address",
+            )
+            for one, other in (
+                (Tcp(port=80), Tcp(port=80, address="127.0.0.1")),
+                (Udp(port=53, address="::1"), Udp(port=53, address="::1")),
+                (UnixStream(path="/run/s"), Fifo(path="/run/s")),
+            )
+        ),
         (Service(name="web", command=DAEMON, timers=[Timer()]), "a timer of it names no time"),
     ],
 )
 def test_contradictions_are_refused(service: Service, why: str) -> None:
     with pytest.raises(ServiceError, match=why):
         check_service(service)
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        [Tcp(port=80, address="127.0.0.1"), Tcp(port=80, address="::1")],
+        [Tcp(port=53), Udp(port=53), Tcp(port=54)],
+        [UnixStream(path="/" + "s" * 106), UnixDatagram(path="/run/d"), Fifo(path="/" + "f" * 200)],
+    ],
+)
+def test_different_addresses_are_no_contradiction(addresses: list[Address]) -> None:
+    listeners = [Listener(name=f"n{number}", address=address) for number, address in enumerate(addresses)]
+    check_service(Service(name="web", command=DAEMON, listeners=listeners))
+
+
+def test_two_services_share_an_address_only_where_they_never_run_together() -> None:
+    here, there = (
+        Service(name=name, command=DAEMON, listeners=[Listener(name="in", address=Tcp(port=80))]) for name in ("here", "there")
+    )
+    why = "^cannot use service there: its listener in has the address of here's in$"
+    with pytest.raises(ServiceError, match=why):
+        check_listeners_of_all({"here": here, "there": there})
+    check_listeners_of_all({"here": here, "there": msgspec.structs.replace(there, conflicts=["here"])})
+    check_listeners_of_all({"here": msgspec.structs.replace(here, conflicts=["there"]), "there": there})
 
 
 @pytest.mark.parametrize(
