@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Callable, Container, Mapping
 from typing import Final, NamedTuple, Protocol, TypeGuard
 
+import trio
+
 from milkyway_agent import listening
 from milkyway_agent.alarms import Alarm
 from milkyway_agent.core.dependencies import Needs
@@ -58,7 +60,7 @@ class DirectStarter(Protocol):
     def adopt(self, running: Running) -> None:
         """Take *running*, which was started before there was this starter, for what ``submit`` started."""
 
-    async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str]) -> int | None:
+    async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str], output: int = -1) -> int | None:
         """See ``starter.Commanding``."""
 
     def kill(self) -> None:
@@ -126,6 +128,21 @@ class Run:
             processes.pidfd_send_signal(self.running.pidfd, number)
 
 
+class Reload:
+    """A reload that was asked for: once it is ``over``, ``why`` it came to nothing; "" where it did not."""
+
+    __slots__ = ("over", "why")
+
+    def __init__(self) -> None:
+        self.over = trio.Event()
+        self.why = ""
+
+    def end(self, why: str = "") -> None:
+        """Have it over."""
+        self.why = why
+        self.over.set()
+
+
 AT_ONCE: Final = object()
 
 
@@ -146,8 +163,8 @@ class Attended:
 
     __slots__ = (
         "alarm", "asked", "awaits_permission", "busy", "cause", "definition", "delay_ms", "effects", "failures", "health",
-        "held", "last_line", "leaving", "listeners", "origin", "output", "queue", "queued", "reason", "restarts", "row", "run",
-        "since_ms", "starts", "store", "streams", "times", "watchdog",
+        "held", "last_line", "leaving", "listeners", "origin", "output", "queue", "queued", "reason", "reload", "restarts",
+        "row", "run", "since_ms", "starts", "store", "streams", "times", "watchdog",
     )  # fmt: skip
 
     def __init__(self, definition: Definition, since_ms: int) -> None:
@@ -171,6 +188,7 @@ class Attended:
         self.origin = Origin()
         self.times = Times()
         self.reason = ""
+        self.reload: Reload | None = None  # the last
         self.last_line = ""
         self.streams: tuple[Stream, ...] = ()  # of its pipe, the last, and of pipes that what it left behind still holds
         self.output = -1  # the writing end of its pipe, where that is kept for its next run

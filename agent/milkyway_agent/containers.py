@@ -250,27 +250,34 @@ class Container:
             raise
         return await settled(running, self._context, self._reaper)
 
-    async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str]) -> int | None:
+    async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str], output: int = -1) -> int | None:
         """Run *command* in the container, as the service is; see ``starter.Commanding``."""
+        if output >= 0:
+            return await self._execute(command, seconds, environment, output)
         reading, writing = os.pipe2(os.O_CLOEXEC)
         try:
             os.set_blocking(reading, False)
-            try:
-                running = await self._begin(command, environment, writing)
-            finally:
-                os.close(writing)
-            in_time = False
-            try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(collect, reading, bytearray(), 0)  # nobody wants it, and it must not wait for us
-                    with trio.move_on_after(seconds):
-                        await trio.lowlevel.wait_readable(running.pidfd)
-                        in_time = True
-                    nursery.cancel_scope.cancel()
-            finally:
-                code = await bury(running, partial(_kill_with_its_own, running), self._reaper)
+            return await self._execute(command, seconds, environment, writing, reading)
         finally:
+            os.close(writing)
             os.close(reading)
+
+    async def _execute(
+        self, command: list[str], seconds: float, environment: Mapping[str, str], output: int, unread: int = -1
+    ) -> int | None:
+        """Run *command* as ``execute`` does. *unread*: the other end of *output*, where nobody wants what it writes."""
+        running = await self._begin(command, environment, output)
+        in_time = False
+        try:
+            async with trio.open_nursery() as nursery:
+                if unread >= 0:  # it must not wait for us
+                    nursery.start_soon(collect, unread, bytearray(), 0)
+                with trio.move_on_after(seconds):
+                    await trio.lowlevel.wait_readable(running.pidfd)
+                    in_time = True
+                nursery.cancel_scope.cancel()
+        finally:
+            code = await bury(running, partial(_kill_with_its_own, running), self._reaper)
         return code if in_time else None
 
     async def _begin(self, command: list[str], environment: Mapping[str, str], output: int) -> Running:

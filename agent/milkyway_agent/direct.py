@@ -160,7 +160,7 @@ class Direct:
             self._session = outcome.pid
         done(outcome)
 
-    async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str]) -> int | None:
+    async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str], output: int = -1) -> int | None:
         """Run *command* as the service is; see ``attended.DirectStarter``."""
         told = trio.Event()
         answers: list[Running | Exception] = []
@@ -174,7 +174,7 @@ class Direct:
             variables[credentials.ENVIRONMENT] = self._secrets
         # It does not make the group: where that has been cleared away meanwhile, the command must not be started.
         words = plan_words(self._service, self._places, self.cgroup, self._account(), variables, command, beside=True)
-        self._launching.submit(words, {}, answered)
+        self._launching.submit(words, {1: output, 2: output} if output >= 0 else {}, answered)
         gone = trio.Event()
         # From now on whoever clears up waits for it: it is under way, and may run already.
         self._commands = {**self._commands, gone: 0}

@@ -47,6 +47,7 @@ from milkyway_agent.precedence import preceding
 from milkyway_agent.pressure import PressureWarnings
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.seen_rows import SeenRows
+from milkyway_agent.service_commands import ServiceCommands
 from milkyway_agent.service_runs import ServiceRuns
 from milkyway_agent.service_triggers import ServiceTriggers
 from milkyway_agent.starter import Running, let_go
@@ -93,6 +94,7 @@ class Lives:
         self.alarms = Alarms(log.note)
         self.watch = Watch(log.note, self.alarms)
         self.runs = ServiceRuns(self.watch, self.alarms, log, self.post, self._spawn, notify_directory)
+        self._commands = ServiceCommands(log, self._spawn)
         self.health = HealthChecks(self.alarms, self.post, self._spawn, log.note, PressureWarnings(self.watch, log.note))
         self.triggers = ServiceTriggers(
             self.watch, self.alarms, log.note, self._triggered, self._spawn, clock_ms=clock_ms, chance=chance
@@ -353,9 +355,9 @@ class Lives:
             case Effect.STOP_HEALTH_CHECKS:
                 self.health.stop(one)
             case Effect.RELOAD:
-                self.runs.reload(one)
+                self._commands.reload(one)
             case Effect.TERMINATE:
-                self.runs.terminate(one)
+                self._commands.terminate(one)
             case Effect.KILL:
                 late = {"after_ms": one.definition.service.stop.timeout_ms} if one.row in _BEING_STOPPED else {}
                 self.log.note("service_killed", service=one.definition.name, **late)

@@ -119,7 +119,7 @@ class LiveMachine:
     async def reload(self, service: str) -> ServiceStatus:
         """Have a service read its configuration again."""
         self.view.check_name("reload", service)
-        self._agent.supervisor.reload(service)
+        await self._agent.supervisor.reload(service)
         return self._agent.supervisor.status_of(service)
 
     async def apply(self, envelope_fd: int, *, change: bool) -> Applied:

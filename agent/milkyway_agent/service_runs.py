@@ -1,4 +1,4 @@
-"""What is open for one run of a service: its output pipe, notify socket, ready pipe; and what is said to it.
+"""What is open for one run of a service: its output pipe, notify socket, ready pipe; and what it says by them.
 
 ``start`` makes all of it and hands it to the starter; ``close`` takes it back when the process has ended.
 The output's reading end lives on until its last writer is gone. Where a service has a control group, so that nothing of a
@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import os
 import select
-import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,17 +18,17 @@ import trio
 
 from milkyway_agent import listening
 from milkyway_agent.alarms import Alarms
-from milkyway_agent.attended import Attended, Done, Run, Start, environment_for_commands, environment_of, is_direct
+from milkyway_agent.attended import Attended, Done, Run, Start, environment_of, is_direct
 from milkyway_agent.core.service_state import Event, Row
 from milkyway_agent.fd_store import FdStore
 from milkyway_agent.log import OUTPUT, Log
 from milkyway_agent.output import AT_ONCE, ENDED, Stream
 from milkyway_agent.probes import LEAST_INTERVAL, is_listening
 from milkyway_agent.readiness import belongs_to
-from milkyway_agent.starter import Running, Starter, notify_path, runs_commands
+from milkyway_agent.starter import Running, Starter, notify_path
 from milkyway_agent.system import sockets
 from milkyway_agent.watching import Watch
-from milkyway_formats.errors import MilkyWayError, UnavailableError
+from milkyway_formats.errors import UnavailableError
 from milkyway_formats.service import (
     ReadyAtOnce,
     ReadyByDescriptor,
@@ -230,51 +229,6 @@ class ServiceRuns:
     def _unlink_notify(self, one: Attended) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(notify_path(self._notify_directory, one.definition.name))
-
-    # --- what it is told -----------------------------------------------------------------------------------------------
-
-    def terminate(self, one: Attended) -> None:
-        """Ask the service to end: by its stop command if it has one, then by its signal."""
-        if one.run is None:
-            return
-        if one.definition.service.stop.command:
-            self._spawn(self._stop_by_command, one, one.run)
-        else:
-            self._send(one.run, one.definition.service.stop.signal)
-
-    async def _stop_by_command(self, one: Attended, run: Run) -> None:
-        stop = one.definition.service.stop
-        # Half of the time, so that there is some left for whoever heeds the signal.
-        await self._command(one, run, stop.command, stop.timeout_ms / 2000, "service_stop_command_failed")
-        if one.run is run and not run.ended:
-            self._send(run, stop.signal)
-
-    def reload(self, one: Attended) -> None:
-        """Have the service read its configuration again."""
-        reload = one.definition.service.reload
-        if one.run is None:
-            return
-        if reload.command:
-            self._spawn(self._command, one, one.run, reload.command, START_SECONDS, "service_reload_command_failed")
-        else:
-            self._send(one.run, reload.signal)
-
-    async def _command(self, one: Attended, run: Run, command: list[str], seconds: float, failed: str) -> None:
-        starter = one.definition.starter
-        assert runs_commands(starter), "Supervisor.add saw to it"
-        if one.run is not run or run.ended:
-            return  # what it was meant for has ended before this task had its turn
-        try:
-            code = await starter.execute(command, seconds, environment_for_commands(one))
-        except (MilkyWayError, OSError) as error:
-            self._log.note(failed, service=one.definition.name, why=str(error))
-            return
-        if code != 0:
-            why = f"it took longer than {seconds:g} s" if code is None else f"it ended with {code}"
-            self._log.note(failed, service=one.definition.name, why=why)
-
-    def _send(self, run: Run, name: str) -> None:
-        run.signal(signal.Signals[f"SIG{name}"])
 
     # --- what it says --------------------------------------------------------------------------------------------------
 

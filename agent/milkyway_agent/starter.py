@@ -112,11 +112,11 @@ class Launched:
 class Commanding(Protocol):
     """A starter that runs commands beside its service too."""
 
-    async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str]) -> int | None:
+    async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str], output: int = -1) -> int | None:
         """Run *command* beside the service's process; return its exit status, None when it was killed for taking longer.
 
-        *environment*: variables besides those that the service has. Raises MilkyWayError or OSError when it can't be
-        started, as when nothing of the service is there any more.
+        *environment*: variables besides those that the service has; *output*: where it writes (-1: nobody wants it). Raises
+        MilkyWayError or OSError when it can't be started, as when nothing of the service is there any more.
         """
 
 

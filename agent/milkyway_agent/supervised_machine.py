@@ -78,7 +78,7 @@ class SupervisedMachine:
     async def reload(self, service: str) -> ServiceStatus:
         """Have a service read its configuration again."""
         self.view.check_name("reload", service)
-        self._supervisor.reload(service)
+        await self._supervisor.reload(service)
         return self._supervisor.status_of(service)
 
     async def apply(self, envelope_fd: int, *, change: bool) -> Applied:  # noqa: ARG002 (the protocol's signature)

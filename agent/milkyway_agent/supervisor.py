@@ -28,6 +28,7 @@ from milkyway_agent.reaping import Reaper
 from milkyway_agent.service_runs import ServiceRuns
 from milkyway_agent.service_triggers import ServiceTriggers
 from milkyway_agent.starter import Running
+from milkyway_agent.stop_order import end_in_order
 from milkyway_agent.system import kernel, selinux
 from milkyway_agent.watching import Watch
 from milkyway_formats.errors import RefusedError, UnavailableError
@@ -190,12 +191,7 @@ class Supervisor:
         for one in concerned.values():
             one.held += 1
         try:
-            for wave in reversed(self.graph.waves()):
-                ours = [concerned[name] for name in wave if name in concerned]
-                for one in ours:
-                    self._lives.post(one, Event.HELD)
-                for one in ours:
-                    await self._wait_for(one, Attended.is_without_processes)
+            await end_in_order(self._lives, concerned, Event.HELD, Attended.is_without_processes)
             yield
         finally:
             for one in concerned.values():
@@ -333,22 +329,27 @@ class Supervisor:
         """Tell whether nothing that is under way will start it."""
         return (one.row is Row.IDLE and one.cause is Event.SKIPPED) or self.graph.is_stuck(one.definition.name, self.rows)
 
-    def reload(self, name: str) -> None:
-        """Have a service read its configuration again. Raises RefusedError when it is not started."""
+    async def reload(self, name: str) -> None:
+        """Have a service read its configuration again; return when its command has done so, or its signal was sent.
+
+        Raises RefusedError when it is not started, UnavailableError when its command fails.
+        """
         one = self._find(name)
-        if one.row is not Row.STARTED:
-            raise RefusedError(f"cannot reload {name}: it is {one.row.label}", hint="only a started service can be reloaded")
+        last = one.reload
         self._lives.post(one, Event.RELOAD_ASKED)
+        if one.reload is None or one.reload is last:
+            raise RefusedError(f"cannot reload {name}: it is {one.row.label}", hint="only a started service can be reloaded")
+        reload = one.reload
+        await reload.over.wait()
+        if reload.why:
+            raise UnavailableError(
+                f"cannot reload {name}: its command failed: {reload.why}", hint=f"`mwctl logs {name}` shows what it said"
+            )
 
     async def stop_all(self, names: Container[str] | None = None) -> None:
         """Stop all services (or those *names*), each before those that it needs. Cancel it to stop waiting."""
-        for wave in reversed(self.graph.waves()):
-            ours = [self._services[name] for name in reversed(wave) if name in self._services]
-            ours = [one for one in ours if names is None or one.definition.name in names]
-            for one in ours:
-                self._lives.post(one, Event.UNWANTED)
-            for one in ours:
-                await self._wait_for(one, Attended.is_idle)
+        ours = {name: one for name, one in self._services.items() if names is None or name in names}
+        await end_in_order(self._lives, ours, Event.UNWANTED, Attended.is_idle)
 
     def _displace(self, name: str) -> None:
         """Stop what conflicts with *name*."""

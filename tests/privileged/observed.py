@@ -25,7 +25,7 @@ class ObservedMachine(FakeMachine):
 
     async def reload(self, service: str) -> ServiceStatus:
         self.view.check_name("reload", service)
-        self._one.supervisor.reload(service)
+        await self._one.supervisor.reload(service)
         return self._one.supervisor.status_of(service)
 
 

@@ -8,6 +8,7 @@ import trio
 
 from milkyway_agent.containers import BUNDLES, CRUN_STATE
 from milkyway_agent.core.uid_range import first_uid
+from milkyway_formats.errors import UnavailableError
 from milkyway_formats.execution import Execution
 from milkyway_formats.service import ExecProbe, Health, ReadyByNotify, ReadyByProbe, Reload, Restart, Scratch, Service, Stop
 from tests.privileged.test_containers import ID, site
@@ -67,7 +68,7 @@ async def test_a_command_has_it_read_its_configuration_and_another_stops_it(tmp_
             name="server",
             command=shell(waits),
             scratch=SCRATCH,
-            reload=Reload(command=shell("touch /var/scratch/new")),
+            reload=Reload(command=shell("touch /var/scratch/new; echo asked to")),
             stop=Stop(command=shell("kill -USR1 $MAINPID"), timeout_ms=20_000),
         )
         name = here.add(service)
@@ -75,8 +76,9 @@ async def test_a_command_has_it_read_its_configuration_and_another_stops_it(tmp_
         with trio.fail_after(30):
             await here.one.supervisor.wait_state(name, "started")
             await here.one.line(name, "begun")
-            here.one.supervisor.reload(name)
+            await here.one.supervisor.reload(name)
             await here.one.line(name, "new")
+            await here.one.line(name, "asked to")
             await here.one.supervisor.stop(name)
         assert here.one.lines(name)[-1] == "told"
         assert "service_killed" not in here.one.log.ring.events()
@@ -100,7 +102,8 @@ async def test_a_command_that_is_not_there_is_noted_and_changes_nothing(tmp_path
         here.one.supervisor.start(name)
         with trio.fail_after(30):
             await here.one.supervisor.wait_state(name, "started")
-            here.one.supervisor.reload(name)
+            with pytest.raises(UnavailableError, match="its command failed: cannot exec the container: crun ended with"):
+                await here.one.supervisor.reload(name)
             await here.one.event("service_reload_command_failed")
         assert here.one.supervisor.status_of(name).state == "started"
         await here.one.supervisor.stop(name)

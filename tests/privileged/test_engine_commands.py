@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from milkyway_formats.errors import RefusedError
+from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.execution import Execution
 from milkyway_formats.service import Reload, Restart, Stop
 from tests.privileged.misbehaviour.programs import STOPPED, UP, begin_direct, shell
@@ -80,14 +80,58 @@ async def test_it_is_reloaded_by_its_signal_or_its_command_and_only_when_started
             command = ["/bin/sh", "-c", f"echo $MAINPID >{tmp_path}/reloading"]
             one.add_direct(shell("signal", PATIENT), shell("command", PATIENT, reload=Reload(command=command)))
             with pytest.raises(RefusedError, match="cannot reload signal: it is idle"):
-                one.supervisor.reload("signal")
+                await one.supervisor.reload("signal")
             one.supervisor.start("signal", "command")
             for name in ("signal", "command"):
                 await up(one, name)
-                one.supervisor.reload(name)
+                await one.supervisor.reload(name)
             await one.line("signal", "again")
             assert await heard() == f"{one.supervisor.status_of('command').pid}\n"
             assert one.path("signal") == one.path("command") == UP
+
+
+async def test_what_its_commands_write_is_in_its_log(tmp_path: Path) -> None:
+    async with supervised() as one:
+        reload = Reload(command=["/bin/sh", "-c", "echo '<3>no such file' >&2; printf unended"])
+        one.add_direct(shell("web", PATIENT, reload=reload, stop=Stop(command=["/bin/echo", "stopping"])))
+        one.supervisor.start("web")
+        await up(one, "web")
+        await one.supervisor.reload("web")
+        await one.line("web", "unended")
+        assert [record.priority for record in one.log.ring.records if record.facts.get("line") == "no such file"] == [3]
+        await one.supervisor.stop("web")
+        await one.line("web", "stopping")
+        assert one.path("web") == [*UP, *STOPPED]
+
+
+async def test_whoever_has_it_reloaded_is_told_why_it_failed() -> None:
+    async with supervised() as one:
+        for name, command, why in (
+            ("fails", ["/bin/sh", "-c", "exit 3"], "it ended with 3"),
+            ("missing", ["/not/there"], "cannot execute"),
+        ):
+            one.add_direct(shell(name, PATIENT, reload=Reload(command=command)))
+            one.supervisor.start(name)
+            await up(one, name)
+            with pytest.raises(UnavailableError, match=f"^cannot reload {name}: its command failed: {why}"):
+                await one.supervisor.reload(name)
+            assert one.log.ring.events(name).count("service_reload_command_failed") == 1
+            assert one.path(name) == UP, "it goes on"
+
+
+async def test_whose_service_ends_while_it_is_reloaded_is_told() -> None:
+    async with supervised() as one, trio.open_nursery() as nursery:
+        one.add_direct(shell("web", PATIENT, reload=Reload(command=["/bin/sh", "-c", "echo begun; exec sleep 1000"])))
+        one.supervisor.start("web")
+        await up(one, "web")
+
+        async def stop() -> None:
+            await one.line("web", "begun")
+            await one.supervisor.stop("web")
+
+        nursery.start_soon(stop)
+        with pytest.raises(UnavailableError, match="^cannot reload web: its command failed: it ended with"):
+            await one.supervisor.reload("web")
 
 
 async def test_without_delay_it_is_started_again_at_once() -> None:

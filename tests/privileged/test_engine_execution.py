@@ -79,7 +79,7 @@ async def test_secrets_are_files_for_it_alone_and_gone_with_it(tmp_path: Path) -
         assert not [line for line in one.lines("web")[2:] if "hunter2" in line], "never in the environment"
         with heard_through(one.runtime / "reloading") as heard:
             await one.supervisor.wait_state("web", "started")
-            one.supervisor.reload("web")
+            await one.supervisor.reload("web")
             assert await heard() == "hunter2", "its commands have them too"
         await one.supervisor.stop("web")
         assert not place.exists()

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from milkyway_agent.core.dependencies import Changes, needs_of
+from milkyway_agent.core.service_state import Row
 from milkyway_agent.supervisor import Definition
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.listener import Listener, UnixStream
@@ -52,6 +53,48 @@ async def test_a_bundle_that_is_restarted_is_back_at_once() -> None:
             await one.supervisor.restart_and_wait("all")
             await one.supervisor.restart_and_wait("a")
         assert one.supervisor.status_of("a").state == "started"
+
+
+DEAF = "trap '' TERM; echo deaf; while :; do sleep 1000; done"
+
+
+async def test_a_deaf_service_delays_what_it_needs_when_all_stop_and_nothing_else() -> None:
+    async with supervised() as one, trio.open_nursery() as nursery:
+        one.add_direct(
+            sleeper("below"),
+            shell("deaf", DEAF, requires=["below"], stop=Stop(timeout_ms=60_000)),
+            sleeper("base"),
+            sleeper("middle", requires=["base"]),
+            sleeper("top", requires=["middle"]),
+        )
+        one.supervisor.start("deaf", "top")
+        await started(one, "deaf", "top")
+        await one.line("deaf", "deaf")
+        nursery.start_soon(one.supervisor.stop_all)
+        with trio.fail_after(10):
+            await one.supervisor.wait_state("base", "stopped")
+        stopped = [change.name for change in one.supervisor.history if change.now is Row.IDLE]
+        assert stopped == ["top", "middle", "base"]
+        assert one.supervisor.row("below") is Row.STARTED, "it is needed still"
+        os.kill(one.supervisor.status_of("deaf").pid, signal.SIGKILL)
+        with trio.fail_after(10):
+            await one.supervisor.wait_state("below", "stopped")
+
+
+async def test_who_is_between_two_keeps_their_order_when_these_alone_stop() -> None:
+    async with supervised() as one, trio.open_nursery() as nursery:
+        one.add_direct(sleeper("base"), sleeper("between", after=["base"]), shell("deaf", DEAF, after=["between"]))
+        one.supervisor.start("base", "between", "deaf")
+        await started(one, "base", "between", "deaf")
+        await one.line("deaf", "deaf")
+        nursery.start_soon(one.supervisor.stop_all, {"base", "deaf"})
+        with trio.fail_after(10):
+            await one.supervisor.wait_state("deaf", "stopping")
+        assert one.supervisor.row("base") is Row.STARTED
+        os.kill(one.supervisor.status_of("deaf").pid, signal.SIGKILL)
+        with trio.fail_after(10):
+            await one.supervisor.wait_state("base", "stopped")
+        assert one.supervisor.row("between") is Row.STARTED
 
 
 async def test_a_bundle_is_started_with_all_its_parts_and_dissolves_when_one_is_lost() -> None:

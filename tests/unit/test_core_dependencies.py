@@ -22,7 +22,6 @@ from milkyway_agent.core.dependencies import (
     waves,
 )
 from milkyway_agent.core.service_state import Row
-from milkyway_agent.core.shutdown import stop_waves
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.execution import Execution
 from milkyway_formats.listener import Listener, Tcp
@@ -54,8 +53,16 @@ def test_who_is_needed_comes_first() -> None:
     assert waves(NEEDS) == [("config", "cache"), ("database",), ("web",), ("metrics",)]
 
 
-def test_stopping_is_the_reverse_of_starting() -> None:
-    assert stop_waves(NEEDS) == [("metrics",), ("web",), ("database",), ("cache", "config")]
+def test_stopping_is_the_reverse_of_starting_and_waits_for_nobody_else() -> None:
+    order = Graph(NEEDS | {"alone": Needs()}).stopping()
+    stopped = []
+    while order.is_active():
+        ready = order.get_ready()
+        stopped.append(set(ready))
+        order.done(*(name for name in ready if name != "alone"))  # which is deaf
+        if not ready:
+            break
+    assert stopped == [{"metrics", "alone"}, {"web"}, {"database"}, {"config", "cache"}, set()]
 
 
 def test_a_ring_is_named_in_full() -> None:
@@ -228,7 +235,6 @@ def test_the_functions_say_what_the_graph_says() -> None:
         assert pulled_in(name, NEEDS) == graph.pulled_in(name)
         assert dependents(name, NEEDS) == graph.dependents(name)
         assert isolated(name, NEEDS) == graph.isolated(name)
-    assert stop_waves(graph) == stop_waves(NEEDS)
 
 
 WEB = Service(name="web", command=["/bin/web"])

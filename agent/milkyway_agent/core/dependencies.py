@@ -11,6 +11,7 @@ who ask once.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from graphlib import TopologicalSorter
 from typing import Literal, NamedTuple
 
 from milkyway_agent.core.restart import is_triggered
@@ -136,6 +137,12 @@ class Graph:
         if self._waves is None:
             self._waves = self._sorted()
         return self._waves
+
+    def stopping(self) -> TopologicalSorter[str]:
+        """Return the order of stopping: each service is ready when all that come after it are done."""
+        order = TopologicalSorter({name: self._later.get(name, ()) for name in self._needs})
+        order.prepare()
+        return order
 
     def check(self) -> None:
         """Raise RefusedError where a service could never start: in a ring, or in conflict with what it requires."""

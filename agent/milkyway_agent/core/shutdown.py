@@ -1,13 +1,10 @@
-"""The way down as data: the phases of an orderly end, and the order in which services stop.
+"""The way down as data: the phases of an orderly end.
 
 Unlike the boot nothing here waits for success: each phase has a deadline, and what failed or
 was too slow is left behind. The last one ends the machine whatever came before.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple
-
-from milkyway_agent.core.dependencies import Graph, Needs
 
 
 class Phase(NamedTuple):
@@ -30,9 +27,3 @@ SHUTDOWN: tuple[Phase, ...] = (
     Phase("sync", 10_000),
     Phase("close-watchdog", 1_000),
 )
-
-
-def stop_waves(needs: Mapping[str, Needs] | Graph) -> list[tuple[str, ...]]:
-    """Return the services in the order of stopping: the reverse of their start; one wave stops together."""
-    graph = needs if isinstance(needs, Graph) else Graph(needs)
-    return [tuple(reversed(wave)) for wave in reversed(graph.waves())]
