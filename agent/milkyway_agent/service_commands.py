@@ -8,8 +8,6 @@ import os
 import signal
 from collections.abc import Callable
 
-import trio
-
 from milkyway_agent.attended import Attended, Reload, Run, environment_for_commands
 from milkyway_agent.log import Log
 from milkyway_agent.output import carry_lines
@@ -91,9 +89,7 @@ class ServiceCommands:
     async def _carry(self, one: Attended, reading: int) -> None:
         try:
             await carry_lines(reading, one.definition.name, self._log)
-        except trio.Cancelled:  # it is begun anew, with the same pipe
-            raise
-        except BaseException:
+        except Exception:  # not when it is cancelled: then it is begun anew, with the same pipe
             os.close(reading)
             raise
         os.close(reading)
