@@ -9,7 +9,8 @@ import sys
 
 from milkyway_agent import early
 
-HELP = """usage: milkyway-agent --supervise DIR [--runtime DIR] [--logs DIR] [--start NAME]... [--verbose]
+HELP = """usage: milkyway-agent --supervise DIR [--runtime DIR] [--state DIR] [--logs DIR] [--start NAME]...
+                      [--verbose]
        milkyway-agent --check DIR
 
 Supervise the services that DIR defines: one NAME.yaml each (docs/reference/service.md).
@@ -17,6 +18,7 @@ Supervise the services that DIR defines: one NAME.yaml each (docs/reference/serv
   --supervise DIR  start them and keep them running; SIGTERM or SIGINT stops all in order, SIGHUP reads DIR again
   --check DIR      read and check them, and write the plan that lets a start be quick; start nothing
   --runtime DIR    sockets, secrets and what a re-execution needs (default: below /run, or XDG_RUNTIME_DIR)
+  --state DIR      when persistent timers last started their services (default: DIR/.state, or below the runtime directory)
   --logs DIR       keep what services write in rotated files there (default: print it)
   --start NAME     start NAME and what it needs (default: the service "default" if there is one, else all)
   --verbose        print every event, not only what services write and what goes wrong
@@ -27,16 +29,16 @@ example: milkyway-agent --supervise examples/supervise --runtime /tmp/supervise
 exit codes: 0 done, 1 a bug, 2 wrong usage, 3 refused, 4 not available now
 """
 USAGE = 2
-_VALUES = ("--supervise", "--check", "--runtime", "--logs", "--adopt", "--old", "--check-state")
+_VALUES = ("--supervise", "--check", "--runtime", "--state", "--logs", "--adopt", "--old", "--check-state")
 
 
 class Options:
     """What the command line says."""
 
-    __slots__ = ("adopt", "check", "check_state", "front", "logs", "old", "runtime", "start", "supervise", "verbose")
+    __slots__ = ("adopt", "check", "check_state", "front", "logs", "old", "runtime", "start", "state", "supervise", "verbose")
 
     def __init__(self) -> None:
-        self.supervise = self.check = self.runtime = self.logs = ""
+        self.supervise = self.check = self.runtime = self.state = self.logs = ""
         self.adopt = self.old = self.check_state = ""
         self.start: list[str] = []
         self.verbose = self.front = False
@@ -121,6 +123,7 @@ def _supervise(options: Options) -> int:
         return 3
     runtime = options.runtime = _absolute(options.runtime or default_runtime(directory))
     options.logs = options.logs and _absolute(options.logs)
+    options.state = options.state and _absolute(options.state)
     try:
         _make_directory(runtime)
         held = _hold_again(runtime) if options.adopt else hold(runtime)

@@ -103,7 +103,7 @@ class Supervision:
             notify_directory=str(self._runtime / "notify"),
             on_reboot=lambda name: log.note("reboot_not_done", service=name, why="this supervisor is not the machine's"),
         )
-        state = PathDirectory(_state_directory(self._directory, self._runtime))
+        state = PathDirectory(self._state_directory())
         self.supervisor.triggers.keep_stamps(TimerStamps(state))
         self.supervisor.keeps_at_end = True
         self._places = Places(begun.groups, self._runtime)
@@ -230,6 +230,17 @@ class Supervision:
         self._begun.open_files = state.open_files
         self._begun.launcher.limit_open_files(state.open_files)
         return state
+
+    def _state_directory(self) -> str:
+        """Return where timers keep their last starts: where it was said, by the definitions, or below the runtime directory."""
+        chosen = [Path(self.options.state)] if self.options.state else []
+        for path in chosen or (self._directory / ".state", self._runtime / ".state"):
+            with contextlib.suppress(OSError):
+                path.mkdir(mode=0o700, parents=bool(chosen), exist_ok=True)
+                return str(path)
+        if self.options.adopt:  # its services run: what timers start is not kept, as their log says
+            return self.options.state
+        raise UnavailableError(f"cannot keep the times of timers in {self.options.state or self._runtime}: it can't be written")
 
     def _read(self) -> list[Service]:
         """Return the services that the directory defines, by its plan; where that is stale a child makes it anew."""
@@ -396,16 +407,6 @@ class _Printed:
                 os.write(1, "".join(f"{describe(record)}\n" for record in records).encode(errors="replace"))
             return
         self._lines.write([record for record in records if record.priority <= self._least])
-
-
-def _state_directory(directory: Path, runtime: Path) -> str:
-    """Return where timers keep their last starts: beside the definitions, or where that can't be written, below *runtime*."""
-    for base in (directory, runtime):
-        path = base / ".state"
-        with contextlib.suppress(OSError):
-            path.mkdir(mode=0o700, exist_ok=True)
-            return str(path)
-    raise UnavailableError(f"cannot supervise {directory}: neither it nor {runtime} can be written")
 
 
 def _run(words: list[str]) -> tuple[int, str]:

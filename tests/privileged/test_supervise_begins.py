@@ -265,6 +265,20 @@ def test_relative_directories_are_those_of_where_it_began() -> None:
         one.wait_until(lambda: f"told: at {Path.cwd()}/{relative}/notify/" in one.printed(), "its word")
 
 
+def test_timers_keep_their_times_where_it_was_said(tmp_path: Path) -> None:
+    timers = [{"calendar": ["*-*-* *:*:*"], "persistent": True}]
+    with supervising() as one:
+        one.define("job", ["/bin/true"], type="oneshot", readiness={"type": "exit"}, timers=timers)
+        one.start("--state", str(tmp_path / "volume/state"))
+        stamps = tmp_path / "volume/state/timer-stamps"
+        one.wait_until(lambda: stamps.exists() and b"job" in stamps.read_bytes(), "the first time")
+        moved = tmp_path / "volume/elsewhere"
+        stamps.parent.rename(moved)
+        one.reexecute()
+        one.wait_until(lambda: stamps.exists() and b"job" in stamps.read_bytes(), "a further time")
+        assert not (one.definitions / ".state").exists()
+
+
 def test_what_it_is_told_wrongly_is_said_in_one_line_and_nothing_is_left(tmp_path: Path) -> None:
     with supervising() as one:
         one.define("web", SLEEP)
@@ -272,6 +286,9 @@ def test_what_it_is_told_wrongly_is_said_in_one_line_and_nothing_is_left(tmp_pat
         (tmp_path / "file").touch()
         code, said = refused(one, "--logs", f"{tmp_path}/file")
         assert (code, f"cannot keep logs in {tmp_path}/file: " in said) == (4, True)
+        assert one.groups() == []
+        code, said = refused(one, "--state", f"{tmp_path}/file/below")
+        assert (code, f"cannot keep the times of timers in {tmp_path}/file/below: " in said) == (4, True)
         assert one.groups() == []
         code, said = refused(one, "--start", "nosuch", "--start", "web")
         assert (code, f"cannot start nosuch: {one.definitions} defines no such service" in said) == (3, True)
