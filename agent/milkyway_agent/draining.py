@@ -15,11 +15,11 @@ class Drain:
     """Who is let in, and who of them is still owed an answer: the numbers ``owed``."""
 
     def __init__(self) -> None:
+        self.owed: set[int] = set()
         self._open = trio.Event()
         self._open.set()
-        self._accepting = trio.CancelScope()
-        self.owed: set[int] = set()
-        self._all_answered = trio.Event()
+        self._accepting: trio.CancelScope | None = None
+        self._changed = trio.Event()
 
     async def accept(self, listener: trio.socket.SocketType, number: int) -> trio.socket.SocketType:
         """Return the next connection, which is owed an answer as *number* until ``answered``. Raises OSError.
@@ -27,28 +27,34 @@ class Drain:
         While there is draining nobody is taken from *listener*: they wait there, for whatever program comes next.
         """
         while True:
-            await self._open.wait()
-            with trio.CancelScope() as self._accepting:
-                connection, _ = await listener.accept()
-                self.owed.add(number)
-                return connection
+            while not self._open.is_set():  # to wait for what is set lets others go first, and one of them may close it
+                await self._open.wait()
+            try:
+                with trio.CancelScope() as self._accepting:
+                    connection, _ = await listener.accept()
+                    self.owed.add(number)
+                    return connection
+            finally:
+                self._accepting = None
+                self._changed.set()
 
     def answered(self, *numbers: int) -> None:
         """Say that nobody waits for these connections: they are closed, or pass on what never ends."""
         self.owed.difference_update(numbers)
-        if not self.owed:
-            self._all_answered.set()
+        self._changed.set()
 
     @asynccontextmanager
     async def drained(self) -> AsyncIterator[None]:
         """Let nobody in meanwhile, and have everybody who is in answered before, as far as that takes no more than a second."""
         self._open = trio.Event()
-        self._accepting.cancel()
+        if self._accepting is not None:
+            self._accepting.cancel()
         try:
             with trio.move_on_after(DRAIN_SECONDS):
-                while self.owed:
-                    self._all_answered = trio.Event()
-                    await self._all_answered.wait()
+                # Who was accepted by the kernel while that was cancelled is in, too.
+                while self.owed or self._accepting is not None:
+                    self._changed = trio.Event()
+                    await self._changed.wait()
             yield
         finally:
             self._open.set()

@@ -68,3 +68,30 @@ async def test_who_waits_for_longer_holds_nothing_up(tmp_path: Path, autojump_cl
         async with drain.drained():
             assert drain.owed == {1}
     assert trio.current_time() - begun == DRAIN_SECONDS
+
+
+async def test_who_was_just_taken_when_draining_began_is_in_and_nobody_after(tmp_path: Path) -> None:
+    """At each point of an accept at which others may go first: which of these it is depends on trio's chance."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "api"))
+        listener.listen()
+        accepting = trio.socket.from_stdlib_socket(listener)
+        for steps in [0, 1, 2, 3] * 20:
+            drain = Drain()
+            taken: list[int] = []
+
+            async def accept(drain: Drain = drain, taken: list[int] = taken) -> None:
+                (await drain.accept(accepting, 1)).close()
+                taken.append(1)
+                drain.answered(1)
+
+            async with await trio.open_unix_socket(str(tmp_path / "api")), trio.open_nursery() as nursery:
+                nursery.start_soon(accept)
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                async with drain.drained():
+                    before = list(taken)
+                    await trio.testing.wait_all_tasks_blocked()
+                    assert taken == before
+                await trio.testing.wait_all_tasks_blocked()
+                assert taken == [1]
