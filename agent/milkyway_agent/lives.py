@@ -31,6 +31,7 @@ from milkyway_agent.core.explanation import Origin
 from milkyway_agent.core.service_state import (
     ONLY_IN,
     PERMISSIONS,
+    TIMERS,
     Effect,
     Event,
     IllegalEventError,
@@ -55,7 +56,6 @@ from milkyway_agent.watching import Watch
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 
 HISTORY = 1000
-_BEING_STOPPED = frozenset({Row.STOPPING, Row.RESTARTING, Row.FALTERING})  # who is killed there was asked to end before
 _AT_REST = frozenset({Row.IDLE, Row.ARMED, Row.COMPLETED, Row.FAILED})  # no run follows on its own
 LEAST_DELAY_MS = 1  # after a start that came to nothing at once: starts without end must let others have their turn
 
@@ -359,7 +359,8 @@ class Lives:
             case Effect.TERMINATE:
                 self._commands.terminate(one)
             case Effect.KILL:
-                late = {"after_ms": one.definition.service.stop.timeout_ms} if one.row in _BEING_STOPPED else {}
+                asked = TIMERS.get(one.row) is Event.OVERDUE  # to end before
+                late = {"after_ms": one.definition.service.stop.timeout_ms} if asked else {}
                 self.log.note("service_killed", service=one.definition.name, **late)
                 starter.kill()
                 if one.run is not None:

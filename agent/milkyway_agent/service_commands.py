@@ -37,7 +37,7 @@ class ServiceCommands:
         """Have the service read its configuration again; ``one.reload`` says what comes of it."""
         one.reload = Reload()
         if one.run is None:
-            one.reload.end("it has ended")
+            one.reload.end("the service has ended")
         elif one.definition.service.reload.command:
             self._spawn(self._reload_by_command, one, one.run, one.reload)
         else:
@@ -45,28 +45,31 @@ class ServiceCommands:
             one.reload.end()
 
     async def _stop_by_command(self, one: Attended, run: Run) -> None:
+        if _is_over(one, run):
+            return
         stop = one.definition.service.stop
         # Half of the time, so that there is some left for whoever heeds the signal.
-        if why := await self._command(one, run, stop.command, stop.timeout_ms / 2000):
+        if why := await self._command(one, stop.command, stop.timeout_ms / 2000):
             self._log.note("service_stop_command_failed", service=one.definition.name, why=why)
-        if one.run is run and not run.ended:
+        if not _is_over(one, run):
             _send(run, stop.signal)
 
     async def _reload_by_command(self, one: Attended, run: Run, reload: Reload) -> None:
-        why = "it was broken off"
+        why = "the service has ended"
         try:
-            why = await self._command(one, run, one.definition.service.reload.command, RELOAD_SECONDS)
+            if _is_over(one, run):
+                return
+            why = "it was broken off"
+            why = await self._command(one, one.definition.service.reload.command, RELOAD_SECONDS)
             if why:
                 self._log.note("service_reload_command_failed", service=one.definition.name, why=why)
         finally:
             reload.end(why)
 
-    async def _command(self, one: Attended, run: Run, command: list[str], seconds: float) -> str:
+    async def _command(self, one: Attended, command: list[str], seconds: float) -> str:
         """Run *command* beside the service; return "", or why it came to nothing."""
         starter = one.definition.starter
         assert runs_commands(starter), "Supervisor.add saw to it"
-        if one.run is not run or run.ended:
-            return "the service had ended before its turn"  # what it was meant for
         try:
             output = self._open_output(one)
             try:
@@ -93,6 +96,11 @@ class ServiceCommands:
             os.close(reading)
             raise
         os.close(reading)
+
+
+def _is_over(one: Attended, run: Run) -> bool:
+    """Tell whether *run* has ended: what a task was about to do for it must not be done to the next one."""
+    return one.run is not run or run.ended
 
 
 def _send(run: Run, name: str) -> None:

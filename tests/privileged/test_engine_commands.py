@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.execution import Execution
 from milkyway_formats.service import Reload, Restart, Stop
-from tests.privileged.misbehaviour.programs import STOPPED, UP, begin_direct, shell
+from tests.privileged.misbehaviour.programs import ONCE, STOPPED, UP, begin_direct, shell
 from tests.privileged.supervised import Supervised, heard_through, supervised
 
 pytestmark = pytest.mark.privileged
@@ -72,6 +73,26 @@ async def test_a_service_whose_end_its_own_stop_command_brings_about_is_stopped(
         await one.supervisor.wait_state("web", "started")
         await one.supervisor.stop("web")
         assert one.path("web") == [*UP, *STOPPED]
+
+
+async def test_who_has_ended_before_its_command_has_its_turn_is_told_nothing_more(tmp_path: Path) -> None:
+    async with supervised() as one:
+        told = ["/usr/bin/touch", str(tmp_path / "told")]
+        for name in ("stopped", "reloaded"):
+            one.add_direct(shell(name, "exec sleep 1000", stop=Stop(command=told), reload=Reload(command=told), restart=ONCE))
+            one.supervisor.start(name)
+            await one.supervisor.wait_state(name, "started")
+            pid = one.supervisor.status_of(name).pid
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 (nobody here may have a turn before it has ended)
+            if name == "stopped":
+                await one.supervisor.stop(name)
+            else:
+                with pytest.raises(UnavailableError, match="its command failed: the service has ended"):
+                    await one.supervisor.reload(name)
+            await trio.testing.wait_all_tasks_blocked(0.05)  # a command that was begun would be there by now
+            assert [event for event in one.log.ring.events(name) if "command_failed" in event] == []
+        assert not (tmp_path / "told").exists()
 
 
 async def test_it_is_reloaded_by_its_signal_or_its_command_and_only_when_started(tmp_path: Path) -> None:
