@@ -81,7 +81,7 @@ def _carry(arguments: list[str]) -> list[str]:
     try:
         import gc
 
-        from milkyway_agent import carried_code
+        from milkyway_agent.early import carried_code
 
         gc.disable()  # as ``supervise`` does, but before these megabytes
         carried_code.carry(int(arguments[at + 1]))

@@ -19,9 +19,9 @@ from milkyway_agent.core.dependencies import Graph, needs_of
 from milkyway_agent.core.group_files import group_files
 from milkyway_agent.core.restart import is_triggered
 from milkyway_agent.direct import plan_words
-from milkyway_agent.early import CONTROLLERS, DEFAULT, PLAN_FORMAT, files_of
+from milkyway_agent.early.launcher import encoded
+from milkyway_agent.early.start import CONTROLLERS, DEFAULT, PLAN_FORMAT, files_of
 from milkyway_agent.launch_words import capability_mask
-from milkyway_agent.launcher import encoded
 from milkyway_agent.listening import check_address
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
 from milkyway_formats.service import ReadyAtOnce, ReadyByExit, ReadyByProbe, ReadyByTcp, Service
@@ -87,7 +87,7 @@ def _check(service: Service) -> None:
 
 
 def plan_of(services: Mapping[str, Service], files: list[tuple[str, int, int, int]]) -> dict[str, object]:
-    """Return the plan: what ``early`` starts by itself, and all definitions for the supervisor."""
+    """Return the plan: what ``early.start`` starts by itself, and all definitions for the supervisor."""
     graph = Graph({name: needs_of(service) for name, service in services.items()})
     wanted = _wanted(services)
     zero = [

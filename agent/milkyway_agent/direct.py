@@ -20,8 +20,8 @@ from milkyway_agent.alarms import Alarm, Alarms
 from milkyway_agent.attended import Done, Start
 from milkyway_agent.core.group_files import group_files
 from milkyway_agent.credentials import Secret
+from milkyway_agent.early.launcher import Launcher, Launchers, NotStarted, Started, encoded
 from milkyway_agent.launch_words import words_of
-from milkyway_agent.launcher import Launcher, Launchers, NotStarted, Started, encoded
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.seccomp_filter import default_filter
 from milkyway_agent.starter import Running, bury, clear_group, kill_group, kill_process_group

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import msgspec
 import trio
 
-from milkyway_agent import carried_code
+from milkyway_agent.early import carried_code
 from milkyway_agent.reaping import Reaper
 from milkyway_formats.codec import Document, decode, encode
 from milkyway_formats.errors import RefusedError, UnavailableError

@@ -1,13 +1,13 @@
 """``milkyway-agent --supervise DIR``: the supervisor by itself, on any Linux, in any container, with or without root.
 
-This module is imported first and imports little: services that need nothing are started (``early``) before trio
+This module is imported first and imports little: services that need nothing are started (``early.start``) before trio
 and the supervisor are there. ``supervision`` is the rest of its life. Exit codes are those of every MilkyWay command.
 """
 
 import posix  # as os has it, whose import takes as long as three starts
 import sys
 
-from milkyway_agent import early
+from milkyway_agent.early import start
 
 HELP = """usage: milkyway-agent --supervise DIR [--runtime DIR] [--state DIR] [--logs DIR] [--start NAME]...
                       [--verbose]
@@ -110,7 +110,7 @@ def main(arguments: list[str]) -> int:
         from milkyway_agent.definitions import main as check
 
         # With a runtime directory it is asked by a supervisor, whose directory may be read-only.
-        plan = plan_file(options.check, options.runtime) if options.runtime else f"{options.check}/{early.PLAN_NAME}"
+        plan = plan_file(options.check, options.runtime) if options.runtime else f"{options.check}/{start.PLAN_NAME}"
         return check([options.check, plan])
     return _supervise(options)
 
@@ -137,13 +137,13 @@ def _supervise(options: Options) -> int:
             leftovers.end(held.groups)
         # A successor starts nothing early: it has no plan, and all that runs is in its state.
         begun = (
-            early.begin("", "")
+            start.begin("", "")
             if options.adopt
-            else early.begin(directory, plan_file(directory, runtime), chosen=bool(options.start))
+            else start.begin(directory, plan_file(directory, runtime), chosen=bool(options.start))
         )
         held.note(begun.groups)
     except OSError as error:
-        print(f"cannot supervise {directory}: {error.strerror}: {error.filename or early.launch_program()}", file=sys.stderr)
+        print(f"cannot supervise {directory}: {error.strerror}: {error.filename or start.launch_program()}", file=sys.stderr)
         return 4
     import gc
 
@@ -214,7 +214,7 @@ def _make_directory(path: str) -> None:
 
 def plan_file(directory: str, runtime: str) -> str:
     """Return where the plan of *directory* is: in it, or below *runtime* where it can't be written and has none that fits."""
-    inside = f"{directory}/{early.PLAN_NAME}"
-    if posix.access(directory, posix.W_OK) or early.read_plan(directory, inside):  # made when the image was
+    inside = f"{directory}/{start.PLAN_NAME}"
+    if posix.access(directory, posix.W_OK) or start.read_plan(directory, inside):  # made when the image was
         return inside
-    return f"{runtime}/{early.PLAN_NAME}"
+    return f"{runtime}/{start.PLAN_NAME}"

@@ -14,13 +14,13 @@ from pathlib import Path
 import msgspec
 import trio
 
-from milkyway_agent import carried_code, early
 from milkyway_agent.accounts import DynamicUsers
 from milkyway_agent.arrivals import arriving
 from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.direct import Direct, Launching, Places
 from milkyway_agent.draining import Drain
-from milkyway_agent.early import Early
+from milkyway_agent.early import carried_code, start
+from milkyway_agent.early.start import Early
 from milkyway_agent.keeping import keep
 from milkyway_agent.kept_state import KeptState, descriptors_of
 from milkyway_agent.log import OUTPUT, FileSink, LineSink, Log
@@ -248,7 +248,7 @@ class Supervision:
         if self._begun.plan is None:
             words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
             code, said = _run([sys.executable, *words[1:], "--check", str(self._directory), "--runtime", str(self._runtime)])
-            self._begun.plan = early.read_plan(str(self._directory), file)
+            self._begun.plan = start.read_plan(str(self._directory), file)
             if code or self._begun.plan is None:
                 why, _, hint = said.partition("\n")
                 if code not in (ExitCode.REFUSED, ExitCode.UNAVAILABLE):
@@ -283,7 +283,7 @@ class Supervision:
 
     def _wanted(self, services: Sequence[Service]) -> list[str]:
         names = [service.name for service in services]
-        return self.options.start or ([early.DEFAULT] if early.DEFAULT in names else names)
+        return self.options.start or ([start.DEFAULT] if start.DEFAULT in names else names)
 
     # --- life ----------------------------------------------------------------------------------------------------------
 

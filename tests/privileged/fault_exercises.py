@@ -14,9 +14,10 @@ from typing import Any
 
 import trio
 
-from milkyway_agent import direct, launcher, own_programs, pid1
+from milkyway_agent import direct, own_programs, pid1
 from milkyway_agent.core.effects import HoldData, LoadInstance, OpenLayer
 from milkyway_agent.data_plane import DataPlane
+from milkyway_agent.early import launcher
 from milkyway_agent.executor import Executor, LayerPlane
 from milkyway_agent.log import Log
 from milkyway_agent.policy_plane import PolicyPlane

@@ -21,7 +21,7 @@ import trio
 
 from milkyway_agent.core.dependencies import Needs, needs_of
 from milkyway_agent.direct import Direct, Launching, Places
-from milkyway_agent.launcher import Launcher
+from milkyway_agent.early.launcher import Launcher
 from milkyway_agent.log import OUTPUT, Log
 from milkyway_agent.program import Program, make_group
 from milkyway_agent.reaping import Reaper

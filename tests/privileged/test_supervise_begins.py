@@ -320,7 +320,7 @@ def test_what_means_nothing_here_is_refused_by_name(fields: dict[str, object], w
 
 
 def test_first_processes_of_different_namespaces_have_different_groups() -> None:
-    script = "from milkyway_agent import early; print(early._number())"
+    script = "from milkyway_agent.early import start as early; print(early._number())"
     said = [
         subprocess.run(["unshare", "--pid", "--fork", sys.executable, "-c", script], capture_output=True, text=True, check=True)
         for _ in range(2)

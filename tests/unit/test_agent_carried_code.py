@@ -7,7 +7,7 @@ import sys
 GATHERING = """
 import os, sys
 sys.path[:] = {paths!r}
-from milkyway_agent import carried_code
+from milkyway_agent.early import carried_code
 import colorsys, milkyway_agent.core.restart
 os.write({descriptor}, carried_code.gather())
 """
@@ -16,7 +16,7 @@ import sys
 sys.path[:] = {paths!r}
 import importlib.machinery, importlib.util, os
 sys.path[:] = [path for path in sys.path if not os.path.exists(path + "/milkyway_agent")]
-spec = importlib.util.spec_from_file_location("milkyway_agent.carried_code", {carried!r})
+spec = importlib.util.spec_from_file_location("milkyway_agent.early.carried_code", {carried!r})
 carried_code = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(carried_code)
 carried_code.carry({descriptor})
@@ -46,9 +46,9 @@ def run(program: str, descriptor: int, **values: str) -> str:
 
 
 def test_what_one_program_has_imported_another_imports_without_files() -> None:
-    import milkyway_agent.carried_code
+    import milkyway_agent.early.carried_code
 
-    file = milkyway_agent.carried_code.__file__
+    file = milkyway_agent.early.carried_code.__file__
     descriptor = os.memfd_create("code")
     try:
         run(GATHERING, descriptor)
@@ -61,7 +61,7 @@ def test_what_was_not_gathered_is_said_and_leaves_everything_as_it_is() -> None:
     program = """
 import sys
 sys.path[:] = {paths!r}
-from milkyway_agent import carried_code
+from milkyway_agent.early import carried_code
 before = list(sys.meta_path)
 try:
     carried_code.carry({descriptor})

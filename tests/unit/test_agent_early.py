@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from milkyway_agent.definitions import compile_plan
-from milkyway_agent.early import files_of, read_plan
+from milkyway_agent.early.start import files_of, read_plan
 
 PROGRAM = """
 import sys

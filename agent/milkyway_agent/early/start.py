@@ -16,7 +16,7 @@ import select
 import sys
 from time import sleep
 
-from milkyway_agent.launcher import Launchers, NotStarted, Started, encoded
+from milkyway_agent.early.launcher import Launchers, NotStarted, Started, encoded
 
 PLAN_NAME = ".plan"
 PLAN_FORMAT = 3
