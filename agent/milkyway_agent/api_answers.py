@@ -28,8 +28,8 @@ from milkyway_agent.api_types import (
     read_log_query,
     services_of,
 )
-from milkyway_agent.messages import ApiRequest
-from milkyway_agent.sealed import check_sealed
+from milkyway_agent.ipc.messages import ApiRequest
+from milkyway_agent.ipc.sealed_memory import check_sealed
 from milkyway_formats.command import ServiceAddress
 from milkyway_formats.errors import MilkyWayError, RefusedError, UnavailableError
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from milkyway_agent.sealed import MFD_NOEXEC_SEAL
+from milkyway_agent.ipc.sealed_memory import MFD_NOEXEC_SEAL
 from milkyway_formats.errors import MilkyWayError, RefusedError, UnavailableError
 
 INSTANCES_FD, POLICY_FD = 3, 4

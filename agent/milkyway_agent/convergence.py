@@ -24,9 +24,7 @@ from milkyway_agent.core.uid_range import check_apart
 from milkyway_agent.data_plane import DataPlane
 from milkyway_agent.executor import Executor, GroupPlane, LayerDamagedError, LayerPlane, ServicePlane, StackPlane
 from milkyway_agent.handover import KeptDeployments
-from milkyway_agent.layer_store import LayerStore
-from milkyway_agent.log import Log
-from milkyway_agent.messages import (
+from milkyway_agent.ipc.messages import (
     Acted,
     AdmitLocally,
     Begun,
@@ -39,6 +37,8 @@ from milkyway_agent.messages import (
     SendReport,
     VerifyLayer,
 )
+from milkyway_agent.layer_store import LayerStore
+from milkyway_agent.log import Log
 from milkyway_agent.policy_plane import PolicyPlane
 from milkyway_agent.programs import Programs
 from milkyway_agent.reaping import Reaper

@@ -19,10 +19,10 @@ import msgspec
 import trio
 
 from milkyway_agent.api_types import MAX_ENVELOPE_BYTES
-from milkyway_agent.channel import Channel, ChannelClosedError, close_all
 from milkyway_agent.front_routes import JSON, HttpRefusedError, Route, content_type, route
-from milkyway_agent.messages import ApiAnswer, ApiClosed, ApiConnection, ApiRequest, FromFront, ToFront
-from milkyway_agent.sealed import seal
+from milkyway_agent.ipc.channel import Channel, ChannelClosedError, close_all
+from milkyway_agent.ipc.messages import ApiAnswer, ApiClosed, ApiConnection, ApiRequest, FromFront, ToFront
+from milkyway_agent.ipc.sealed_memory import seal
 
 CHANNEL = 3
 MAX_HEAD_BYTES = 16 * 1024

@@ -7,7 +7,7 @@ UTF-8 is refused with HTTP's status for it, so that a mistyped request never doe
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-from milkyway_agent.messages import ApiVerb
+from milkyway_agent.ipc.messages import ApiVerb
 from milkyway_formats.errors import RefusedError
 
 MAX_ARGUMENT = 256

@@ -26,9 +26,9 @@ import trio
 
 from milkyway_agent.api_answers import Answer, Answers, Note, failure
 from milkyway_agent.api_types import Peer, plain
-from milkyway_agent.channel import Channel, ChannelClosedError, MessageRefusedError, close_all, socket_pair
 from milkyway_agent.draining import Drain
-from milkyway_agent.messages import ApiAnswer, ApiClosed, ApiConnection, ApiRequest, FromFront, ToFront
+from milkyway_agent.ipc.channel import Channel, ChannelClosedError, MessageRefusedError, close_all, socket_pair
+from milkyway_agent.ipc.messages import ApiAnswer, ApiClosed, ApiConnection, ApiRequest, FromFront, ToFront
 from milkyway_formats.errors import UnavailableError
 
 SOCKET_PATH = "/run/milkyway/mwctl.sock"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from milkyway_agent.core.effects import LoadInstance
 from milkyway_agent.handover import KeptInstance
-from milkyway_agent.messages import CheckPolicy, PolicyChecked
+from milkyway_agent.ipc.messages import CheckPolicy, PolicyChecked
+from milkyway_agent.ipc.sealed_memory import MFD_NOEXEC_SEAL, seal
 from milkyway_agent.programs import Programs
-from milkyway_agent.sealed import MFD_NOEXEC_SEAL, seal
 from milkyway_agent.system import selinux
 from milkyway_agent.trust_link import TrustLink
 from milkyway_formats.errors import RefusedError

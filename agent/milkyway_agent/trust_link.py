@@ -14,9 +14,9 @@ from typing import Protocol, TypeVar
 
 import trio
 
-from milkyway_agent.channel import Channel, ChannelClosedError, MessageRefusedError, close_all, socket_pair
 from milkyway_agent.core.polling import Patience, delay_ms
-from milkyway_agent.messages import (
+from milkyway_agent.ipc.channel import Channel, ChannelClosedError, MessageRefusedError, close_all, socket_pair
+from milkyway_agent.ipc.messages import (
     Begin,
     Begun,
     CommandAdmitted,

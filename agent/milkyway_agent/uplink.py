@@ -20,8 +20,8 @@ from typing import Protocol
 
 import trio
 
-from milkyway_agent.channel import Channel, ChannelClosedError, MessageRefusedError, close_all
-from milkyway_agent.messages import (
+from milkyway_agent.ipc.channel import Channel, ChannelClosedError, MessageRefusedError, close_all
+from milkyway_agent.ipc.messages import (
     MAX_MESSAGE_BYTES,
     Connect,
     Enrolled,
@@ -34,7 +34,7 @@ from milkyway_agent.messages import (
     Post,
     ToUplink,
 )
-from milkyway_agent.sealed import seal
+from milkyway_agent.ipc.sealed_memory import seal
 from milkyway_agent.uplink_fetch import fetch
 from milkyway_agent.uplink_http import AnswerRefusedError, Dial, dial, linked
 from milkyway_agent.uplink_poll import ANSWER_S, HELD_S, Poller

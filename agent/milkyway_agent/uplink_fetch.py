@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import trio
 
-from milkyway_agent.messages import Connect, Fetch
+from milkyway_agent.ipc.messages import Connect, Fetch
 from milkyway_agent.uplink_http import AnswerRefusedError, Dial, LinkError, linked
 from milkyway_agent.uplink_waiting import Chance, after_failure
 from milkyway_formats.agent_protocol import BLOB_PREFIX

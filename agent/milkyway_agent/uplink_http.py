@@ -11,7 +11,7 @@ from contextlib import aclosing, asynccontextmanager
 import h11
 import trio
 
-from milkyway_agent.messages import Connect
+from milkyway_agent.ipc.messages import Connect
 from milkyway_agent.uplink_tls import client_context, explain
 from milkyway_formats.agent_protocol import MAX_HEADER_BYTES, MAX_PROBLEM_BYTES, Problem
 from milkyway_formats.codec import decode

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from milkyway_agent.messages import Connect
+from milkyway_agent.ipc.messages import Connect
 from milkyway_agent.uplink_http import AnswerRefusedError, Dial, Link, linked
 from milkyway_agent.uplink_waiting import Answered, after_answer
 from milkyway_formats.agent_protocol import CURSOR_HEADER, KIND_HEADER, POLL_HOLD_S, EnvelopeKind, PollQuery

@@ -7,8 +7,8 @@ file, so the uplink opens nothing of any file system with files in it.
 import os
 import ssl
 
-from milkyway_agent.messages import Connect
-from milkyway_agent.sealed import seal
+from milkyway_agent.ipc.messages import Connect
+from milkyway_agent.ipc.sealed_memory import seal
 from milkyway_formats.errors import RefusedError
 
 

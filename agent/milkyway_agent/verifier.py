@@ -19,8 +19,8 @@ from pathlib import Path
 
 import trio
 
-from milkyway_agent.channel import Channel, ChannelClosedError, MessageRefusedError, close_all
-from milkyway_agent.messages import (
+from milkyway_agent.ipc.channel import Channel, ChannelClosedError, MessageRefusedError, close_all
+from milkyway_agent.ipc.messages import (
     Acted,
     AdmitLocally,
     Begin,

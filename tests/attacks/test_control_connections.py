@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from milkyway_agent.messages import Connect
+from milkyway_agent.ipc.messages import Connect
 from milkyway_agent.uplink_http import AnswerRefusedError, LinkError, dial, linked
 from milkyway_agent.verification.machine_keys import connection_key, connection_key_pem, generate
 from milkyway_control.ca import Authority

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from milkyway_agent.messages import Begun, DesiredAdmitted, LayerVerified, RefusalNoted, Refused
+from milkyway_agent.ipc.messages import Begun, DesiredAdmitted, LayerVerified, RefusalNoted, Refused
 from milkyway_agent.verification.answers import Outgoing
 from milkyway_agent.verification.machine_keys import identity_key
 from milkyway_agent.verification.trust_state import TrustStore

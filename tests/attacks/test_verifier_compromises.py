@@ -5,7 +5,7 @@ import hashlib
 import pytest
 from msgspec.structs import replace
 
-from milkyway_agent.messages import (
+from milkyway_agent.ipc.messages import (
     Begun,
     CommandAdmitted,
     Connect,

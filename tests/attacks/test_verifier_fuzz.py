@@ -4,8 +4,8 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from milkyway_agent.channel import Channel, MessageRefusedError, socket_pair
-from milkyway_agent.messages import Enrolled, FromUplink, FromVerifier, RefusalNoted, Refused, ToUplink, ToVerifier
+from milkyway_agent.ipc.channel import Channel, MessageRefusedError, socket_pair
+from milkyway_agent.ipc.messages import Enrolled, FromUplink, FromVerifier, RefusalNoted, Refused, ToUplink, ToVerifier
 from tests.fakes.layer_files import make_layer
 from tests.fakes.verifier_site import Site, to_pid1
 

@@ -18,8 +18,19 @@ import structlog
 import trio
 from click.testing import CliRunner, Result
 
-from milkyway_agent.channel import Channel, ChannelClosedError, close_all, socket_pair
-from milkyway_agent.messages import Connect, Enrolled, Envelope, Fetch, Fetched, FromUplink, Handled, LinkState, Post, ToUplink
+from milkyway_agent.ipc.channel import Channel, ChannelClosedError, close_all, socket_pair
+from milkyway_agent.ipc.messages import (
+    Connect,
+    Enrolled,
+    Envelope,
+    Fetch,
+    Fetched,
+    FromUplink,
+    Handled,
+    LinkState,
+    Post,
+    ToUplink,
+)
 from milkyway_agent.verification.enrolment import Enrolment, check_reply, make_request
 from milkyway_agent.verification.machine_keys import (
     MachineSecrets,

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import trio
 
-from milkyway_agent.channel import Channel
-from milkyway_agent.messages import Begin, Begun, FromUplink, FromVerifier, Handled, ToUplink, ToVerifier
+from milkyway_agent.ipc.channel import Channel
+from milkyway_agent.ipc.messages import Begin, Begun, FromUplink, FromVerifier, Handled, ToUplink, ToVerifier
 from tests.fakes.people import NOW
 from tests.fakes.verifier_site import COREOS, MACHINE_ENVELOPE, OWNER_ROOT
 

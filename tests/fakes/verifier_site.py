@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from milkyway_agent.messages import AdmitLocally, Begin, FetchLayer, VerifyLayer
+from milkyway_agent.ipc.messages import AdmitLocally, Begin, FetchLayer, VerifyLayer
 from milkyway_agent.verification.answers import ForUplink, Outgoing, ToPid1, Verifier
 from milkyway_agent.verification.machine_keys import public_keys
 from milkyway_agent.verification.trust_state import TrustStore

@@ -11,8 +11,8 @@ import trio
 
 import milkyway_agent
 import milkyway_formats
-from milkyway_agent.channel import Channel, socket_pair
-from milkyway_agent.messages import AdmitLocally, CommandAdmitted, Connect, FromVerifier, RefusalNoted, Refused, ToUplink
+from milkyway_agent.ipc.channel import Channel, socket_pair
+from milkyway_agent.ipc.messages import AdmitLocally, CommandAdmitted, Connect, FromVerifier, RefusalNoted, Refused, ToUplink
 from milkyway_formats.codec import encode
 from milkyway_formats.command import COMMAND_TYPE, Command, RestartService
 from tests.fakes.people import ALICE, FLEET, NOW, signed

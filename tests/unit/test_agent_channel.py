@@ -9,8 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from milkyway_agent.channel import Channel, ChannelClosedError, MessageRefusedError, close_all, descriptors_of, socket_pair
-from milkyway_agent.messages import (
+from milkyway_agent.ipc.channel import Channel, ChannelClosedError, MessageRefusedError, close_all, descriptors_of, socket_pair
+from milkyway_agent.ipc.messages import (
     MAX_MESSAGE_BYTES,
     Envelope,
     Fetch,

@@ -8,7 +8,7 @@ from trio.testing import MockClock, memory_stream_pair
 
 from milkyway_agent.front import Conversation
 from milkyway_agent.front_routes import DO, READ, HttpRefusedError, Route, content_type, route
-from milkyway_agent.messages import ApiAnswer
+from milkyway_agent.ipc.messages import ApiAnswer
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,10 @@ from milkyway_agent.api_types import (
     read_log_query,
     services_of,
 )
+from milkyway_agent.ipc.messages import ApiRequest, ApiVerb
+from milkyway_agent.ipc.sealed_memory import NotSealedError, check_sealed, seal
 from milkyway_agent.log import Log
 from milkyway_agent.machine import owners_policy
-from milkyway_agent.messages import ApiRequest, ApiVerb
-from milkyway_agent.sealed import NotSealedError, check_sealed, seal
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.report import RootStatus, Status
 from tests.fakes.api import Events

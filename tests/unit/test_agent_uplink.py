@@ -12,8 +12,8 @@ import pytest
 import trio
 import trio.testing
 
-from milkyway_agent.channel import ChannelClosedError
-from milkyway_agent.messages import Connect, Fetch, Fetched, FromUplink, LinkState, ToUplink
+from milkyway_agent.ipc.channel import ChannelClosedError
+from milkyway_agent.ipc.messages import Connect, Fetch, Fetched, FromUplink, LinkState, ToUplink
 from milkyway_agent.uplink import Uplink
 from milkyway_agent.uplink_fetch import FAILURES, fetch
 from milkyway_agent.uplink_http import CHUNK_S, AnswerRefusedError, Link, LinkError, one_line

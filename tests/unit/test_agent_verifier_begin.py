@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from milkyway_agent.messages import Begun, Connect, DesiredAdmitted, RefusalNoted, Refused
+from milkyway_agent.ipc.messages import Begun, Connect, DesiredAdmitted, RefusalNoted, Refused
 from milkyway_formats.codec import decode
 from milkyway_formats.enrolment import MACHINE_TYPE, EnrolmentRequest
 from milkyway_formats.root import ROOT_TYPE

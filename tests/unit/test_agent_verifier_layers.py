@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from milkyway_agent.messages import (
+from milkyway_agent.ipc.messages import (
     CheckPolicy,
     DesiredAdmitted,
     Fetch,

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from milkyway_agent.messages import CommandAdmitted, DesiredAdmitted, RefusalNoted, Refused, Unavailable
+from milkyway_agent.ipc.messages import CommandAdmitted, DesiredAdmitted, RefusalNoted, Refused, Unavailable
 from milkyway_agent.verification.answers import Outgoing
 from milkyway_formats.codec import decode, encode
 from milkyway_formats.command import COMMAND_TYPE, PowerOff

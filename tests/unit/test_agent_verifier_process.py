@@ -8,8 +8,8 @@ import pytest
 import trio
 import trio.testing
 
-from milkyway_agent.channel import Channel, socket_pair
-from milkyway_agent.messages import (
+from milkyway_agent.ipc.channel import Channel, socket_pair
+from milkyway_agent.ipc.messages import (
     AdmitLocally,
     CheckPolicy,
     Connect,

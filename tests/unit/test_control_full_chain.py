@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from milkyway_agent.messages import (
+from milkyway_agent.ipc.messages import (
     AdmitLocally,
     Begin,
     CommandAdmitted,
@@ -29,7 +29,7 @@ from milkyway_agent.messages import (
     RefusalNoted,
     SendReport,
 )
-from milkyway_agent.sealed import seal
+from milkyway_agent.ipc.sealed_memory import seal
 from milkyway_agent.trust_link import News, NotAdmittedError, TrustLink
 from milkyway_control import fleet_config
 from milkyway_control.fleet_config import FleetSettings

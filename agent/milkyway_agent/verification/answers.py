@@ -15,7 +15,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from milkyway_agent.core.admission import AcceptedDesired, admit_command, admit_desired, admit_layer, is_machines_own
-from milkyway_agent.messages import (
+from milkyway_agent.ipc.messages import (
     MAX_MESSAGE_BYTES,
     AdmitLocally,
     Begin,

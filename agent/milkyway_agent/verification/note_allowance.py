@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from milkyway_agent.messages import RefusalNoted
+from milkyway_agent.ipc.messages import RefusalNoted
 
 BURST = 16
 SECONDS_EACH = 5.0

@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from milkyway_agent.messages import MAX_MESSAGE_BYTES, Connect, Post
+from milkyway_agent.ipc.messages import MAX_MESSAGE_BYTES, Connect, Post
 from milkyway_agent.verification.enrolment_record import EnrolmentRefusedError
 from milkyway_agent.verification.machine_keys import connection_key_pem, identity_key
 from milkyway_agent.verification.standing import Standing

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from milkyway_agent.messages import RefusalNoted
+from milkyway_agent.ipc.messages import RefusalNoted
 from milkyway_agent.system.state_file import Directory
 from milkyway_agent.verification.enrolment_record import check_record
 from milkyway_agent.verification.local_orders import verify_kept

@@ -19,8 +19,8 @@ from typing import Any, Generic, Self, TypeVar, cast
 import msgspec
 import trio
 
-from milkyway_agent import messages
-from milkyway_agent.messages import MAX_MESSAGE_BYTES
+from milkyway_agent.ipc import messages
+from milkyway_agent.ipc.messages import MAX_MESSAGE_BYTES
 from milkyway_formats import codec
 from milkyway_formats.errors import RefusedError, UnavailableError
 
