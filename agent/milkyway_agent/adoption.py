@@ -9,7 +9,7 @@ from milkyway_agent.core import restart
 from milkyway_agent.core.service_state import TIMERS, Effect, Event, Row
 from milkyway_agent.kept_state import KeptService, restore
 from milkyway_agent.lives import Lives
-from milkyway_agent.output import Stream
+from milkyway_agent.log.service_output import Stream
 from milkyway_agent.starter import Running
 
 

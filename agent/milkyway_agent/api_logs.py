@@ -11,9 +11,9 @@ from itertools import islice
 import trio
 
 from milkyway_agent.api_types import LogLine, LogQuery
-from milkyway_agent.log import Log
-from milkyway_agent.log_reading import Choice
-from milkyway_agent.log_record import OUTPUT, Record, describe
+from milkyway_agent.log.log import Log
+from milkyway_agent.log.reader import Choice
+from milkyway_agent.log.record import OUTPUT, Record, describe
 from milkyway_agent.run_limiter import RunLimiter
 from milkyway_formats.errors import RefusedError
 

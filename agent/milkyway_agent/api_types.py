@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta, field
 
 from milkyway_agent.ipc.messages import ApiVerb
-from milkyway_agent.log_record import INFO, PRIORITIES, Fact, Priority
+from milkyway_agent.log.record import INFO, PRIORITIES, Fact, Priority
 from milkyway_formats.codec import Document
 from milkyway_formats.command import CommandClass
 from milkyway_formats.errors import RefusedError

@@ -38,7 +38,7 @@ from milkyway_agent.ipc.messages import (
     VerifyLayer,
 )
 from milkyway_agent.layer_store import LayerStore
-from milkyway_agent.log import Log
+from milkyway_agent.log.log import Log
 from milkyway_agent.policy_plane import PolicyPlane
 from milkyway_agent.programs import Programs
 from milkyway_agent.reaping import Reaper

@@ -24,7 +24,7 @@ from milkyway_agent.core.granted import check_listeners
 from milkyway_agent.core.service_state import satisfies
 from milkyway_agent.core.transition import Plan, Step
 from milkyway_agent.core.uid_range import RANGE, first_uid
-from milkyway_agent.log import Log
+from milkyway_agent.log.log import Log
 from milkyway_agent.program import make_group
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.starter import clear_group

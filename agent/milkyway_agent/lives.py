@@ -42,7 +42,7 @@ from milkyway_agent.core.service_state import (
 )
 from milkyway_agent.health_checks import HealthChecks
 from milkyway_agent.judging import judge_end
-from milkyway_agent.log import Log
+from milkyway_agent.log.log import Log
 from milkyway_agent.losses import losses
 from milkyway_agent.precedence import preceding
 from milkyway_agent.pressure import PressureWarnings

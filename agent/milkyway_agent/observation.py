@@ -19,7 +19,7 @@ from milkyway_agent.core.explanation import Seen, Tree, Why
 from milkyway_agent.core.restart import is_on_demand
 from milkyway_agent.core.start_times import Blame, CriticalPath
 from milkyway_agent.figures import Figures, Top, Use
-from milkyway_agent.log import Log
+from milkyway_agent.log.log import Log
 from milkyway_agent.supervisor import Supervisor
 from milkyway_agent.system import kernel
 from milkyway_formats.errors import RefusedError

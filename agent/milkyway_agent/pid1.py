@@ -31,7 +31,7 @@ from milkyway_agent.handover import KeptAgent, KeptDeployments
 from milkyway_agent.ipc.messages import Begin
 from milkyway_agent.keeping import keep
 from milkyway_agent.layer_store import LayerStore
-from milkyway_agent.log import FileSink, LineSink, Log
+from milkyway_agent.log.log import FileSink, LineSink, Log
 from milkyway_agent.machine import LiveMachine
 from milkyway_agent.own_programs import ADMIN_GROUP, FIRST, VERIFIER_USER
 from milkyway_agent.programs import Programs

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import trio
 
 from milkyway_agent.core.restart import describe_end
-from milkyway_agent.log import Log
-from milkyway_agent.output import carry_lines
+from milkyway_agent.log.log import Log
+from milkyway_agent.log.service_output import carry_lines
 from milkyway_agent.own_programs import GROUPS, PROGRAMS
 from milkyway_agent.reaping import Reaper, wait_ended
 from milkyway_agent.starter import Launched, Running, abandon, end_now, let_go, run_to_end

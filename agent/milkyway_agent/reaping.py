@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import trio
 
 from milkyway_agent.arrivals import arriving
-from milkyway_agent.log import Log
+from milkyway_agent.log.log import Log
 from milkyway_agent.system import processes, reaper
 
 GRACE_SECONDS = 1.0

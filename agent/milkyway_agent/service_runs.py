@@ -21,8 +21,8 @@ from milkyway_agent.alarms import Alarms
 from milkyway_agent.attended import Attended, Done, Run, Start, environment_of, is_direct
 from milkyway_agent.core.service_state import Event, Row
 from milkyway_agent.fd_store import FdStore
-from milkyway_agent.log import OUTPUT, Log
-from milkyway_agent.output import AT_ONCE, ENDED, Stream
+from milkyway_agent.log.log import OUTPUT, Log
+from milkyway_agent.log.service_output import AT_ONCE, ENDED, Stream
 from milkyway_agent.probes import LEAST_INTERVAL, is_listening
 from milkyway_agent.readiness import belongs_to
 from milkyway_agent.starter import Running, Starter, notify_path

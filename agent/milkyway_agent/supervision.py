@@ -23,8 +23,8 @@ from milkyway_agent.early import carried_code, start
 from milkyway_agent.early.start import Early
 from milkyway_agent.keeping import keep
 from milkyway_agent.kept_state import KeptState, descriptors_of
-from milkyway_agent.log import OUTPUT, FileSink, LineSink, Log
-from milkyway_agent.log_record import Record, describe
+from milkyway_agent.log.log import OUTPUT, FileSink, LineSink, Log
+from milkyway_agent.log.record import Record, describe
 from milkyway_agent.reaping import Reaper, wait_ended
 from milkyway_agent.reexecution import Kept, OldProgram, Renewal, close_on_exec, newest_program, read_state
 from milkyway_agent.starter import Running, clear_group

@@ -23,7 +23,7 @@ from milkyway_agent.core.service_state import Event, Row, has_process, satisfies
 from milkyway_agent.definition_checks import check
 from milkyway_agent.kept_state import KeptConnection, KeptService, keep
 from milkyway_agent.lives import Lives
-from milkyway_agent.log import Log
+from milkyway_agent.log.log import Log
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.service_runs import ServiceRuns
 from milkyway_agent.service_triggers import ServiceTriggers

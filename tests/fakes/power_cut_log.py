@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from milkyway_agent.log_files import Sync
+from milkyway_agent.log.files import Sync
 
 
 class PowerCutLog:

@@ -19,7 +19,7 @@ from milkyway_agent.core.effects import HoldData, LoadInstance, OpenLayer
 from milkyway_agent.data_plane import DataPlane
 from milkyway_agent.early import launcher
 from milkyway_agent.executor import Executor, LayerPlane
-from milkyway_agent.log import Log
+from milkyway_agent.log.log import Log
 from milkyway_agent.policy_plane import PolicyPlane
 from milkyway_agent.program import Program
 from milkyway_agent.starter import Launched

@@ -26,8 +26,8 @@ import trio
 
 from milkyway_agent import boot_run, own_programs, pid1, starter
 from milkyway_agent.core.boot import BOOT
-from milkyway_agent.log import Log
-from milkyway_agent.log_record import Record, describe
+from milkyway_agent.log.log import Log
+from milkyway_agent.log.record import Record, describe
 from milkyway_agent.system import cgroups, namespaces, reaper
 from milkyway_formats.service import Restart, Service
 from tests.privileged import fault_world

@@ -22,7 +22,7 @@ import trio
 from milkyway_agent.core.dependencies import Needs, needs_of
 from milkyway_agent.direct import Direct, Launching, Places
 from milkyway_agent.early.launcher import Launcher
-from milkyway_agent.log import OUTPUT, Log
+from milkyway_agent.log.log import OUTPUT, Log
 from milkyway_agent.program import Program, make_group
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.starter import Launched, clear_group

@@ -5,7 +5,7 @@ import pytest
 from milkyway_agent.attended import Definition
 from milkyway_agent.definition_checks import check
 from milkyway_agent.direct import Direct
-from milkyway_agent.log import Log
+from milkyway_agent.log.log import Log
 from milkyway_agent.program import Program
 from milkyway_agent.reaping import Reaper
 from milkyway_agent.starter import Launched

@@ -8,7 +8,7 @@ from milkyway_agent.containers import Machine
 from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.core.effects import RunServices
 from milkyway_agent.executor import Executor, service_definitions
-from milkyway_agent.log import Log
+from milkyway_agent.log.log import Log
 from milkyway_agent.reaping import Reaper
 from milkyway_formats.deployment import Deployment
 from milkyway_formats.errors import RefusedError, UnavailableError

@@ -8,8 +8,8 @@ import pytest
 import trio
 import trio.testing
 
-from milkyway_agent.log import FOLLOWED_RECORDS, Fact, FileSink, LineSink, Log, Record, Ring, describe
-from milkyway_agent.log_record import decode, encode, priority_of
+from milkyway_agent.log.log import FOLLOWED_RECORDS, Fact, FileSink, LineSink, Log, Record, Ring, describe
+from milkyway_agent.log.record import decode, encode, priority_of
 
 
 def a_log(*sinks: object) -> Log:

@@ -13,10 +13,10 @@ from trio.testing import MockClock
 
 from milkyway_agent.api_logs import open_log
 from milkyway_agent.api_types import LogQuery
-from milkyway_agent.log import Log
-from milkyway_agent.log_carrier import QUEUE_BYTES
-from milkyway_agent.log_files import FLUSH_SECONDS, Batch, FileSink, Sync
-from milkyway_agent.log_record import Record
+from milkyway_agent.log.files import FLUSH_SECONDS, Batch, FileSink, Sync
+from milkyway_agent.log.log import Log
+from milkyway_agent.log.record import Record
+from milkyway_agent.log.writer import QUEUE_BYTES
 
 LINE = "x" * 1000
 

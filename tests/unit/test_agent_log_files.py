@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from milkyway_agent.log_files import FLUSH_SECONDS, LEAST_FILE_BYTES, OPEN_FILES, URGENT_SECONDS, FileSink, Sync
-from milkyway_agent.log_record import Record, encode
+from milkyway_agent.log.files import FLUSH_SECONDS, LEAST_FILE_BYTES, OPEN_FILES, URGENT_SECONDS, FileSink, Sync
+from milkyway_agent.log.record import Record, encode
 from tests.fakes.power_cut_log import PowerCutLog
 
 

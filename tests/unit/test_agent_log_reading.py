@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milkyway_agent.log_files import FileSink
-from milkyway_agent.log_reading import CHUNK_BYTES, Choice, Past
-from milkyway_agent.log_record import Record
+from milkyway_agent.log.files import FileSink
+from milkyway_agent.log.reader import CHUNK_BYTES, Choice, Past
+from milkyway_agent.log.record import Record
 
 
 def everything(files: FileSink) -> Past:

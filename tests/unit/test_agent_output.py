@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from milkyway_agent.log import Log
-from milkyway_agent.output import (
+from milkyway_agent.log.log import Log
+from milkyway_agent.log.service_output import (
     AT_ONCE,
     CHUNK_BYTES,
     ENDED,

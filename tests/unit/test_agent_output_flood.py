@@ -7,8 +7,8 @@ import tracemalloc
 from contextlib import closing
 from pathlib import Path
 
-from milkyway_agent.log import FileSink, Log
-from milkyway_agent.output import AT_ONCE, Share, Stream
+from milkyway_agent.log.log import FileSink, Log
+from milkyway_agent.log.service_output import AT_ONCE, Share, Stream
 
 ROUNDS = 1000
 ROUND_SECONDS = 0.01  # of the loop's clock, which is the test's

@@ -18,7 +18,7 @@ the oldest of whichever service has the most.
 A full or failing disk loses records and nothing else. They are counted, and the first record that
 fits again is preceded by one that says how many are missing (``records_lost``).
 
-Everything here may wait for the disk: ``log_carrier`` calls it in a thread.
+Everything here may wait for the disk: ``log.writer`` calls it in a thread.
 """
 
 import errno
@@ -31,8 +31,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from milkyway_agent.log_reading import LONGEST_LINE, Part, Past
-from milkyway_agent.log_record import ERR, Fact, Record, encode, priority_of
+from milkyway_agent.log.reader import LONGEST_LINE, Part, Past
+from milkyway_agent.log.record import ERR, Fact, Record, encode, priority_of
 
 FLUSH_SECONDS = 5.0
 URGENT_SECONDS = 0.25

@@ -1,4 +1,4 @@
-"""Reading what ``log_files`` keeps: some records of many services, merged by time, in little memory.
+"""Reading what ``log.files`` keeps: some records of many services, merged by time, in little memory.
 
 A reader sees the files as they were at one moment: the segments with their lengths then (``Part``),
 which are only ever appended to and, when room is needed, removed; of a removed one it sees nothing.
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from milkyway_agent.log_record import OUTPUT, Record, decode
+from milkyway_agent.log.record import OUTPUT, Record, decode
 
 CHUNK_BYTES = 8192  # for each service that is read at once
 LONGEST_LINE = 65536  # longer than any record (4096 characters, each six bytes at most): what is longer is none

@@ -19,8 +19,8 @@ from typing import Final, NamedTuple
 
 import trio
 
-from milkyway_agent.log import Log
-from milkyway_agent.log_record import INFO
+from milkyway_agent.log.log import Log
+from milkyway_agent.log.record import INFO
 
 LINE_BYTES = 4096
 CHUNK_BYTES = 16384  # what one call may take from the loop: at most this many bytes and ``Share.burst`` lines

@@ -1,7 +1,7 @@
 """PID 1's own small log: one event name, past tense, and facts as fields.
 
 A record goes to every sink: the console (one short line for people), a bounded ring in memory, and,
-once the data disk is there, files (``log_files``, through ``log_carrier``, so that nobody waits for
+once the data disk is there, files (``log.files``, through ``log.writer``, so that nobody waits for
 the disk). A sink that fails loses the record and nothing else: logging never raises.
 """
 
@@ -12,14 +12,14 @@ from typing import Protocol, cast
 
 import trio
 
-from milkyway_agent.log_carrier import Carrier
-from milkyway_agent.log_files import FileSink as FileSink
-from milkyway_agent.log_reading import Past
-from milkyway_agent.log_record import OUTPUT as OUTPUT
-from milkyway_agent.log_record import Fact as Fact
-from milkyway_agent.log_record import Record as Record
-from milkyway_agent.log_record import describe as describe
-from milkyway_agent.log_record import priority_of
+from milkyway_agent.log.files import FileSink as FileSink
+from milkyway_agent.log.reader import Past
+from milkyway_agent.log.record import OUTPUT as OUTPUT
+from milkyway_agent.log.record import Fact as Fact
+from milkyway_agent.log.record import Record as Record
+from milkyway_agent.log.record import describe as describe
+from milkyway_agent.log.record import priority_of
+from milkyway_agent.log.writer import Carrier
 
 RING_RECORDS = 500
 FOLLOWED_RECORDS = 256

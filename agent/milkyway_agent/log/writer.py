@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
-from milkyway_agent.log_files import Batch, FileSink
-from milkyway_agent.log_reading import Part
-from milkyway_agent.log_record import Record
+from milkyway_agent.log.files import Batch, FileSink
+from milkyway_agent.log.reader import Part
+from milkyway_agent.log.record import Record
 
 QUEUE_BYTES = 2 << 20
 CLOSE_SECONDS = 2.0
