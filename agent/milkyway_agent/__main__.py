@@ -37,10 +37,7 @@ def main() -> int:
     print(f"milkyway: PID 1 at {born_ms / 1000:.2f} s", flush=True)
     try:
         early = _first_steps() if adopted < 0 else None
-        from milkyway_agent import (
-            light_trio,  # noqa: F401 (first of all that import trio)
-            pid1,
-        )
+        from milkyway_agent import pid1
 
         pid1.run(born_ms, adopted=adopted, early=early)
     except BaseException:  # noqa: BLE001 (an end of any kind would be a panic)
@@ -65,12 +62,8 @@ def _first_steps() -> "Early | None":
 
 def _check_state(descriptor: int) -> int:
     """Say whether PID 1's program can be imported, and can read the state that it would go on from."""
-    from milkyway_agent import (
-        light_trio,  # noqa: F401 (first of all that import trio)
-        pid1,  # noqa: F401 (what is asked: whether it can be imported)
-    )
     from milkyway_agent.handover import KeptAgent
-    from milkyway_agent.reexecution import main_check
+    from milkyway_agent.runtime.reexecution import main_check
 
     return main_check(descriptor, KeptAgent)
 

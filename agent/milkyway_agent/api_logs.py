@@ -14,7 +14,7 @@ from milkyway_agent.api_types import LogLine, LogQuery
 from milkyway_agent.log.log import Log
 from milkyway_agent.log.reader import Choice
 from milkyway_agent.log.record import OUTPUT, Record, describe
-from milkyway_agent.run_limiter import RunLimiter
+from milkyway_agent.runtime.thread_limit import RunLimiter
 from milkyway_formats.errors import RefusedError
 
 AGENT = "agent"  # how the agent's own records, whose service is empty, are addressed

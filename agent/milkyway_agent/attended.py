@@ -8,7 +8,6 @@ from typing import Final, NamedTuple, Protocol, TypeGuard
 import trio
 
 from milkyway_agent import listening
-from milkyway_agent.alarms import Alarm
 from milkyway_agent.core.dependencies import Needs
 from milkyway_agent.core.explanation import Origin
 from milkyway_agent.core.restart import Starts
@@ -16,6 +15,7 @@ from milkyway_agent.core.service_state import Effect, Event, Row, has_process
 from milkyway_agent.core.start_times import Times
 from milkyway_agent.fd_store import FdStore
 from milkyway_agent.log.service_output import Stream
+from milkyway_agent.runtime.alarms import Alarm
 from milkyway_agent.starter import Running, Starter
 from milkyway_agent.system import processes
 from milkyway_formats.service import ReadyByDescriptor, Service

@@ -23,7 +23,7 @@ from milkyway_agent.core.contexts import object_context, process_context
 from milkyway_agent.core.group_files import group_files
 from milkyway_agent.core.stack import stack_mount, type_name
 from milkyway_agent.core.uid_range import first_uid
-from milkyway_agent.reaping import Reaper
+from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.seccomp import profile
 from milkyway_agent.starter import (
     NONE,

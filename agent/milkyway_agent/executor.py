@@ -26,7 +26,7 @@ from milkyway_agent.core.transition import Plan, Step
 from milkyway_agent.core.uid_range import RANGE, first_uid
 from milkyway_agent.log.log import Log
 from milkyway_agent.program import make_group
-from milkyway_agent.reaping import Reaper
+from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.starter import clear_group
 from milkyway_agent.supervisor import Definition, Supervisor
 from milkyway_agent.system import loop, mounts, verity

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 import trio
 
-from milkyway_agent.run_limiter import RunLimiter
+from milkyway_agent.runtime.thread_limit import RunLimiter
 from milkyway_agent.system import cgroups
 
 _READERS = RunLimiter("readers of figures", 1)

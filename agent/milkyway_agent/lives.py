@@ -1,7 +1,7 @@
 """The lives of all services: events are fed to each one's table, and the effects that it answers with are carried out.
 
 Each service has one queue, and its events are handled one at a time, at once where they arise: there is no
-task for each service. One epoll watches all descriptors (``watching``), one heap holds all timers
+task for each service. One epoll watches all descriptors (``runtime.watch``), one heap holds all timers
 (``alarms``); a task exists only where something must be waited for (a container's start, clearing away what
 survived, a command), and only as long. Messages say what they belong to: one about an earlier process or a
 cancelled timer is dropped. Whatever goes wrong while an effect is carried out is logged and makes that
@@ -20,7 +20,6 @@ from typing import Any
 
 import trio
 
-from milkyway_agent.alarms import Alarms
 from milkyway_agent.attended import AT_ONCE, Attended, Change, Message, Run, accepts, is_direct
 from milkyway_agent.burying import Burial, clear
 from milkyway_agent.conditions import unmet
@@ -44,15 +43,16 @@ from milkyway_agent.health_checks import HealthChecks
 from milkyway_agent.judging import judge_end
 from milkyway_agent.log.log import Log
 from milkyway_agent.losses import losses
-from milkyway_agent.precedence import preceding
 from milkyway_agent.pressure import PressureWarnings
-from milkyway_agent.reaping import Reaper
+from milkyway_agent.runtime.alarms import Alarms
+from milkyway_agent.runtime.dispatch_first import preceding
+from milkyway_agent.runtime.reaper import Reaper
+from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.seen_rows import SeenRows
 from milkyway_agent.service_commands import ServiceCommands
 from milkyway_agent.service_runs import ServiceRuns
 from milkyway_agent.service_triggers import ServiceTriggers
 from milkyway_agent.starter import Running, let_go
-from milkyway_agent.watching import Watch
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 
 HISTORY = 1000

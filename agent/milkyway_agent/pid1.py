@@ -20,7 +20,6 @@ import trio
 
 from milkyway_agent import handover, local_api, phases
 from milkyway_agent.api_answers import Answers
-from milkyway_agent.arrivals import arriving
 from milkyway_agent.boot_run import BootRun, Deed
 from milkyway_agent.convergence import Convergence, protect_installed
 from milkyway_agent.core.boot import BOOT
@@ -29,14 +28,15 @@ from milkyway_agent.draining import Drain
 from milkyway_agent.early_boot import ORDERS, Early
 from milkyway_agent.handover import KeptAgent, KeptDeployments
 from milkyway_agent.ipc.messages import Begin
-from milkyway_agent.keeping import keep
 from milkyway_agent.layer_store import LayerStore
 from milkyway_agent.log.log import FileSink, LineSink, Log
 from milkyway_agent.machine import LiveMachine
 from milkyway_agent.own_programs import ADMIN_GROUP, FIRST, VERIFIER_USER
 from milkyway_agent.programs import Programs
-from milkyway_agent.reaping import Reaper
-from milkyway_agent.reexecution import Renewal
+from milkyway_agent.runtime.reaper import Reaper
+from milkyway_agent.runtime.reexecution import Renewal
+from milkyway_agent.runtime.signal_receiver import arriving
+from milkyway_agent.runtime.tasks import keep
 from milkyway_agent.starter import Running
 from milkyway_agent.succession import Succession, go_on
 from milkyway_agent.supervisor import Supervisor

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from milkyway_agent.attended import Attended
+from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.system import cgroups
-from milkyway_agent.watching import Watch
 from milkyway_formats.service import Pressure
 
 WINDOW_US = 10_000_000  # the longest that the kernel takes, and the time that `mwctl top` shows

@@ -15,15 +15,15 @@ from itertools import count
 import trio
 
 from milkyway_agent import listening
-from milkyway_agent.alarms import Alarm, Alarms
 from milkyway_agent.attended import Attended
 from milkyway_agent.core import schedule
 from milkyway_agent.core.schedule import Due, Past
 from milkyway_agent.core.service_state import Row
-from milkyway_agent.run_limiter import RunLimiter
+from milkyway_agent.runtime.alarms import Alarm, Alarms
+from milkyway_agent.runtime.thread_limit import RunLimiter
+from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.system import timerfd
 from milkyway_agent.timer_stamps import TimerStamps
-from milkyway_agent.watching import Watch
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.listener import Listener
 

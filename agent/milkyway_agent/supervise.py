@@ -98,12 +98,8 @@ def main(arguments: list[str]) -> int:
         front.main()
         return 0
     if options.check_state:
-        from milkyway_agent import (
-            light_trio,  # noqa: F401 (first of all that import trio)
-            supervision,  # noqa: F401 (what is asked: whether it can be imported)
-        )
         from milkyway_agent.kept_state import KeptState
-        from milkyway_agent.reexecution import main_check
+        from milkyway_agent.runtime.reexecution import main_check
 
         return main_check(int(options.check_state), KeptState)
     if options.check:
@@ -148,10 +144,7 @@ def _supervise(options: Options) -> int:
     import gc
 
     gc.disable()  # what is imported is no garbage, and looking through it takes its time; ``Supervision`` enables it
-    from milkyway_agent import (
-        light_trio,  # noqa: F401 (first of all that import trio)
-        supervision,
-    )
+    from milkyway_agent import supervision
 
     return supervision.run(options, begun)
 

@@ -13,7 +13,6 @@ import trio
 from msgspec.structs import replace
 
 from milkyway_agent import adoption
-from milkyway_agent.alarms import Alarms
 from milkyway_agent.attended import AT_ONCE, Attended, Change, Run
 from milkyway_agent.attended import Definition as Definition
 from milkyway_agent.connections import Connections
@@ -24,13 +23,14 @@ from milkyway_agent.definition_checks import check
 from milkyway_agent.kept_state import KeptConnection, KeptService, keep
 from milkyway_agent.lives import Lives
 from milkyway_agent.log.log import Log
-from milkyway_agent.reaping import Reaper
+from milkyway_agent.runtime.alarms import Alarms
+from milkyway_agent.runtime.reaper import Reaper
+from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.service_runs import ServiceRuns
 from milkyway_agent.service_triggers import ServiceTriggers
 from milkyway_agent.starter import Running
 from milkyway_agent.stop_order import end_in_order
 from milkyway_agent.system import kernel, selinux
-from milkyway_agent.watching import Watch
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.report import ServiceStatus
 from milkyway_formats.service import Service

@@ -9,7 +9,7 @@ import threading
 import pytest
 import trio
 
-from milkyway_agent.arrivals import arriving
+from milkyway_agent.runtime.signal_receiver import arriving
 from milkyway_agent.system import signals
 
 pytestmark = pytest.mark.privileged

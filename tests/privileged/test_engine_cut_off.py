@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from milkyway_agent.program import Program
-from milkyway_agent.reaping import Reaper
+from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.starter import NONE, Launched, Running
 from milkyway_agent.supervisor import Definition
 from milkyway_formats.service import ExecProbe, Health, ReadyByProbe, Service

@@ -215,7 +215,9 @@ def test_no_connection_notices_a_re_execution_and_none_is_forgotten() -> None:
 def test_a_new_program_that_can_not_be_imported_is_not_executed() -> None:
     with supervising(own_program=True) as one:
         pid = start_web(one)
-        (one.program / "milkyway_agent/reexecution.py").write_text("raise ImportError('a new version that is broken')\n")
+        (one.program / "milkyway_agent/runtime/reexecution.py").write_text(
+            "raise ImportError('a new version that is broken')\n"
+        )
         code, said = one.ask("reexec")
         assert code == 4
         assert "cannot re-execute: the new program can't take over, it ended with 1" in said

@@ -7,7 +7,7 @@ from itertools import pairwise
 import trio
 import trio.testing
 
-from milkyway_agent.alarms import Alarm, Alarms
+from milkyway_agent.runtime.alarms import Alarm, Alarms
 
 
 class Notes:

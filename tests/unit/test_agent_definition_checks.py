@@ -7,7 +7,7 @@ from milkyway_agent.definition_checks import check
 from milkyway_agent.direct import Direct
 from milkyway_agent.log.log import Log
 from milkyway_agent.program import Program
-from milkyway_agent.reaping import Reaper
+from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.starter import Launched
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.listener import Listener, Tcp

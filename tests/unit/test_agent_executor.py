@@ -9,7 +9,7 @@ from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.core.effects import RunServices
 from milkyway_agent.executor import Executor, service_definitions
 from milkyway_agent.log.log import Log
-from milkyway_agent.reaping import Reaper
+from milkyway_agent.runtime.reaper import Reaper
 from milkyway_formats.deployment import Deployment
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.grants import Grant, Listen

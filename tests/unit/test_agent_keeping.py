@@ -4,7 +4,7 @@ import pytest
 import trio
 import trio.testing
 
-from milkyway_agent.keeping import keep
+from milkyway_agent.runtime.tasks import keep
 
 
 class Noted:

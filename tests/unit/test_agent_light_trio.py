@@ -6,7 +6,7 @@ import sys
 BEGIN = """
 import sys
 sys.path += {paths!r}
-from milkyway_agent import light_trio
+from milkyway_agent.runtime import light_trio
 import trio
 """
 NOT_IMPORTED = """

@@ -7,9 +7,9 @@ import pytest
 import trio
 import trio.testing
 
-from milkyway_agent.alarms import Alarms
-from milkyway_agent.precedence import preceding
-from milkyway_agent.watching import Watch
+from milkyway_agent.runtime.alarms import Alarms
+from milkyway_agent.runtime.dispatch_first import preceding
+from milkyway_agent.runtime.watch import Watch
 
 
 @pytest.fixture

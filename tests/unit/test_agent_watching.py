@@ -9,8 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from milkyway_agent.alarms import Alarms
-from milkyway_agent.watching import Watch
+from milkyway_agent.runtime.alarms import Alarms
+from milkyway_agent.runtime.watch import Watch
 
 
 @contextmanager

@@ -37,7 +37,9 @@ class _Nothing(ModuleType):
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (Exception,), {"__module__": self.__name__, "__doc__": "Left out by milkyway_agent.light_trio."})
+        return type(
+            name, (Exception,), {"__module__": self.__name__, "__doc__": "Left out by milkyway_agent.runtime.light_trio."}
+        )
 
 
 class _KnownLibrary(ModuleType):

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 import trio
 
-from milkyway_agent.arrivals import arriving
 from milkyway_agent.log.log import Log
+from milkyway_agent.runtime.signal_receiver import arriving
 from milkyway_agent.system import processes, reaper
 
 GRACE_SECONDS = 1.0

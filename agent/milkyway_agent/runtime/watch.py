@@ -13,7 +13,7 @@ from functools import partial
 
 import trio
 
-from milkyway_agent.alarms import Alarm, Alarms
+from milkyway_agent.runtime.alarms import Alarm, Alarms
 
 _AT_ONCE = 256  # events taken in one turn, so that other tasks have theirs
 REST_SECONDS = (0.1, 1.0, 10.0)  # after the first failure, the second, and each that follows

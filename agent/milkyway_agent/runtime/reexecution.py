@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from milkyway_agent.early import carried_code
-from milkyway_agent.reaping import Reaper
+from milkyway_agent.runtime.reaper import Reaper
 from milkyway_formats.codec import Document, decode, encode
 from milkyway_formats.errors import RefusedError, UnavailableError
 
