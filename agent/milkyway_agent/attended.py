@@ -7,16 +7,16 @@ from typing import Final, NamedTuple, Protocol, TypeGuard
 
 import trio
 
-from milkyway_agent import listening
 from milkyway_agent.core.dependencies import Needs
 from milkyway_agent.core.explanation import Origin
 from milkyway_agent.core.restart import Starts
 from milkyway_agent.core.service_state import Effect, Event, Row, has_process
 from milkyway_agent.core.start_times import Times
 from milkyway_agent.fd_store import FdStore
+from milkyway_agent.launching import listeners
+from milkyway_agent.launching.child import Running, Starter
 from milkyway_agent.log.service_output import Stream
 from milkyway_agent.runtime.alarms import Alarm
-from milkyway_agent.starter import Running, Starter
 from milkyway_agent.system import processes
 from milkyway_formats.service import ReadyByDescriptor, Service
 
@@ -221,7 +221,7 @@ def environment_of(one: Attended, notify: str | None) -> dict[str, str]:
     """Return the variables that tell a service of its notify socket, watchdog, listeners and stored descriptors."""
     service = one.definition.service
     stored = one.store.names if one.store else ()
-    found = listening.environment(service.listeners, stored)
+    found = listeners.environment(service.listeners, stored)
     if notify:
         found["NOTIFY_SOCKET"] = notify
     if service.watchdog_ms and notify:

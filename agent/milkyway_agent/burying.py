@@ -7,10 +7,10 @@ from collections.abc import Callable
 import trio
 
 from milkyway_agent.attended import Attended, is_direct
+from milkyway_agent.launching.child import let_go
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.service_runs import ServiceRuns
-from milkyway_agent.starter import let_go
 
 BURY_SECONDS = 10.0
 

@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 import trio
 
 from milkyway_agent.api_types import Applied
-from milkyway_agent.containers import Machine
 from milkyway_agent.core import effects
 from milkyway_agent.core.contexts import object_context
 from milkyway_agent.core.effects import DeploymentEffect
@@ -37,6 +36,7 @@ from milkyway_agent.ipc.messages import (
     SendReport,
     VerifyLayer,
 )
+from milkyway_agent.launching.container import Machine
 from milkyway_agent.layer_store import LayerStore
 from milkyway_agent.log.log import Log
 from milkyway_agent.policy_plane import PolicyPlane

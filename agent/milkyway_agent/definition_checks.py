@@ -2,7 +2,7 @@
 
 from milkyway_agent.attended import Definition, accepts, is_direct
 from milkyway_agent.core.calendar import parse
-from milkyway_agent.starter import runs_commands
+from milkyway_agent.launching.child import runs_commands
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.execution import Execution
 from milkyway_formats.service import ExecProbe, HttpProbe, ReadyByDescriptor, ReadyByProbe

@@ -18,11 +18,11 @@ from milkyway_agent.core.calendar import parse
 from milkyway_agent.core.dependencies import Graph, needs_of
 from milkyway_agent.core.group_files import group_files
 from milkyway_agent.core.restart import is_triggered
-from milkyway_agent.direct import plan_words
 from milkyway_agent.early.launcher import encoded
 from milkyway_agent.early.start import CONTROLLERS, DEFAULT, PLAN_FORMAT, files_of
-from milkyway_agent.launch_words import capability_mask
-from milkyway_agent.listening import check_address
+from milkyway_agent.launching.arguments import capability_mask
+from milkyway_agent.launching.direct import plan_words
+from milkyway_agent.launching.listeners import check_address
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
 from milkyway_formats.service import ReadyAtOnce, ReadyByExit, ReadyByProbe, ReadyByTcp, Service
 from milkyway_formats.service_check import check_listeners_of_all, check_service

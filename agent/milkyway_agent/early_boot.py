@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from milkyway_agent import phases
+from milkyway_agent.launching.program import ENVIRONMENT, launch_command, make_group
 from milkyway_agent.own_programs import FIRST, GROUPS, PROGRAMS
-from milkyway_agent.program import ENVIRONMENT, launch_command, make_group
 from milkyway_agent.system import kernel, processes, signals
 
 FIRST_MODULES = ("failover", "net_failover", "virtio_net")  # what the first service needs

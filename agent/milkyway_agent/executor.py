@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import trio
 
-from milkyway_agent.containers import CGROUPS, CRUN, Container, Machine, domain_of
 from milkyway_agent.core import stack, transition
 from milkyway_agent.core.contexts import object_context, process_context
 from milkyway_agent.core.dependencies import needs_of
@@ -24,10 +23,11 @@ from milkyway_agent.core.granted import check_listeners
 from milkyway_agent.core.service_state import satisfies
 from milkyway_agent.core.transition import Plan, Step
 from milkyway_agent.core.uid_range import RANGE, first_uid
+from milkyway_agent.launching.child import clear_group
+from milkyway_agent.launching.container import CGROUPS, CRUN, Container, Machine, domain_of
+from milkyway_agent.launching.program import make_group
 from milkyway_agent.log.log import Log
-from milkyway_agent.program import make_group
 from milkyway_agent.runtime.reaper import Reaper
-from milkyway_agent.starter import clear_group
 from milkyway_agent.supervisor import Definition, Supervisor
 from milkyway_agent.system import loop, mounts, verity
 from milkyway_formats.errors import MilkyWayError, UnavailableError

@@ -18,7 +18,7 @@ from milkyway_agent.core.schedule import Past
 from milkyway_agent.core.service_state import Event, Row
 from milkyway_agent.core.start_times import Times
 from milkyway_agent.fd_store import FdStore, Stored
-from milkyway_agent.starter import Running
+from milkyway_agent.launching.child import Running
 from milkyway_formats.codec import Document
 from milkyway_formats.service import Service
 

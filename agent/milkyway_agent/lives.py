@@ -41,6 +41,7 @@ from milkyway_agent.core.service_state import (
 )
 from milkyway_agent.health_checks import HealthChecks
 from milkyway_agent.judging import judge_end
+from milkyway_agent.launching.child import Running, let_go
 from milkyway_agent.log.log import Log
 from milkyway_agent.losses import losses
 from milkyway_agent.pressure import PressureWarnings
@@ -52,7 +53,6 @@ from milkyway_agent.seen_rows import SeenRows
 from milkyway_agent.service_commands import ServiceCommands
 from milkyway_agent.service_runs import ServiceRuns
 from milkyway_agent.service_triggers import ServiceTriggers
-from milkyway_agent.starter import Running, let_go
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 
 HISTORY = 1000

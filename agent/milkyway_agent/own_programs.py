@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from milkyway_agent.core.contexts import process_context
-from milkyway_agent.program import Bounds, Program
+from milkyway_agent.launching.program import Bounds, Program
 
 HOUSE = "/usr/lib/milkyway"
 GROUPS = "/sys/fs/cgroup/coreos"

@@ -28,6 +28,7 @@ from milkyway_agent.draining import Drain
 from milkyway_agent.early_boot import ORDERS, Early
 from milkyway_agent.handover import KeptAgent, KeptDeployments
 from milkyway_agent.ipc.messages import Begin
+from milkyway_agent.launching.child import Running
 from milkyway_agent.layer_store import LayerStore
 from milkyway_agent.log.log import FileSink, LineSink, Log
 from milkyway_agent.machine import LiveMachine
@@ -37,7 +38,6 @@ from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.reexecution import Renewal
 from milkyway_agent.runtime.signal_receiver import arriving
 from milkyway_agent.runtime.tasks import keep
-from milkyway_agent.starter import Running
 from milkyway_agent.succession import Succession, go_on
 from milkyway_agent.supervisor import Supervisor
 from milkyway_agent.system import console, kernel, memory, power, signals, watchdog

@@ -11,11 +11,11 @@ from collections.abc import Callable
 import trio
 
 from milkyway_agent.core.restart import describe_end
+from milkyway_agent.launching.child import Launched, Running, abandon, end_now, let_go, run_to_end
 from milkyway_agent.log.log import Log
 from milkyway_agent.log.service_output import carry_lines
 from milkyway_agent.own_programs import GROUPS, PROGRAMS
 from milkyway_agent.runtime.reaper import Reaper, wait_ended
-from milkyway_agent.starter import Launched, Running, abandon, end_now, let_go, run_to_end
 from milkyway_agent.system import kernel, processes
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 from milkyway_formats.report import ServiceStatus

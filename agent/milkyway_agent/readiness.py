@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Iterator
 
 import trio
 
-from milkyway_agent.starter import Running
+from milkyway_agent.launching.child import Running
 from milkyway_agent.system import cgroups, processes, sockets
 
 NOTIFY_BYTES = 4096

@@ -16,17 +16,17 @@ from functools import partial
 
 import trio
 
-from milkyway_agent import listening
 from milkyway_agent.attended import Attended, Done, Run, Start, environment_of, is_direct
 from milkyway_agent.core.service_state import Event, Row
 from milkyway_agent.fd_store import FdStore
+from milkyway_agent.launching import listeners as launching_listeners
+from milkyway_agent.launching.child import Running, Starter, notify_path
 from milkyway_agent.log.log import OUTPUT, Log
 from milkyway_agent.log.service_output import AT_ONCE, ENDED, Stream
 from milkyway_agent.probes import LEAST_INTERVAL, is_listening
 from milkyway_agent.readiness import belongs_to
 from milkyway_agent.runtime.alarms import Alarms
 from milkyway_agent.runtime.watch import Watch
-from milkyway_agent.starter import Running, Starter, notify_path
 from milkyway_agent.system import sockets
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.service import (
@@ -98,7 +98,7 @@ class ServiceRuns:
                     given.callback(os.close, output)
             descriptors: dict[int, int] = {}
             for _, descriptor in listeners:
-                listening.hand_over(descriptor)
+                launching_listeners.hand_over(descriptor)
                 descriptors[FIRST_LISTENER + len(descriptors)] = descriptor
             if is_direct(starter):
                 for kept in one.store.stored if one.store else ():

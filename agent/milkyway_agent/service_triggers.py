@@ -14,11 +14,11 @@ from itertools import count
 
 import trio
 
-from milkyway_agent import listening
 from milkyway_agent.attended import Attended
 from milkyway_agent.core import schedule
 from milkyway_agent.core.schedule import Due, Past
 from milkyway_agent.core.service_state import Row
+from milkyway_agent.launching import listeners
 from milkyway_agent.runtime.alarms import Alarm, Alarms
 from milkyway_agent.runtime.thread_limit import RunLimiter
 from milkyway_agent.runtime.watch import Watch
@@ -33,7 +33,7 @@ STAMP_SECONDS = 5.0  # how long a start waits for the disk to keep that it was
 CLOCK_SECONDS = 1.0  # until a clock that can't be armed is tried again, or one that is set without end is asked again
 
 _KEEPERS = RunLimiter("keepers of stamps", 1)
-Connected = Callable[[Attended, Listener, listening.Connection], None]
+Connected = Callable[[Attended, Listener, listeners.Connection], None]
 HasRoom = Callable[[Attended, Listener], bool]
 
 
@@ -164,7 +164,7 @@ class ServiceTriggers:
         """Close its listeners. Twice is the same as once."""
         for listener, descriptor in zip(one.definition.service.listeners, one.listeners, strict=False):
             self._watch.remove(descriptor)
-            listening.close_listener(descriptor, listener)
+            listeners.close_listener(descriptor, listener)
         one.listeners = ()
 
     # --- armed ---------------------------------------------------------------------------------------------------------
@@ -225,23 +225,23 @@ class ServiceTriggers:
         opened: list[int] = []
         try:
             for listener in one.definition.service.listeners:
-                opened.append(listening.open_listener(listener, one.definition.socket_context))
+                opened.append(listeners.open_listener(listener, one.definition.socket_context))
         except BaseException:
             for listener, descriptor in zip(one.definition.service.listeners, opened, strict=False):
-                listening.close_listener(descriptor, listener)
+                listeners.close_listener(descriptor, listener)
             raise
         one.listeners = tuple(opened)
 
     def _client_came(self, one: Attended, listener: Listener, descriptor: int, _events: int) -> None:
         if not listener.accept:
-            self._trigger(one, f"a client came to {listening.describe_address(listener.address)}")
+            self._trigger(one, f"a client came to {listeners.describe_address(listener.address)}")
             return
         try:
             for _ in range(CONNECTIONS_AT_ONCE):
                 if not self.has_room(one, listener):
                     self._watch.remove(descriptor)  # until ``room_came``: who comes meanwhile waits in the backlog
                     return
-                connection = listening.accept_connection(descriptor)
+                connection = listeners.accept_connection(descriptor)
                 if connection is None:
                     return
                 self.on_connection(one, listener, connection)

@@ -14,20 +14,20 @@ from pathlib import Path
 import msgspec
 import trio
 
-from milkyway_agent.accounts import DynamicUsers
 from milkyway_agent.core.dependencies import needs_of
-from milkyway_agent.direct import Direct, Launching, Places
 from milkyway_agent.draining import Drain
 from milkyway_agent.early import carried_code, start
 from milkyway_agent.early.start import Early
 from milkyway_agent.kept_state import KeptState, descriptors_of
+from milkyway_agent.launching.accounts import DynamicUsers
+from milkyway_agent.launching.child import Running, clear_group
+from milkyway_agent.launching.direct import Direct, Launching, Places
 from milkyway_agent.log.log import OUTPUT, FileSink, LineSink, Log
 from milkyway_agent.log.record import Record, describe
 from milkyway_agent.runtime.reaper import Reaper, wait_ended
 from milkyway_agent.runtime.reexecution import Kept, OldProgram, Renewal, close_on_exec, newest_program, read_state
 from milkyway_agent.runtime.signal_receiver import arriving
 from milkyway_agent.runtime.tasks import keep
-from milkyway_agent.starter import Running, clear_group
 from milkyway_agent.supervise import Options, plan_file
 from milkyway_agent.supervisor import Definition, Supervisor
 from milkyway_agent.system import cgroups, kernel, processes, reaper, signals, sockets

@@ -21,6 +21,7 @@ from milkyway_agent.core.explanation import Origin, origins
 from milkyway_agent.core.service_state import Event, Row, has_process, satisfies
 from milkyway_agent.definition_checks import check
 from milkyway_agent.kept_state import KeptConnection, KeptService, keep
+from milkyway_agent.launching.child import Running
 from milkyway_agent.lives import Lives
 from milkyway_agent.log.log import Log
 from milkyway_agent.runtime.alarms import Alarms
@@ -28,7 +29,6 @@ from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.service_runs import ServiceRuns
 from milkyway_agent.service_triggers import ServiceTriggers
-from milkyway_agent.starter import Running
 from milkyway_agent.stop_order import end_in_order
 from milkyway_agent.system import kernel, selinux
 from milkyway_formats.errors import RefusedError, UnavailableError

@@ -24,8 +24,9 @@ from typing import Any
 
 import trio
 
-from milkyway_agent import boot_run, own_programs, pid1, starter
+from milkyway_agent import boot_run, own_programs, pid1
 from milkyway_agent.core.boot import BOOT
+from milkyway_agent.launching import child
 from milkyway_agent.log.log import Log
 from milkyway_agent.log.record import Record, describe
 from milkyway_agent.system import cgroups, namespaces, reaper
@@ -248,7 +249,7 @@ def become_init(order: Facts) -> None:
         own_programs.PROGRAMS[name] = program  # type: ignore[index]  # a Mapping to all others
     # What takes minutes on a server that is stuck would take as long here.
     boot_run.PHASE_SECONDS = 2.0
-    starter.EMPTY_SECONDS = 0.2
+    child.EMPTY_SECONDS = 0.2
     pid1.AGAIN_SECONDS = (0.2,) * 20
     for what in order["stand_ins"]:
         for function, answer in STAND_INS[what].items():

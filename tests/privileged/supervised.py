@@ -20,12 +20,12 @@ from typing import Any, NamedTuple, TypeAlias
 import trio
 
 from milkyway_agent.core.dependencies import Needs, needs_of
-from milkyway_agent.direct import Direct, Launching, Places
 from milkyway_agent.early.launcher import Launcher
+from milkyway_agent.launching.child import Launched, clear_group
+from milkyway_agent.launching.direct import Direct, Launching, Places
+from milkyway_agent.launching.program import Program, make_group
 from milkyway_agent.log.log import OUTPUT, Log
-from milkyway_agent.program import Program, make_group
 from milkyway_agent.runtime.reaper import Reaper
-from milkyway_agent.starter import Launched, clear_group
 from milkyway_agent.supervisor import Definition, Supervisor
 from milkyway_agent.system import cgroups, kernel, mounts, processes, reaper, sockets
 from milkyway_coreos.programs import compile_program

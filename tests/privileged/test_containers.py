@@ -10,13 +10,13 @@ import msgspec
 import pytest
 import trio
 
-from milkyway_agent.containers import BUNDLES, CRUN_STATE, Container, Machine
 from milkyway_agent.core import stack
 from milkyway_agent.core.effects import MakeGroup, MountStack, RunServices
 from milkyway_agent.core.uid_range import RANGE, first_uid
 from milkyway_agent.executor import ServicePlane, StackPlane
-from milkyway_agent.program import make_group
-from milkyway_agent.starter import clear_group
+from milkyway_agent.launching.child import clear_group
+from milkyway_agent.launching.container import BUNDLES, CRUN_STATE, Container, Machine
+from milkyway_agent.launching.program import make_group
 from milkyway_agent.supervisor import Definition
 from milkyway_agent.system import mounts
 from milkyway_formats.deployment import Deployment

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from milkyway_agent.containers import BUNDLES, CRUN_STATE
 from milkyway_agent.core.uid_range import first_uid
+from milkyway_agent.launching.container import BUNDLES, CRUN_STATE
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.execution import Execution
 from milkyway_formats.service import ExecProbe, Health, ReadyByNotify, ReadyByProbe, Reload, Restart, Scratch, Service, Stop

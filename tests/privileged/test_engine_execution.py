@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 
-from milkyway_agent.accounts import DYNAMIC
+from milkyway_agent.launching.accounts import DYNAMIC
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.execution import Credential, Execution
 from milkyway_formats.service import (

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from milkyway_agent.early.launcher import Launcher, NotStarted, Started, request
-from milkyway_agent.launch_words import words_of
+from milkyway_agent.launching.arguments import words_of
 from milkyway_agent.system import cgroups, processes
 from tests.privileged.supervised import cgroup_root, launch
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from milkyway_agent import accounts, credentials, seccomp_filter
-from milkyway_agent.accounts import DYNAMIC, Account, UnknownAccountError
-from milkyway_agent.credentials import Kept, Secret
-from milkyway_agent.launch_words import words_of
+from milkyway_agent.launching import accounts, credentials, seccomp_filter
+from milkyway_agent.launching.accounts import DYNAMIC, Account, UnknownAccountError
+from milkyway_agent.launching.arguments import words_of
+from milkyway_agent.launching.credentials import Kept, Secret
 from milkyway_agent.system import mounts, processes
 from milkyway_formats.errors import RefusedError
 from tests.privileged.supervised import launch

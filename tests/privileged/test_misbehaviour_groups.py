@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from milkyway_agent.program import Program
+from milkyway_agent.launching.program import Program
 from milkyway_agent.system import cgroups
 from tests.privileged.misbehaviour.programs import AT_ONCE, SHORTLY, STOPPED, UP, begin, misbehaving
 from tests.privileged.supervised import supervised

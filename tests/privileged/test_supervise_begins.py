@@ -14,8 +14,8 @@ import pytest
 import trio
 
 from milkyway_agent import leftovers, mwctl_client
-from milkyway_agent.program import make_group
-from milkyway_agent.starter import clear_group
+from milkyway_agent.launching.child import clear_group
+from milkyway_agent.launching.program import make_group
 from milkyway_agent.system import cgroups, processes
 from tests.privileged.supervised import cgroup_root
 from tests.privileged.supervising import SECONDS, Supervising, supervising

@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from milkyway_agent.core.dependencies import Needs
-from milkyway_agent.program import Program
-from milkyway_agent.starter import NONE, Launched, run_to_end
+from milkyway_agent.launching.child import NONE, Launched, run_to_end
+from milkyway_agent.launching.program import Program
 from milkyway_agent.supervisor import Definition
 from milkyway_agent.system import cgroups, processes
 from milkyway_formats.errors import RefusedError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from milkyway_agent import seccomp, seccomp_filter
-from milkyway_agent.seccomp_filter import NAMESPACE_FLAGS, default_filter, numbers
+from milkyway_agent.launching import seccomp, seccomp_filter
+from milkyway_agent.launching.seccomp_filter import NAMESPACE_FLAGS, default_filter, numbers
 
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 HEADERS = {"x86_64": "x86_64-linux-gnu/asm/unistd_64.h", "aarch64": "asm-generic/unistd.h"}

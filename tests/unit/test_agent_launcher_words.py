@@ -2,9 +2,9 @@
 
 import pytest
 
-from milkyway_agent.accounts import DYNAMIC, DynamicUsers
 from milkyway_agent.early.launcher import encoded, request
-from milkyway_agent.launch_words import CAPABILITIES, capability_mask, words_of
+from milkyway_agent.launching.accounts import DYNAMIC, DynamicUsers
+from milkyway_agent.launching.arguments import CAPABILITIES, capability_mask, words_of
 from milkyway_formats.errors import UnavailableError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from milkyway_agent.listening import (
+from milkyway_agent.launching.listeners import (
     accept_connection,
     adopt,
     close_listener,

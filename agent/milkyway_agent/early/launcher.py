@@ -112,7 +112,7 @@ class Launcher:
                 pass  # it has just ended; or they have more than they would
 
     def submit(self, number: int, words: "Sequence[str] | bytes", descriptors: "Mapping[int, int]") -> None:
-        """Ask for one start: *words* as ``launch_words`` makes them, *descriptors* from the child's number (below 256) to ours.
+        """Ask for one start: *words* as ``launching.arguments``', *descriptors* from the child's number (below 256) to ours.
 
         *words* may be ``encoded`` already: whoever starts the same again keeps them so.
 

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import trio
 
-from milkyway_agent import credentials
-from milkyway_agent.accounts import Account, DynamicUsers, busy_users, resolve
 from milkyway_agent.attended import Done, Start
 from milkyway_agent.core.group_files import group_files
-from milkyway_agent.credentials import Secret
 from milkyway_agent.early.launcher import Launcher, Launchers, NotStarted, Started, encoded
-from milkyway_agent.launch_words import words_of
+from milkyway_agent.launching import credentials
+from milkyway_agent.launching.accounts import Account, DynamicUsers, busy_users, resolve
+from milkyway_agent.launching.arguments import words_of
+from milkyway_agent.launching.child import Running, bury, clear_group, kill_group, kill_process_group
+from milkyway_agent.launching.credentials import Secret
+from milkyway_agent.launching.seccomp_filter import default_filter
 from milkyway_agent.runtime.alarms import Alarm, Alarms
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.watch import Watch
-from milkyway_agent.seccomp_filter import default_filter
-from milkyway_agent.starter import Running, bury, clear_group, kill_group, kill_process_group
 from milkyway_agent.system import cgroups, processes
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.service import Service

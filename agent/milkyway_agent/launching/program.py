@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from milkyway_agent.launch_words import words_of
+from milkyway_agent.launching.arguments import words_of
 from milkyway_agent.system import cgroups
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, TypeGuard
 
 import trio
 
-from milkyway_agent.program import ENVIRONMENT, LAUNCH, Program, launch_command, make_group
+from milkyway_agent.launching.program import ENVIRONMENT, LAUNCH, Program, launch_command, make_group
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.system import cgroups, processes, selinux
 from milkyway_formats.errors import UnavailableError

@@ -23,9 +23,7 @@ from milkyway_agent.core.contexts import object_context, process_context
 from milkyway_agent.core.group_files import group_files
 from milkyway_agent.core.stack import stack_mount, type_name
 from milkyway_agent.core.uid_range import first_uid
-from milkyway_agent.runtime.reaper import Reaper
-from milkyway_agent.seccomp import profile
-from milkyway_agent.starter import (
+from milkyway_agent.launching.child import (
     NONE,
     Running,
     bury,
@@ -37,6 +35,8 @@ from milkyway_agent.starter import (
     kill_process_group,
     settled,
 )
+from milkyway_agent.launching.seccomp import profile
+from milkyway_agent.runtime.reaper import Reaper
 from milkyway_formats.deployment import Deployment
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.grants import Connect, HoldCapability, Listen, UseData

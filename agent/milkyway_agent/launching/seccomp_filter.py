@@ -11,7 +11,7 @@ Refused calls fail with EPERM; ``clone3``, whose flags a filter can't see, with 
 import struct
 from collections.abc import Iterable
 
-from milkyway_agent.seccomp import ENOSYS, EPERM, FORBIDDEN
+from milkyway_agent.launching.seccomp import ENOSYS, EPERM, FORBIDDEN
 
 EAFNOSUPPORT = 97
 # linux/sched.h: all CLONE_NEW* flags that clone(2) knows

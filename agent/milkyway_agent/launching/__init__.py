@@ -1,0 +1,1 @@
+"""From a service's definition to a process: starters, arguments, listeners, accounts, credentials, seccomp."""
