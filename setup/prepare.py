@@ -151,12 +151,12 @@ def supervisor_programs() -> None:
     _run([str(VENV / "bin/python"), "-c", code, str(source), str(VENV / "lib/milkyway")], "launch")
     site = next((VENV / "lib").glob("python3*/site-packages"))
     paths = [str(ROOT / "agent"), str(ROOT / "formats"), str(site)]
-    for name, module in {"milkyway-agent": "__main__", "mwctl": "mwctl"}.items():
+    for name, module in {"milkyway-agent": "milkyway_agent.__main__", "mwctl": "milkyway_agent.mwctl"}.items():
         # -I -S: nothing of the user's, and no module site, which takes longer than all that comes before the first service
         # Behind the standard library, as site has it: or what is imported first would be looked for in them all.
         text = f"#!{VENV / 'bin/python'} -IS\nimport sys\nsys.path += {paths!r}\n"
         program = VENV / "bin" / name
-        program.write_text(f"{text}from milkyway_agent.{module} import main\nsys.exit(main())\n")
+        program.write_text(f"{text}from {module} import main\nsys.exit(main())\n")
         program.chmod(0o755)
     _mark(stamp, inputs)
 

@@ -22,7 +22,14 @@ ROOT_MODULES = (
 )  # fmt: skip
 
 # Entry scripts of the agent's processes in /usr/lib/milkyway (each has its own SELinux type), and their modules.
-ENTRIES = ("init", "verifier", "uplink", "front", "compiler", "disk")
+ENTRIES = {
+    "init": "milkyway_agent.__main__",
+    "verifier": "milkyway_agent.verifier",
+    "uplink": "milkyway_agent.uplink",
+    "front": "milkyway_agent.front",
+    "compiler": "milkyway_agent.compiler",
+    "disk": "milkyway_agent.disk",
+}
 
 # Programs that a shell needs and coreutils lacks, all of them busybox.
 APPLETS = (

@@ -21,7 +21,7 @@ PYTHON = f"{MILKYWAY}/python"
 ENTRY = """#!/usr/bin/python3 -IS
 import sys
 sys.path.append("/usr/lib/milkyway/python")
-from milkyway_agent.{module} import main
+from {module} import main
 sys.exit(main())
 """
 # Of the wheels: what only developers of those packages read.
@@ -31,9 +31,8 @@ UNUSED_ENDINGS = ("/", ".pyi", ".c", ".h", ".md", ".txt", "py.typed")
 
 def entry_scripts() -> dict[str, str]:
     """Return the entry scripts by their path. PID 1's is the package itself (``__main__``)."""
-    scripts = {f"{MILKYWAY}/{name}": ENTRY.format(module=name) for name in config.ENTRIES if name != "init"}
-    scripts[f"{MILKYWAY}/init"] = ENTRY.format(module="__main__")
-    scripts["usr/bin/mwctl"] = ENTRY.format(module="mwctl")
+    scripts = {f"{MILKYWAY}/{name}": ENTRY.format(module=module) for name, module in config.ENTRIES.items()}
+    scripts["usr/bin/mwctl"] = ENTRY.format(module="milkyway_agent.mwctl")
     return scripts
 
 

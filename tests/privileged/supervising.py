@@ -67,20 +67,20 @@ class Supervising:
 
     def _start_words(self) -> list[str]:
         words = ["--supervise", str(self.definitions), "--runtime", str(self.runtime), "--verbose"]
-        return [*self._words("__main__"), *words]
+        return [*self._words("milkyway_agent.__main__"), *words]
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "MILKYWAY_LAUNCH": launch()}
 
     def check(self) -> tuple[int, str]:
         """Check the definitions and write their plan; return the exit code and what was printed."""
-        words = [*self._words("__main__"), "--check", str(self.definitions)]
+        words = [*self._words("milkyway_agent.__main__"), "--check", str(self.definitions)]
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
 
     def ask(self, *words: str) -> tuple[int, str]:
         """Run ``mwctl`` with *words* against it; return its exit code and what it printed."""
-        command = [*self._words("mwctl"), "--socket", str(self.runtime / "mwctl.sock"), *words]
+        command = [*self._words("milkyway_agent.mwctl"), "--socket", str(self.runtime / "mwctl.sock"), *words]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
 
@@ -155,7 +155,7 @@ class Supervising:
 
     def _words(self, module: str) -> list[str]:
         paths = [str(self.program), str(ROOT / "formats"), *(path for path in sys.path if "site-packages" in path)]
-        code = f"import sys; sys.path[:0] = {paths!r}; from milkyway_agent.{module} import main; sys.exit(main())"
+        code = f"import sys; sys.path[:0] = {paths!r}; from {module} import main; sys.exit(main())"
         return [sys.executable, "-IS", "-c", code]
 
 

@@ -41,6 +41,7 @@ from tests.fakes.layer_files import make_layer
 from tests.fakes.people import FLEET
 
 COREOS = "c0" * 32
+PROGRAMS = {"verifier": "milkyway_agent.verifier", "uplink": "milkyway_agent.uplink"}
 
 
 @dataclasses.dataclass
@@ -95,7 +96,7 @@ class PlayedPid1:
         # Copies above any number that a child's descriptor has, wherever in this process there is room.
         copies = [fcntl.fcntl(ours, fcntl.F_DUPFD, 100) for ours in descriptors.values()]
         moves = "".join(f"os.dup2({copy}, {number});" for copy, number in zip(copies, descriptors, strict=True))
-        program = f"import os; {moves} from milkyway_agent import {name}; {name}.main()"
+        program = f"import os; {moves} from {PROGRAMS[name]} import main; main()"
         arguments = [str(self.vendor_root)] if name == "verifier" else []
         try:
             return Started(await trio.lowlevel.open_process([sys.executable, "-c", program, *arguments], pass_fds=copies))
