@@ -42,7 +42,7 @@ from milkyway_agent.log.log import Log
 from milkyway_agent.policy_plane import PolicyPlane
 from milkyway_agent.programs import Programs
 from milkyway_agent.runtime.reaper import Reaper
-from milkyway_agent.supervisor import Supervisor
+from milkyway_agent.supervisor.supervisor import Supervisor
 from milkyway_agent.system import cgroups, kernel, selinux
 from milkyway_agent.trust_link import NotAdmittedError, TrustLink
 from milkyway_formats.command import Action, PowerOff, Reboot, RestartService, StartService, StopService

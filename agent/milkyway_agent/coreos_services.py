@@ -3,7 +3,7 @@
 from milkyway_agent.launching.child import Launched
 from milkyway_agent.own_programs import FIRST, GROUPS, PROGRAMS, TERMINALS, console_program
 from milkyway_agent.runtime.reaper import Reaper
-from milkyway_agent.supervisor import Definition
+from milkyway_agent.supervisor.supervisor import Definition
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.service import Restart, Service
 

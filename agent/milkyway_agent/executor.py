@@ -28,7 +28,7 @@ from milkyway_agent.launching.container import CGROUPS, CRUN, Container, Machine
 from milkyway_agent.launching.program import make_group
 from milkyway_agent.log.log import Log
 from milkyway_agent.runtime.reaper import Reaper
-from milkyway_agent.supervisor import Definition, Supervisor
+from milkyway_agent.supervisor.supervisor import Definition, Supervisor
 from milkyway_agent.system import loop, mounts, verity
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 from milkyway_formats.manifest import BLOCK_SIZE

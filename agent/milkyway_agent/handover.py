@@ -13,8 +13,8 @@ from typing import Literal
 from msgspec import field
 
 from milkyway_agent.core.effects import DeploymentEffect
-from milkyway_agent.kept_state import KeptService, descriptors_of
 from milkyway_agent.runtime.reexecution import close_on_exec, read_state
+from milkyway_agent.supervisor.snapshot import KeptService, descriptors_of
 from milkyway_formats.codec import Document
 from milkyway_formats.policy_shared import Placed
 

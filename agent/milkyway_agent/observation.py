@@ -13,14 +13,14 @@ import trio
 from milkyway_agent import figures, metrics
 from milkyway_agent.api_logs import open_events
 from milkyway_agent.api_types import LogLine, LogQuery
-from milkyway_agent.attended import Attended
 from milkyway_agent.core import explanation, start_times
 from milkyway_agent.core.explanation import Seen, Tree, Why
 from milkyway_agent.core.restart import is_on_demand
 from milkyway_agent.core.start_times import Blame, CriticalPath
 from milkyway_agent.figures import Figures, Top, Use
 from milkyway_agent.log.log import Log
-from milkyway_agent.supervisor import Supervisor
+from milkyway_agent.supervisor.service_record import Attended
+from milkyway_agent.supervisor.supervisor import Supervisor
 from milkyway_agent.system import kernel
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.service import (

@@ -39,10 +39,10 @@ from milkyway_agent.runtime.reexecution import Renewal
 from milkyway_agent.runtime.signal_receiver import arriving
 from milkyway_agent.runtime.tasks import keep
 from milkyway_agent.succession import Succession, go_on
-from milkyway_agent.supervisor import Supervisor
+from milkyway_agent.supervisor.activation.timer_stamps import TimerStamps
+from milkyway_agent.supervisor.supervisor import Supervisor
 from milkyway_agent.system import console, kernel, memory, power, signals, watchdog
 from milkyway_agent.system.state_file import PathDirectory
-from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_agent.trust_link import TrustLink
 from milkyway_agent.way_down import go_down
 from milkyway_formats.errors import MilkyWayError, UnavailableError

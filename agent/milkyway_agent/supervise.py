@@ -98,8 +98,8 @@ def main(arguments: list[str]) -> int:
         front.main()
         return 0
     if options.check_state:
-        from milkyway_agent.kept_state import KeptState
         from milkyway_agent.runtime.reexecution import main_check
+        from milkyway_agent.supervisor.snapshot import KeptState
 
         return main_check(int(options.check_state), KeptState)
     if options.check:

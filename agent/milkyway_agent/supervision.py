@@ -18,7 +18,6 @@ from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.draining import Drain
 from milkyway_agent.early import carried_code, start
 from milkyway_agent.early.start import Early
-from milkyway_agent.kept_state import KeptState, descriptors_of
 from milkyway_agent.launching.accounts import DynamicUsers
 from milkyway_agent.launching.child import Running, clear_group
 from milkyway_agent.launching.direct import Direct, Launching, Places
@@ -29,10 +28,11 @@ from milkyway_agent.runtime.reexecution import Kept, OldProgram, Renewal, close_
 from milkyway_agent.runtime.signal_receiver import arriving
 from milkyway_agent.runtime.tasks import keep
 from milkyway_agent.supervise import Options, plan_file
-from milkyway_agent.supervisor import Definition, Supervisor
+from milkyway_agent.supervisor.activation.timer_stamps import TimerStamps
+from milkyway_agent.supervisor.snapshot import KeptState, descriptors_of
+from milkyway_agent.supervisor.supervisor import Definition, Supervisor
 from milkyway_agent.system import cgroups, kernel, processes, reaper, signals, sockets
 from milkyway_agent.system.state_file import PathDirectory
-from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
 from milkyway_formats.service import Service
 

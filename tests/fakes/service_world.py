@@ -280,7 +280,11 @@ class World:
 
     def _let_look(self, one: Inhabitant) -> None:
         """Have those who may wait for *one* look whether they still have to."""
-        everybody = one.row in (Row.IDLE, Row.FAILED, Row.WAITING)  # as ``lives`` does: somebody may wait in vain now
+        everybody = one.row in (
+            Row.IDLE,
+            Row.FAILED,
+            Row.WAITING,
+        )  # as ``supervisor.engine`` does: somebody may wait in vain now
         for name in self.inhabitants if everybody else self.graph.concerned(one.name):
             other = self.inhabitants[name]
             if other.awaits_permission:

@@ -24,7 +24,7 @@ from milkyway_agent.launching.child import Launched
 from milkyway_agent.launching.program import Program
 from milkyway_agent.log.log import Log
 from milkyway_agent.policy_plane import PolicyPlane
-from milkyway_agent.supervisor import Definition
+from milkyway_agent.supervisor.supervisor import Definition
 from milkyway_agent.system import cgroups
 from milkyway_formats.deployment import DataBinding
 from milkyway_formats.errors import MilkyWayError

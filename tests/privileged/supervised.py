@@ -26,7 +26,7 @@ from milkyway_agent.launching.direct import Direct, Launching, Places
 from milkyway_agent.launching.program import Program, make_group
 from milkyway_agent.log.log import OUTPUT, Log
 from milkyway_agent.runtime.reaper import Reaper
-from milkyway_agent.supervisor import Definition, Supervisor
+from milkyway_agent.supervisor.supervisor import Definition, Supervisor
 from milkyway_agent.system import cgroups, kernel, mounts, processes, reaper, sockets
 from milkyway_coreos.programs import compile_program
 from milkyway_formats.service import Service

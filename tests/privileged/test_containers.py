@@ -17,7 +17,7 @@ from milkyway_agent.executor import ServicePlane, StackPlane
 from milkyway_agent.launching.child import clear_group
 from milkyway_agent.launching.container import BUNDLES, CRUN_STATE, Container, Machine
 from milkyway_agent.launching.program import make_group
-from milkyway_agent.supervisor import Definition
+from milkyway_agent.supervisor.supervisor import Definition
 from milkyway_agent.system import mounts
 from milkyway_formats.deployment import Deployment
 from milkyway_formats.errors import UnavailableError

@@ -9,7 +9,7 @@ import trio
 from milkyway_agent.launching.child import NONE, Launched, Running
 from milkyway_agent.launching.program import Program
 from milkyway_agent.runtime.reaper import Reaper
-from milkyway_agent.supervisor import Definition
+from milkyway_agent.supervisor.supervisor import Definition
 from milkyway_formats.service import ExecProbe, Health, ReadyByProbe, Service
 from tests.privileged.supervised import heard_through, launch, supervised
 

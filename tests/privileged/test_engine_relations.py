@@ -10,7 +10,7 @@ import trio
 
 from milkyway_agent.core.dependencies import Changes, needs_of
 from milkyway_agent.core.service_state import Row
-from milkyway_agent.supervisor import Definition
+from milkyway_agent.supervisor.supervisor import Definition
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.listener import Listener, UnixStream
 from milkyway_formats.service import (

@@ -15,14 +15,14 @@ import pytest
 import trio
 import trio.testing
 
-from milkyway_agent.attended import Attended
 from milkyway_agent.core.service_state import Row
 from milkyway_agent.runtime.alarms import Alarms
 from milkyway_agent.runtime.watch import Watch
-from milkyway_agent.service_triggers import ServiceTriggers
+from milkyway_agent.supervisor.activation.timer_stamps import TimerStamps
+from milkyway_agent.supervisor.activation.triggers import ServiceTriggers
+from milkyway_agent.supervisor.service_record import Attended
 from milkyway_agent.system import kernel
 from milkyway_agent.system.state_file import KernelDirectory, PathDirectory
-from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_formats.listener import Listener, UnixStream
 from milkyway_formats.service import ReadyByExit, Service
 from milkyway_formats.timer import Timer

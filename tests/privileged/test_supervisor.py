@@ -10,7 +10,7 @@ import trio
 from milkyway_agent.core.dependencies import Needs
 from milkyway_agent.launching.child import NONE, Launched, run_to_end
 from milkyway_agent.launching.program import Program
-from milkyway_agent.supervisor import Definition
+from milkyway_agent.supervisor.supervisor import Definition
 from milkyway_agent.system import cgroups, processes
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.service import ReadyByExit, ReadyByNotify, ReadyByTcp, Restart, Service, Stop

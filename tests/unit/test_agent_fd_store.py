@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from milkyway_agent.fd_store import FdStore, Stored, Taken, is_name
+from milkyway_agent.supervisor.fd_store import FdStore, Stored, Taken, is_name
 
 
 @pytest.fixture

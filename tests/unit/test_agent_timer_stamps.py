@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from milkyway_agent.supervisor.activation.timer_stamps import FILE, LAST_MS, MOST_OF_ONE, TimerStamps
 from milkyway_agent.system.state_file import KernelDirectory
-from milkyway_agent.timer_stamps import FILE, LAST_MS, MOST_OF_ONE, TimerStamps
 from milkyway_formats.errors import UnavailableError
 from tests.fakes.power_cut_disk import PowerCutDisk
 

@@ -35,7 +35,7 @@ _Pipes = dict[int, tuple[str, int, int, bytes]]  # by the request's number: the 
 class Early:
     """What was done early: *started* by name (answer, both ends of its output, its request), *failed* by name (why).
 
-    The writing end is -1 where it is not kept for the next run: without a control group (``service_runs``).
+    The writing end is -1 where it is not kept for the next run: without a control group (``supervisor.process.io``).
     """
 
     __slots__ = ("failed", "groups", "launcher", "open_files", "plan", "started")

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import trio
 
-from milkyway_agent.attended import Done, Start
 from milkyway_agent.core.group_files import group_files
 from milkyway_agent.early.launcher import Launcher, Launchers, NotStarted, Started, encoded
 from milkyway_agent.launching import credentials
@@ -26,6 +25,7 @@ from milkyway_agent.launching.seccomp_filter import default_filter
 from milkyway_agent.runtime.alarms import Alarm, Alarms
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.watch import Watch
+from milkyway_agent.supervisor.service_record import Done, Start
 from milkyway_agent.system import cgroups, processes
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.service import Service

@@ -8,10 +8,10 @@ import os
 import signal
 from collections.abc import Callable
 
-from milkyway_agent.attended import Attended, Reload, Run, environment_for_commands
 from milkyway_agent.launching.child import runs_commands
 from milkyway_agent.log.log import Log
 from milkyway_agent.log.service_output import carry_lines
+from milkyway_agent.supervisor.service_record import Attended, Reload, Run, environment_for_commands
 from milkyway_formats.errors import MilkyWayError
 
 RELOAD_SECONDS = 60.0

@@ -12,11 +12,11 @@ from milkyway_agent.core.explanation import Origin
 from milkyway_agent.core.restart import Starts
 from milkyway_agent.core.service_state import Effect, Event, Row, has_process
 from milkyway_agent.core.start_times import Times
-from milkyway_agent.fd_store import FdStore
 from milkyway_agent.launching import listeners
 from milkyway_agent.launching.child import Running, Starter
 from milkyway_agent.log.service_output import Stream
 from milkyway_agent.runtime.alarms import Alarm
+from milkyway_agent.supervisor.fd_store import FdStore
 from milkyway_agent.system import processes
 from milkyway_formats.service import ReadyByDescriptor, Service
 

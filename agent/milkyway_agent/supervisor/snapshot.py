@@ -11,14 +11,14 @@ from typing import Literal
 
 from msgspec import field
 
-from milkyway_agent.attended import Attended, Run
 from milkyway_agent.core.explanation import Origin
 from milkyway_agent.core.restart import Starts
 from milkyway_agent.core.schedule import Past
 from milkyway_agent.core.service_state import Event, Row
 from milkyway_agent.core.start_times import Times
-from milkyway_agent.fd_store import FdStore, Stored
 from milkyway_agent.launching.child import Running
+from milkyway_agent.supervisor.fd_store import FdStore, Stored
+from milkyway_agent.supervisor.service_record import Attended, Run
 from milkyway_formats.codec import Document
 from milkyway_formats.service import Service
 

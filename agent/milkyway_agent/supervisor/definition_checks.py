@@ -1,8 +1,8 @@
 """Whether a service can be supervised at all as it is defined: what its fields ask for, and what its starter can give."""
 
-from milkyway_agent.attended import Definition, accepts, is_direct
 from milkyway_agent.core.calendar import parse
 from milkyway_agent.launching.child import runs_commands
+from milkyway_agent.supervisor.service_record import Definition, accepts, is_direct
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.execution import Execution
 from milkyway_formats.service import ExecProbe, HttpProbe, ReadyByDescriptor, ReadyByProbe

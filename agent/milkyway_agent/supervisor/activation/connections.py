@@ -13,11 +13,11 @@ from functools import partial
 
 import trio
 
-from milkyway_agent.attended import Attended, Start, is_direct
 from milkyway_agent.launching.child import Running, kill_process_group, let_go
 from milkyway_agent.launching.listeners import Connection
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.watch import Watch
+from milkyway_agent.supervisor.service_record import Attended, Start, is_direct
 from milkyway_agent.system import processes
 from milkyway_formats.errors import MilkyWayError
 from milkyway_formats.listener import Listener

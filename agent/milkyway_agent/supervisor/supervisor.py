@@ -1,6 +1,6 @@
 """The supervisor: what others ask of services: to take them over, to start, stop and replace them, to say how they are.
 
-What is asked for becomes events, which ``lives`` feeds to the table of each service.
+What is asked for becomes events, which ``supervisor.engine`` feeds to the table of each service.
 """
 
 import random
@@ -12,24 +12,24 @@ from pathlib import Path
 import trio
 from msgspec.structs import replace
 
-from milkyway_agent import adoption
-from milkyway_agent.attended import AT_ONCE, Attended, Change, Run
-from milkyway_agent.attended import Definition as Definition
-from milkyway_agent.connections import Connections
 from milkyway_agent.core.dependencies import Changes, Graph, changed
 from milkyway_agent.core.explanation import Origin, origins
 from milkyway_agent.core.service_state import Event, Row, has_process, satisfies
-from milkyway_agent.definition_checks import check
-from milkyway_agent.kept_state import KeptConnection, KeptService, keep
 from milkyway_agent.launching.child import Running
-from milkyway_agent.lives import Lives
 from milkyway_agent.log.log import Log
 from milkyway_agent.runtime.alarms import Alarms
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.watch import Watch
-from milkyway_agent.service_runs import ServiceRuns
-from milkyway_agent.service_triggers import ServiceTriggers
-from milkyway_agent.stop_order import end_in_order
+from milkyway_agent.supervisor import adoption
+from milkyway_agent.supervisor.activation.connections import Connections
+from milkyway_agent.supervisor.activation.triggers import ServiceTriggers
+from milkyway_agent.supervisor.definition_checks import check
+from milkyway_agent.supervisor.engine import Lives
+from milkyway_agent.supervisor.process.io import ServiceRuns
+from milkyway_agent.supervisor.service_record import AT_ONCE, Attended, Change, Run
+from milkyway_agent.supervisor.service_record import Definition as Definition
+from milkyway_agent.supervisor.snapshot import KeptConnection, KeptService, keep
+from milkyway_agent.supervisor.stop_order import end_in_order
 from milkyway_agent.system import kernel, selinux
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.report import ServiceStatus

@@ -7,11 +7,11 @@ had, say) counts as a failure like any other. A task exists only while a probe i
 from collections.abc import Callable
 from functools import partial
 
-from milkyway_agent.attended import Attended, Run
 from milkyway_agent.core.service_state import Event, Row
-from milkyway_agent.pressure import PressureWarnings
-from milkyway_agent.probes import LEAST_INTERVAL, probe
 from milkyway_agent.runtime.alarms import Alarms
+from milkyway_agent.supervisor.process.pressure import PressureWarnings
+from milkyway_agent.supervisor.process.probes import LEAST_INTERVAL, probe
+from milkyway_agent.supervisor.service_record import Attended, Run
 from milkyway_formats.service import ReadyByProbe
 
 Post = Callable[[Attended, Event | None, object | None], None]

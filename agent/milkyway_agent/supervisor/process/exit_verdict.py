@@ -1,8 +1,8 @@
 """What an end that nobody asked for is judged to be, from what was known of the service; ``core.restart`` decides."""
 
-from milkyway_agent.attended import Attended
 from milkyway_agent.core import restart
 from milkyway_agent.core.service_state import Event, Row
+from milkyway_agent.supervisor.service_record import Attended
 
 
 def judge_end(one: Attended, code: int | None, now_ms: int, chance: float) -> Event:

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from milkyway_agent.attended import Attended
 from milkyway_agent.core.service_state import Event
-from milkyway_agent.lives import Lives
+from milkyway_agent.supervisor.engine import Lives
+from milkyway_agent.supervisor.service_record import Attended
 
 
 async def end_in_order(lives: Lives, ours: Mapping[str, Attended], event: Event, is_over: Callable[[Attended], bool]) -> None:

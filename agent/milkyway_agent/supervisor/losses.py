@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 
-from milkyway_agent.attended import Attended
 from milkyway_agent.core.dependencies import Graph
 from milkyway_agent.core.service_state import Event, Row
+from milkyway_agent.supervisor.service_record import Attended
 
 
 def losses(name: str, graph: Graph, services: Mapping[str, Attended]) -> Iterator[tuple[Attended, Event]]:

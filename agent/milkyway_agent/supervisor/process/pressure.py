@@ -16,8 +16,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from milkyway_agent.attended import Attended
 from milkyway_agent.runtime.watch import Watch
+from milkyway_agent.supervisor.service_record import Attended
 from milkyway_agent.system import cgroups
 from milkyway_formats.service import Pressure
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import trio
 
-from milkyway_agent.attended import Attended, is_direct
 from milkyway_agent.launching.child import let_go
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.watch import Watch
-from milkyway_agent.service_runs import ServiceRuns
+from milkyway_agent.supervisor.process.io import ServiceRuns
+from milkyway_agent.supervisor.service_record import Attended, is_direct
 
 BURY_SECONDS = 10.0
 

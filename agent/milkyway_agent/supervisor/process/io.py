@@ -16,17 +16,17 @@ from functools import partial
 
 import trio
 
-from milkyway_agent.attended import Attended, Done, Run, Start, environment_of, is_direct
 from milkyway_agent.core.service_state import Event, Row
-from milkyway_agent.fd_store import FdStore
 from milkyway_agent.launching import listeners as launching_listeners
 from milkyway_agent.launching.child import Running, Starter, notify_path
 from milkyway_agent.log.log import OUTPUT, Log
 from milkyway_agent.log.service_output import AT_ONCE, ENDED, Stream
-from milkyway_agent.probes import LEAST_INTERVAL, is_listening
-from milkyway_agent.readiness import belongs_to
 from milkyway_agent.runtime.alarms import Alarms
 from milkyway_agent.runtime.watch import Watch
+from milkyway_agent.supervisor.fd_store import FdStore
+from milkyway_agent.supervisor.process.notify import belongs_to
+from milkyway_agent.supervisor.process.probes import LEAST_INTERVAL, is_listening
+from milkyway_agent.supervisor.service_record import Attended, Done, Run, Start, environment_of, is_direct
 from milkyway_agent.system import sockets
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.service import (

@@ -8,7 +8,7 @@ cancelled timer is dropped. Whatever goes wrong while an effect is carried out i
 service ``failed``; all others go on.
 
 What the rows mean is ``core.service_state``'s, who must wait for whom ``core.dependencies``', when to
-try again ``core.restart``'s, how a process comes to be a ``Starter``'s, what is open for it ``service_runs``'.
+try again ``core.restart``'s, how a process comes to be a ``Starter``'s, what is open for it ``supervisor.process.io``'.
 """
 
 import signal
@@ -20,10 +20,6 @@ from typing import Any
 
 import trio
 
-from milkyway_agent.attended import AT_ONCE, Attended, Change, Message, Run, accepts, is_direct
-from milkyway_agent.burying import Burial, clear
-from milkyway_agent.conditions import unmet
-from milkyway_agent.connections import Connections
 from milkyway_agent.core import restart
 from milkyway_agent.core.dependencies import Graph
 from milkyway_agent.core.explanation import Origin
@@ -39,20 +35,24 @@ from milkyway_agent.core.service_state import (
     judges_end,
     step,
 )
-from milkyway_agent.health_checks import HealthChecks
-from milkyway_agent.judging import judge_end
 from milkyway_agent.launching.child import Running, let_go
 from milkyway_agent.log.log import Log
-from milkyway_agent.losses import losses
-from milkyway_agent.pressure import PressureWarnings
 from milkyway_agent.runtime.alarms import Alarms
 from milkyway_agent.runtime.dispatch_first import preceding
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.watch import Watch
-from milkyway_agent.seen_rows import SeenRows
-from milkyway_agent.service_commands import ServiceCommands
-from milkyway_agent.service_runs import ServiceRuns
-from milkyway_agent.service_triggers import ServiceTriggers
+from milkyway_agent.supervisor.activation.conditions import unmet
+from milkyway_agent.supervisor.activation.connections import Connections
+from milkyway_agent.supervisor.activation.triggers import ServiceTriggers
+from milkyway_agent.supervisor.dependents import SeenRows
+from milkyway_agent.supervisor.losses import losses
+from milkyway_agent.supervisor.process.cleanup import Burial, clear
+from milkyway_agent.supervisor.process.commands import ServiceCommands
+from milkyway_agent.supervisor.process.exit_verdict import judge_end
+from milkyway_agent.supervisor.process.health import HealthChecks
+from milkyway_agent.supervisor.process.io import ServiceRuns
+from milkyway_agent.supervisor.process.pressure import PressureWarnings
+from milkyway_agent.supervisor.service_record import AT_ONCE, Attended, Change, Message, Run, accepts, is_direct
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 
 HISTORY = 1000

@@ -4,13 +4,13 @@ from functools import partial
 
 import trio
 
-from milkyway_agent.attended import Attended, Run, is_direct
 from milkyway_agent.core import restart
 from milkyway_agent.core.service_state import TIMERS, Effect, Event, Row
-from milkyway_agent.kept_state import KeptService, restore
 from milkyway_agent.launching.child import Running
-from milkyway_agent.lives import Lives
 from milkyway_agent.log.service_output import Stream
+from milkyway_agent.supervisor.engine import Lives
+from milkyway_agent.supervisor.service_record import Attended, Run, is_direct
+from milkyway_agent.supervisor.snapshot import KeptService, restore
 
 
 def adopt(lives: Lives, one: Attended, running: Running, output: int, writing: int) -> None:

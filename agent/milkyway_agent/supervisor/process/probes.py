@@ -2,8 +2,8 @@
 
 import trio
 
-from milkyway_agent.attended import Attended, Run, environment_for_commands
 from milkyway_agent.launching.child import runs_commands
+from milkyway_agent.supervisor.service_record import Attended, Run, environment_for_commands
 from milkyway_agent.system import processes
 from milkyway_formats.errors import MilkyWayError
 from milkyway_formats.service import ExecProbe, HttpProbe, Probe, TcpProbe

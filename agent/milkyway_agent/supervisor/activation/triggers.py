@@ -14,7 +14,6 @@ from itertools import count
 
 import trio
 
-from milkyway_agent.attended import Attended
 from milkyway_agent.core import schedule
 from milkyway_agent.core.schedule import Due, Past
 from milkyway_agent.core.service_state import Row
@@ -22,8 +21,9 @@ from milkyway_agent.launching import listeners
 from milkyway_agent.runtime.alarms import Alarm, Alarms
 from milkyway_agent.runtime.thread_limit import RunLimiter
 from milkyway_agent.runtime.watch import Watch
+from milkyway_agent.supervisor.activation.timer_stamps import TimerStamps
+from milkyway_agent.supervisor.service_record import Attended
 from milkyway_agent.system import timerfd
-from milkyway_agent.timer_stamps import TimerStamps
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.listener import Listener
 

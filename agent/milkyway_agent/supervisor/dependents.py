@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
-from milkyway_agent.attended import Attended
 from milkyway_agent.core.service_state import Row, has_process
+from milkyway_agent.supervisor.service_record import Attended
 
 
 class SeenRows(Mapping[str, Row]):

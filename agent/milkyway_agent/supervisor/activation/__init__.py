@@ -1,0 +1,1 @@
+"""What starts a service: clients on its listeners, timers, conditions."""
