@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import trio
 
-from milkyway_agent.api_types import Applied
+from milkyway_agent.api.machine import Applied
 from milkyway_agent.core import effects
 from milkyway_agent.core.contexts import object_context
 from milkyway_agent.core.effects import DeploymentEffect

@@ -6,10 +6,10 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from milkyway_agent.api_logs import open_log
-from milkyway_agent.api_types import Applied, Local, LogLine, LogQuery
+from milkyway_agent.api.logs import open_log
+from milkyway_agent.api.machine import Applied, Local, LogLine, LogQuery
+from milkyway_agent.api.view import Observation
 from milkyway_agent.core import stack
-from milkyway_agent.observation import Observation
 from milkyway_agent.own_programs import GROUPS
 from milkyway_agent.programs import pss_bytes
 from milkyway_agent.system import kernel, processes, selinux, verity

@@ -18,13 +18,14 @@ from typing import Literal, NoReturn
 
 import trio
 
-from milkyway_agent import handover, local_api, phases
-from milkyway_agent.api_answers import Answers
+from milkyway_agent import handover, phases
+from milkyway_agent.api import server
+from milkyway_agent.api.draining import Drain
+from milkyway_agent.api.requests import Answers
 from milkyway_agent.boot_run import BootRun, Deed
 from milkyway_agent.convergence import Convergence, protect_installed
 from milkyway_agent.core.boot import BOOT
 from milkyway_agent.coreos_services import CONSOLES, definition
-from milkyway_agent.draining import Drain
 from milkyway_agent.early_boot import ORDERS, Early
 from milkyway_agent.handover import KeptAgent, KeptDeployments
 from milkyway_agent.ipc.messages import Begin
@@ -372,12 +373,12 @@ class Agent:
     async def _serve_api(self) -> Sequence[str]:
         answers = Answers(self._machine, self.log.note, group=ADMIN_GROUP, local=self._machine.local)
         if self.api is None:
-            self.api = local_api.listen()
+            self.api = server.listen()
 
-        async def start_front(end: socket.socket) -> local_api.FrontProcess:
+        async def start_front(end: socket.socket) -> server.FrontProcess:
             return await self._start_program("front", {3: end.fileno()})
 
-        self._keep("local-api", local_api.serve, self.api, answers, start_front, self.log.note, self.drain)
+        self._keep("local-api", server.serve, self.api, answers, start_front, self.log.note, self.drain)
         return []
 
     async def _start_deployments(self) -> Sequence[str]:
@@ -412,7 +413,7 @@ class Agent:
             self.supervisor.add(definition(name, self.reaper))
         self.supervisor.start(name, by="the boot")
 
-    async def _start_program(self, name: str, descriptors: dict[int, int]) -> local_api.FrontProcess:
+    async def _start_program(self, name: str, descriptors: dict[int, int]) -> server.FrontProcess:
         return await self.programs().start(name, descriptors)
 
     def programs(self) -> Programs:

@@ -7,10 +7,10 @@ import time
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
-from milkyway_agent.api_logs import open_log
-from milkyway_agent.api_types import Applied, LogLine, LogQuery
+from milkyway_agent.api.logs import open_log
+from milkyway_agent.api.machine import Applied, LogLine, LogQuery
+from milkyway_agent.api.view import Observation
 from milkyway_agent.machine import BY, VERSION
-from milkyway_agent.observation import Observation
 from milkyway_agent.programs import pss_bytes
 from milkyway_agent.system import kernel, selinux
 from milkyway_formats.errors import RefusedError, UnavailableError

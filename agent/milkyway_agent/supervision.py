@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 import trio
 
+from milkyway_agent.api.draining import Drain
 from milkyway_agent.core.dependencies import needs_of
-from milkyway_agent.draining import Drain
 from milkyway_agent.early import carried_code, start
 from milkyway_agent.early.start import Early
 from milkyway_agent.launching.accounts import DynamicUsers
@@ -329,12 +329,12 @@ class Supervision:
         if self._api is None:
             self._api = sockets.listen(self._api_path(), 0o666)
         await trio.lowlevel.wait_readable(self._api.fileno())
-        from milkyway_agent import local_api
-        from milkyway_agent.api_answers import Answers
+        from milkyway_agent.api import server
+        from milkyway_agent.api.requests import Answers
         from milkyway_agent.supervised_machine import SupervisedMachine
 
         answers = Answers(SupervisedMachine(self), self.log.note, group=None, local=lambda: "read")
-        await local_api.serve(self._api, answers, self._start_front, self.log.note, self._drain, owner=os.geteuid())
+        await server.serve(self._api, answers, self._start_front, self.log.note, self._drain, owner=os.geteuid())
 
     def _api_path(self) -> str:
         return str(self._runtime / "mwctl.sock")

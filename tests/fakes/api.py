@@ -12,11 +12,11 @@ from pathlib import Path
 
 import trio
 
-from milkyway_agent import local_api
-from milkyway_agent.api_answers import Answers
-from milkyway_agent.api_types import Local
-from milkyway_agent.draining import Drain
-from milkyway_agent.local_api import DEFAULT_LIMITS, FrontProcess, Limits, StartFront
+from milkyway_agent.api import server
+from milkyway_agent.api.draining import Drain
+from milkyway_agent.api.machine import Local
+from milkyway_agent.api.requests import Answers
+from milkyway_agent.api.server import DEFAULT_LIMITS, FrontProcess, Limits, StartFront
 from tests.fakes.machine import FakeMachine
 
 FRONT = "import os; os.dup2({end}, 3); os.close({end}); from milkyway_agent.front import main; main()"
@@ -106,10 +106,10 @@ async def running_api(
     path = str(directory / "mwctl.sock")
     answers = Answers(fake, events, group=group, local=lambda: local)
     try:
-        with local_api.listen(path) as listener:
+        with server.listen(path) as listener:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(
-                    lambda: local_api.serve(listener, answers, start_front or fronts.start, events, drain, limits=limits)
+                    lambda: server.serve(listener, answers, start_front or fronts.start, events, drain, limits=limits)
                 )
                 with trio.fail_after(30):
                     yield RunningApi(path, fake, events, fronts, drain)

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 import msgspec
 import trio
 
-from milkyway_agent import metrics
-from milkyway_agent.api_logs import is_wanted
-from milkyway_agent.api_types import Applied, LogLine, LogQuery
+from milkyway_agent.api import metrics
+from milkyway_agent.api.logs import is_wanted
+from milkyway_agent.api.machine import Applied, LogLine, LogQuery
+from milkyway_agent.api.usage import Figures, Top, Use
+from milkyway_agent.api.view import hint_for
 from milkyway_agent.core import explanation, start_times
 from milkyway_agent.core.dependencies import Graph, Needs
 from milkyway_agent.core.explanation import Origin, Seen, Tree, Why
 from milkyway_agent.core.service_state import Event, Row
 from milkyway_agent.core.start_times import Blame, CriticalPath, Times
-from milkyway_agent.figures import Figures, Top, Use
-from milkyway_agent.observation import hint_for
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.report import (
     DeploymentStatus,

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from milkyway_agent.observation import Observation
+from milkyway_agent.api.view import Observation
 from milkyway_formats.report import ServiceStatus
 from tests.fakes.api import RunningApi, running_api
 from tests.fakes.machine import FakeMachine

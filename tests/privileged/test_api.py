@@ -13,9 +13,9 @@ import msgspec
 import pytest
 import trio
 
+from milkyway_agent.api.server import FrontProcess, Limits
 from milkyway_agent.ipc.channel import Channel, ChannelClosedError, close_all
 from milkyway_agent.ipc.messages import ApiRequest, FromFront, ToFront
-from milkyway_agent.local_api import FrontProcess, Limits
 from milkyway_formats.report import Status
 from tests.fakes.api import RealFronts, RunningApi, running_api
 from tests.fakes.machine import STATUS, FakeMachine

@@ -8,7 +8,7 @@ from pathlib import Path
 import trio
 import trio.testing
 
-from milkyway_agent.draining import DRAIN_SECONDS, Drain
+from milkyway_agent.api.draining import DRAIN_SECONDS, Drain
 
 
 @asynccontextmanager

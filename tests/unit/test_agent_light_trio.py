@@ -66,7 +66,7 @@ assert not failures, failures
 """
 NAMES = """
 import inspect, re, types
-from milkyway_agent import local_api, pid1, supervised_machine, supervision
+import milkyway_agent.api.server, milkyway_agent.pid1, milkyway_agent.supervised_machine, milkyway_agent.supervision
 names = set()
 for module in list(sys.modules.values()):
     if module.__name__.startswith("milkyway_agent.") and module is not light_trio:

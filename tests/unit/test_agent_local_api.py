@@ -9,9 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from milkyway_agent.api_answers import Answers
-from milkyway_agent.api_logs import open_events, open_log
-from milkyway_agent.api_types import (
+from milkyway_agent.api.logs import open_events, open_log
+from milkyway_agent.api.machine import (
     CLASS_OF_VERB,
     ForbiddenError,
     Local,
@@ -24,6 +23,7 @@ from milkyway_agent.api_types import (
     read_log_query,
     services_of,
 )
+from milkyway_agent.api.requests import Answers
 from milkyway_agent.ipc.messages import ApiRequest, ApiVerb
 from milkyway_agent.ipc.sealed_memory import NotSealedError, check_sealed, seal
 from milkyway_agent.log.log import Log

@@ -2,11 +2,11 @@
 
 import re
 
+from milkyway_agent.api.metrics import Scene, text
+from milkyway_agent.api.usage import Figures
 from milkyway_agent.core.explanation import Seen
 from milkyway_agent.core.service_state import Row
 from milkyway_agent.core.start_times import Times
-from milkyway_agent.figures import Figures
-from milkyway_agent.metrics import Scene, text
 
 SCENE = Scene(
     version="0.1.0",

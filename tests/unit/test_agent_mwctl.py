@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from milkyway_agent import mwctl, mwctl_commands
-from milkyway_agent.api_types import layers_of, plain, services_of
+from milkyway_agent.api.machine import layers_of, plain, services_of
 from milkyway_agent.mwctl_screen import (
     Json,
     Painter,

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from milkyway_agent.api_types import View
+from milkyway_agent.api.machine import View
 from milkyway_agent.mwctl_boot import blame_lines, path_lines
 from milkyway_agent.mwctl_screen import Json, Painter
 from milkyway_agent.mwctl_top import top_lines

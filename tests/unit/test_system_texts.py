@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from milkyway_agent.figures import Figures, read_figures
+from milkyway_agent.api.usage import Figures, read_figures
 from milkyway_agent.system import cgroups, console, kernel, loop, mounts, processes, verity
 
 HASH = "ab" * 32

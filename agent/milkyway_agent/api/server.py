@@ -8,7 +8,7 @@ authority is that of the connection's peer, never something that the front says.
 A front that crashes, floods, falls silent or sends what it may not is ended, with its own
 connections and nothing else; the next connection starts another one, after a growing delay if
 they keep failing. ``serve`` never returns and never raises an Exception. Parsing HTTP is
-``front``'s, what a request does is ``api_answers``'.
+``front``'s, what a request does is ``api.requests``'.
 """
 
 import os
@@ -24,9 +24,9 @@ from typing import NamedTuple, Protocol
 import msgspec
 import trio
 
-from milkyway_agent.api_answers import Answer, Answers, Note, failure
-from milkyway_agent.api_types import Peer, plain
-from milkyway_agent.draining import Drain
+from milkyway_agent.api.draining import Drain
+from milkyway_agent.api.machine import Peer, plain
+from milkyway_agent.api.requests import Answer, Answers, Note, failure
 from milkyway_agent.ipc.channel import Channel, ChannelClosedError, MessageRefusedError, close_all, socket_pair
 from milkyway_agent.ipc.messages import ApiAnswer, ApiClosed, ApiConnection, ApiRequest, FromFront, ToFront
 from milkyway_formats.errors import UnavailableError

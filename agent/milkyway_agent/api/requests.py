@@ -3,7 +3,7 @@
 Every way in which it can end has its own status and kind: refused by who asks (403), by how it is
 asked (400), by the machine (409); not now (503); a bug (500). Nothing that a request says or a
 machine does raises out of ``answer``. Who is at the other end, and how the answer gets there, is
-``local_api``'s.
+``api.server``'s.
 """
 
 import traceback
@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import msgspec
 import trio
 
-from milkyway_agent.api_types import (
+from milkyway_agent.api.machine import (
     MAX_ENVELOPE_BYTES,
     ForbiddenError,
     Local,

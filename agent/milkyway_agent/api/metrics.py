@@ -8,8 +8,8 @@ names of services, states and phases, escaped as the format asks.
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, get_args
 
+from milkyway_agent.api.usage import Figures
 from milkyway_agent.core.explanation import Seen
-from milkyway_agent.figures import Figures
 from milkyway_formats.report import ServiceState
 
 STATES: tuple[str, ...] = get_args(ServiceState)

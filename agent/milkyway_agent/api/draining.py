@@ -1,6 +1,6 @@
 """Connections of the local API while this process becomes another program: who comes waits, who is there is answered.
 
-Both ends of that know this and nothing of each other: ``local_api`` lets in and answers, ``reexecution`` has it stop.
+Both ends of that know this and nothing of each other: ``api.server`` lets in and answers, ``reexecution`` has it stop.
 """
 
 from collections.abc import AsyncIterator

@@ -1,7 +1,7 @@
 """What there is to see of a supervisor: gathered at one moment as plain values, and explained by ``core.explanation``.
 
 Whoever asks gets an answer about one moment: everything is read off the supervisor without waiting. What must
-be read from the kernel is read in a thread (``figures``). The names that were mistyped are met here, with a hint.
+be read from the kernel is read in a thread (``api.usage``). The names that were mistyped are met here, with a hint.
 """
 
 import os
@@ -10,14 +10,14 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 
 import trio
 
-from milkyway_agent import figures, metrics
-from milkyway_agent.api_logs import open_events
-from milkyway_agent.api_types import LogLine, LogQuery
+from milkyway_agent.api import metrics, usage
+from milkyway_agent.api.logs import open_events
+from milkyway_agent.api.machine import LogLine, LogQuery
+from milkyway_agent.api.usage import Figures, Top, Use
 from milkyway_agent.core import explanation, start_times
 from milkyway_agent.core.explanation import Seen, Tree, Why
 from milkyway_agent.core.restart import is_on_demand
 from milkyway_agent.core.start_times import Blame, CriticalPath
-from milkyway_agent.figures import Figures, Top, Use
 from milkyway_agent.log.log import Log
 from milkyway_agent.supervisor.service_record import Attended
 from milkyway_agent.supervisor.supervisor import Supervisor
@@ -105,7 +105,7 @@ class Observation:
             services += [Use(name, "started", 0, found[name]) for name in others if name not in states]
             return Top(time.monotonic_ns() // 1000, uptime, os.cpu_count() or 1, services)
 
-        return await figures.in_thread(arrange, self._groups())
+        return await usage.in_thread(arrange, self._groups())
 
     async def metrics(self) -> str:
         """Return everything as metrics."""
@@ -114,7 +114,7 @@ class Observation:
         def write(found: Mapping[str, Figures]) -> str:
             return metrics.text(metrics.Scene(self._version, uptime, phases, seen, found))
 
-        return await figures.in_thread(write, self._groups())
+        return await usage.in_thread(write, self._groups())
 
     async def events(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
         """Return what happened, as *query* says."""

@@ -1,6 +1,6 @@
 """What the local API can be asked, who may ask it, and what the machine behind it must be able to do.
 
-Decisions and shapes only: nothing here waits, opens or logs. ``local_api`` is PID 1's side and
+Decisions and shapes only: nothing here waits, opens or logs. ``api.server`` is PID 1's side and
 carries out what is decided here; ``front`` turns HTTP into these requests and back.
 
 Who may what (``docs/reference/local-api.md``): root everything that credentials can give; members
@@ -26,9 +26,9 @@ from milkyway_formats.names import ShortText, Text
 from milkyway_formats.report import LayerStatus, ServiceStatus, Status, TrustStatus
 
 if TYPE_CHECKING:
+    from milkyway_agent.api.usage import Top
     from milkyway_agent.core.explanation import Tree, Why
     from milkyway_agent.core.start_times import Blame, CriticalPath
-    from milkyway_agent.figures import Top
 
 MAX_ENVELOPE_BYTES = 256 * 1024
 MAX_LOG_LINES = 10_000
