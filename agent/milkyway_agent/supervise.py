@@ -93,9 +93,9 @@ def main(arguments: list[str]) -> int:
         print(f"cannot understand the command line: {error}\nhint: milkyway-agent --help", file=sys.stderr)
         return USAGE
     if options.front:
-        from milkyway_agent import front
+        from milkyway_agent.front import server
 
-        front.main()
+        server.main()
         return 0
     if options.check_state:
         from milkyway_agent.runtime.reexecution import main_check

@@ -26,7 +26,7 @@ ENTRIES = {
     "init": "milkyway_agent.__main__",
     "verifier": "milkyway_agent.verifier",
     "uplink": "milkyway_agent.uplink",
-    "front": "milkyway_agent.front",
+    "front": "milkyway_agent.front.server",
     "compiler": "milkyway_agent.compiler",
     "disk": "milkyway_agent.disk",
 }

@@ -42,7 +42,7 @@ while True:
         number = re.search(rb'"request":([0-9]+)', data)[1]
         link.send(b'{"type":"begun","request":' + number + b',"machine":null}')
 """
-FRONT = "from milkyway_agent.front import main; main()"
+FRONT = "from milkyway_agent.front.server import main; main()"
 
 
 def enter(scratch: str, launch: str, console: str) -> None:

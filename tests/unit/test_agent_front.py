@@ -6,8 +6,8 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair
 
-from milkyway_agent.front import Conversation
-from milkyway_agent.front_routes import DO, READ, HttpRefusedError, Route, content_type, route
+from milkyway_agent.front.routes import DO, READ, HttpRefusedError, Route, content_type, route
+from milkyway_agent.front.server import Conversation
 from milkyway_agent.ipc.messages import ApiAnswer
 
 

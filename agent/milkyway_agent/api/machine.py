@@ -1,7 +1,7 @@
 """What the local API can be asked, who may ask it, and what the machine behind it must be able to do.
 
 Decisions and shapes only: nothing here waits, opens or logs. ``api.server`` is PID 1's side and
-carries out what is decided here; ``front`` turns HTTP into these requests and back.
+carries out what is decided here; ``front.server`` turns HTTP into these requests and back.
 
 Who may what (``docs/reference/local-api.md``): root everything that credentials can give; members
 of the group ``milkyway`` read, restart and stop; ``apply`` is open to whoever reaches the

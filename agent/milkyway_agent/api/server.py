@@ -8,7 +8,7 @@ authority is that of the connection's peer, never something that the front says.
 A front that crashes, floods, falls silent or sends what it may not is ended, with its own
 connections and nothing else; the next connection starts another one, after a growing delay if
 they keep failing. ``serve`` never returns and never raises an Exception. Parsing HTTP is
-``front``'s, what a request does is ``api.requests``'.
+``front.server``'s, what a request does is ``api.requests``'.
 """
 
 import os

@@ -1,0 +1,1 @@
+"""The process that parses HTTP for the local API; started when somebody connects, gone when idle."""
