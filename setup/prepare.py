@@ -139,7 +139,7 @@ def tools_tree() -> None:
 
 
 def supervisor_programs() -> None:
-    """Put ``milkyway-agent`` and ``mwctl`` into the virtual environment as quick as on a server, and the static launcher."""
+    """Put ``milkyway-agent`` and ``mwctl.command`` into the virtual environment as quick as on a server, and the static launcher."""
     source = ROOT / "agent/launch/launch.c"
     inputs = source.read_bytes() + (VENV / "stamp").read_bytes() + Path(__file__).read_bytes()
     stamp = VENV / "lib/milkyway/stamp"
@@ -151,7 +151,7 @@ def supervisor_programs() -> None:
     _run([str(VENV / "bin/python"), "-c", code, str(source), str(VENV / "lib/milkyway")], "launch")
     site = next((VENV / "lib").glob("python3*/site-packages"))
     paths = [str(ROOT / "agent"), str(ROOT / "formats"), str(site)]
-    for name, module in {"milkyway-agent": "milkyway_agent.__main__", "mwctl": "milkyway_agent.mwctl"}.items():
+    for name, module in {"milkyway-agent": "milkyway_agent.__main__", "mwctl": "milkyway_agent.mwctl.command"}.items():
         # -I -S: nothing of the user's, and no module site, which takes longer than all that comes before the first service
         # Behind the standard library, as site has it: or what is imported first would be looked for in them all.
         text = f"#!{VENV / 'bin/python'} -IS\nimport sys\nsys.path += {paths!r}\n"

@@ -32,7 +32,7 @@ UNUSED_ENDINGS = ("/", ".pyi", ".c", ".h", ".md", ".txt", "py.typed")
 def entry_scripts() -> dict[str, str]:
     """Return the entry scripts by their path. PID 1's is the package itself (``__main__``)."""
     scripts = {f"{MILKYWAY}/{name}": ENTRY.format(module=module) for name, module in config.ENTRIES.items()}
-    scripts["usr/bin/mwctl"] = ENTRY.format(module="milkyway_agent.mwctl")
+    scripts["usr/bin/mwctl"] = ENTRY.format(module="milkyway_agent.mwctl.command")
     return scripts
 
 

@@ -20,9 +20,11 @@ from milkyway_agent.api.server import DEFAULT_LIMITS, FrontProcess, Limits, Star
 from tests.fakes.machine import FakeMachine
 
 FRONT = "import os; os.dup2({end}, 3); os.close({end}); from milkyway_agent.front.server import main; main()"
-MWCTL = "from milkyway_agent.mwctl import main; main()"
+MWCTL = "from milkyway_agent.mwctl.command import main; main()"
 # The interpreter may be where only root can read it, so everything is imported before changing the user.
-AS_USER = "import json, locale, os, time, milkyway_agent.mwctl; os.setgroups([]); os.setgid({group}); os.setuid({user}); "
+AS_USER = (
+    "import json, locale, os, time, milkyway_agent.mwctl.command; os.setgroups([]); os.setgid({group}); os.setuid({user}); "
+)
 
 
 @dataclass

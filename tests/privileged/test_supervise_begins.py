@@ -13,9 +13,10 @@ from threading import Event
 import pytest
 import trio
 
-from milkyway_agent import leftovers, mwctl_client
+from milkyway_agent import leftovers
 from milkyway_agent.launching.child import clear_group
 from milkyway_agent.launching.program import make_group
+from milkyway_agent.mwctl import client
 from milkyway_agent.system import cgroups, processes
 from tests.privileged.supervised import cgroup_root
 from tests.privileged.supervising import SECONDS, Supervising, supervising
@@ -251,7 +252,7 @@ def test_whoever_asks_while_it_executes_itself_anew_waits_and_is_answered() -> N
 
 def ask_quickly(one: Supervising) -> int:
     """Ask for the services, without starting a program for it; return the status."""
-    reply = mwctl_client.ask(str(one.runtime / "mwctl.sock"), "GET", "/v1/services")
+    reply = client.ask(str(one.runtime / "mwctl.sock"), "GET", "/v1/services")
     with reply.body:
         reply.read()
     return reply.status

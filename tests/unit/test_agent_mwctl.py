@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from milkyway_agent import mwctl, mwctl_commands
 from milkyway_agent.api.machine import layers_of, plain, services_of
-from milkyway_agent.mwctl_screen import (
+from milkyway_agent.mwctl import command, options
+from milkyway_agent.mwctl.screen import (
     Json,
     Painter,
     clean,
@@ -192,10 +192,10 @@ def test_an_envelope_in_a_file_may_end_with_a_newline(tmp_path: Path) -> None:
     file = tmp_path / "change.json"
     for content in (b"{}\n", b"{}"):
         file.write_bytes(content)
-        assert mwctl._read_envelope(str(file)) == b"{}"
+        assert command._read_envelope(str(file)) == b"{}"
     file.write_bytes(b"\n")
     with pytest.raises(RefusedError, match="it is empty"):
-        mwctl._read_envelope(str(file))
+        command._read_envelope(str(file))
 
 
 def test_a_log_line_and_the_log_that_breaks_off() -> None:
@@ -236,7 +236,7 @@ def test_ordinary_text_stays_as_it_is() -> None:
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    for action in mwctl_commands.make_parser()._actions:
+    for action in options.make_parser()._actions:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     raise AssertionError("mwctl has no commands")
@@ -250,12 +250,12 @@ def test_every_command_has_help_with_an_example_that_it_takes() -> None:
     }
     for name, parser in commands().items():
         example = parser.format_help().rpartition("example: mwctl ")[2].split()
-        assert mwctl_commands.make_parser().parse_args(example).verb == name
+        assert options.make_parser().parse_args(example).verb == name
 
 
 @pytest.mark.parametrize("arguments", [["--json", "status"], ["status", "--json"]])
 def test_json_may_stand_before_and_after_the_command(arguments: list[str]) -> None:
-    assert mwctl_commands.make_parser().parse_args(arguments).json is True
+    assert options.make_parser().parse_args(arguments).json is True
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_json_may_stand_before_and_after_the_command(arguments: list[str]) -> No
 def test_what_cannot_be_done_is_one_line_and_a_code(
     arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert mwctl.run(["--socket", "/nonexistent/socket", *arguments]) == code
+    assert command.run(["--socket", "/nonexistent/socket", *arguments]) == code
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(message)
@@ -280,9 +280,7 @@ def test_what_cannot_be_done_is_one_line_and_a_code(
 
 def test_mwctl_starts_with_little() -> None:
     """Under emulation each of these costs a tenth of a second or more at every start."""
-    code = (
-        "import sys; from milkyway_agent import mwctl; mwctl.run(['--socket', '/nonexistent', 'status']); print(*sys.modules)"
-    )
+    code = "import sys; from milkyway_agent.mwctl import command as mwctl; mwctl.run(['--socket', '/nonexistent', 'status']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     # What the interpreter of a virtual environment loads before any of this is not counted.
     before = subprocess.run(

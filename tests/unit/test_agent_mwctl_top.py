@@ -15,8 +15,8 @@ import pytest
 # Stands in for the agent: answers from a file, as often as it is asked, and fails as unavailable without one.
 PROGRAM = """
 import json, signal, sys
-from milkyway_agent.mwctl_screen import Painter
-from milkyway_agent.mwctl_top import watch
+from milkyway_agent.mwctl.screen import Painter
+from milkyway_agent.mwctl.top import watch
 from milkyway_formats.errors import UnavailableError
 def ask():
     try:

@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from milkyway_agent.api.machine import View
-from milkyway_agent.mwctl_boot import blame_lines, path_lines
-from milkyway_agent.mwctl_screen import Json, Painter
-from milkyway_agent.mwctl_top import top_lines
-from milkyway_agent.mwctl_views import branches, event_line, tree_lines, why_lines
+from milkyway_agent.mwctl.boot import blame_lines, path_lines
+from milkyway_agent.mwctl.screen import Json, Painter
+from milkyway_agent.mwctl.top import top_lines
+from milkyway_agent.mwctl.views import branches, event_line, tree_lines, why_lines
 from milkyway_formats.errors import RefusedError
 from tests.fakes.machine import FakeMachine
 

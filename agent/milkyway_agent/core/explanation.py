@@ -2,7 +2,7 @@
 
 Two questions, kept apart: who wanted it, or wanted it no more (its ``Origin``), and what it waits for now (its
 obstacles, as ``dependencies`` finds them, each with what that one waits for in turn). What was seen of each service
-(``Seen``) is ``api.view``'s to gather; how people read the answer is ``mwctl_views``'.
+(``Seen``) is ``api.view``'s to gather; how people read the answer is ``mwctl.views``'.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What mwctl shows people of services: the tree, the reasons of one, and events. Pure, as ``mwctl_screen``.
+"""What mwctl shows people of services: the tree, the reasons of one, and events. Pure, as ``mwctl.screen``.
 
 *width* is the terminal's: the last column, which is prose, is cut to it; None: nothing is cut.
 """
@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from milkyway_agent.mwctl_screen import Cell, Json, Painter, clean, duration, head, log_line
+from milkyway_agent.mwctl.screen import Cell, Json, Painter, clean, duration, head, log_line
 from milkyway_formats.errors import RefusedError
 
 STYLE_OF_ROW = {"started": "good", "completed": "good", "armed": "good", "failed": "bad", "idle": "faint"}

@@ -1,7 +1,7 @@
-"""What mwctl shows people of the boot: how long each service took, and what held up the last. Pure, as ``mwctl_screen``."""
+"""What mwctl shows people of the boot: how long each service took, and what held up the last. Pure, as ``mwctl.screen``."""
 
-from milkyway_agent.mwctl_screen import Cell, Json, Painter, clean, duration, head
-from milkyway_agent.mwctl_views import fitted
+from milkyway_agent.mwctl.screen import Cell, Json, Painter, clean, duration, head
+from milkyway_agent.mwctl.views import fitted
 
 STYLE_OF_OUTCOME = {"failed": "bad", "underway": "busy"}
 

@@ -1,7 +1,7 @@
-"""``mwctl``: the admin's command on a server. Asks the local API, shows the answer, ends with an ExitCode.
+"""``mwctl.command``: the admin's command on a server. Asks the local API, shows the answer, ends with an ExitCode.
 
 Decides nothing and may nothing: the agent asks the kernel who is calling. What people see is laid
-out by ``mwctl_screen``, requests are ``mwctl_client``'s.
+out by ``mwctl.screen``, requests are ``mwctl.client``'s.
 
 Under emulation an import costs ten times what it costs natively, so this and what it imports stay
 small: argparse (click is not on a server), json and datetime only when used, no httpx (a second
@@ -13,24 +13,24 @@ import os
 import sys
 from typing import NoReturn
 
-from milkyway_agent import mwctl_client, mwctl_screen
-from milkyway_agent.mwctl_commands import make_parser
+from milkyway_agent.mwctl import client, screen
+from milkyway_agent.mwctl.options import make_parser
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
 
-Json = mwctl_screen.Json
+Json = screen.Json
 MAX_ENVELOPE_BYTES = 256 * 1024
 INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 LISTS = {
-    "services": mwctl_screen.services_lines,
-    "layers": mwctl_screen.layers_lines,
-    "deployments": mwctl_screen.deployments_lines,
+    "services": screen.services_lines,
+    "layers": screen.layers_lines,
+    "deployments": screen.deployments_lines,
 }
 DOINGS = {"reboot": "rebooting", "poweroff": "powering off", "reexec": "re-executing the agent"}
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def main() -> NoReturn:
-    """Run ``mwctl`` with the process's arguments and end the process."""
+    """Run ``mwctl.command`` with the process's arguments and end the process."""
     sys.exit(run(sys.argv[1:]))
 
 
@@ -61,7 +61,7 @@ def carry_out(options: argparse.Namespace) -> int:
     verb = options.verb
     if verb in ("start", "stop", "restart", "reload"):
         service = _ask_json(options, "POST", f"/v1/services/{_quote(options.service, safe='/')}/{verb}")
-        _print(options, service, [mwctl_screen.service_line(verb, options.service, service)])
+        _print(options, service, [screen.service_line(verb, options.service, service)])
         return ExitCode.OK if service["state"] != "failed" else ExitCode.UNAVAILABLE
     if verb in ("logs", "events"):
         _show_log(options)
@@ -76,28 +76,26 @@ def carry_out(options: argparse.Namespace) -> int:
         version = f" version {applied['version']}" if applied["version"] else ""
         what = "desired state" if applied["kind"] == "desired" else "command"
         detail = f": {applied['detail']}" if applied["detail"] else ""
-        _print(options, applied, [mwctl_screen.clean(f"admitted: {what}{version} ({applied['id']}){detail}")])
+        _print(options, applied, [screen.clean(f"admitted: {what}{version} ({applied['id']}){detail}")])
     elif verb in DOINGS:
         _print(options, _ask_json(options, "POST", f"/v1/{verb}"), [DOINGS[verb]])
     else:
         answer = _ask_json(options, "GET", f"/v1/{verb}")
         if verb == "status":
-            lines = mwctl_screen.status_lines(answer, _painter())
+            lines = screen.status_lines(answer, _painter())
         elif verb == "trust":
-            lines = mwctl_screen.trust_lines(answer, _painter(), date=_date)
+            lines = screen.trust_lines(answer, _painter(), date=_date)
         else:
             lines = LISTS[verb](answer, _painter())
         _print(options, answer, lines)
     return ExitCode.OK
 
 
-def _ask(
-    options: argparse.Namespace, method: str, target: str, body: bytes = b"", *, endless: bool = False
-) -> mwctl_client.Reply:
-    path = getattr(options, "socket", mwctl_client.SOCKET_PATH)
-    reply = mwctl_client.ask(path, method, target, body, seconds=None if endless else mwctl_client.ANSWER_SECONDS)
+def _ask(options: argparse.Namespace, method: str, target: str, body: bytes = b"", *, endless: bool = False) -> client.Reply:
+    path = getattr(options, "socket", client.SOCKET_PATH)
+    reply = client.ask(path, method, target, body, seconds=None if endless else client.ANSWER_SECONDS)
     if not 200 <= reply.status < 300:
-        raise mwctl_client.failure(reply.status, reply.read())
+        raise client.failure(reply.status, reply.read())
     return reply
 
 
@@ -112,35 +110,38 @@ def _ask_json(options: argparse.Namespace, method: str, target: str, body: bytes
 
 
 def _show_view(options: argparse.Namespace) -> None:
-    from milkyway_agent import mwctl_boot, mwctl_views  # late: other commands need neither
+    from milkyway_agent.mwctl import (
+        boot,
+        views,  # late: other commands need neither
+    )
 
     painter, width = _painter(), _width()
     match options.verb:
         case "tree":
             answer = _ask_json(options, "GET", "/v1/tree")
-            lines = mwctl_views.tree_lines(answer, painter, root=options.service, width=width)
+            lines = views.tree_lines(answer, painter, root=options.service, width=width)
         case "why":
             answer = _ask_json(options, "GET", f"/v1/why/{_quote(options.service, safe='/')}")
-            lines = mwctl_views.why_lines(answer, painter, width=width)
+            lines = views.why_lines(answer, painter, width=width)
         case "blame":
             answer = _ask_json(options, "GET", "/v1/blame")
-            lines = mwctl_boot.blame_lines(answer, painter, everything=options.everything, width=width)
+            lines = boot.blame_lines(answer, painter, everything=options.everything, width=width)
         case _:
             query = f"?service={_quote(options.service)}" if options.service else ""
             answer = _ask_json(options, "GET", f"/v1/critical-path{query}")
-            lines = mwctl_boot.path_lines(answer, painter, width=width)
+            lines = boot.path_lines(answer, painter, width=width)
     _print(options, answer, lines)
 
 
 def _show_top(options: argparse.Namespace) -> None:
-    from milkyway_agent import mwctl_top
+    from milkyway_agent.mwctl import top
 
     def ask() -> Json:
         return _ask_json(options, "GET", "/v1/top")
 
     is_json = getattr(options, "json", False)
     if sys.stdout.isatty() and sys.stdin.isatty() and not options.once and not is_json:
-        mwctl_top.watch(ask, _painter(), sort=options.sort)
+        top.watch(ask, _painter(), sort=options.sort)
         return
     before = ask()
     if is_json:
@@ -148,8 +149,8 @@ def _show_top(options: argparse.Namespace) -> None:
         return
     import time
 
-    time.sleep(mwctl_top.ONCE_SECONDS)  # rates are differences
-    _print(options, before, mwctl_top.top_lines(ask(), before, _painter(), sort=options.sort))
+    time.sleep(top.ONCE_SECONDS)  # rates are differences
+    _print(options, before, top.top_lines(ask(), before, _painter(), sort=options.sort))
 
 
 def _show_metrics(options: argparse.Namespace) -> None:
@@ -161,7 +162,7 @@ def _show_metrics(options: argparse.Namespace) -> None:
 def _show_log(options: argparse.Namespace) -> None:
     import json
 
-    from milkyway_agent import mwctl_views
+    from milkyway_agent.mwctl import views
 
     query = [f"lines={options.lines}"]
     query += [f"names={_quote(','.join(options.names))}"] if options.names else []
@@ -171,7 +172,7 @@ def _show_log(options: argparse.Namespace) -> None:
     query += ["follow=1"] if options.follow else []
     reply = _ask(options, "GET", f"/v1/{options.verb}?" + "&".join(query), endless=options.follow)
     painter = _painter()
-    show = mwctl_screen.log_line if options.verb == "logs" else mwctl_views.event_line
+    show = screen.log_line if options.verb == "logs" else views.event_line
     for data in reply.lines():
         if getattr(options, "json", False):
             print(data.decode("utf-8", "backslashreplace").rstrip("\n"), flush=options.follow)
@@ -199,10 +200,10 @@ def _width() -> int | None:
         return None
 
 
-def _painter() -> mwctl_screen.Painter:
+def _painter() -> screen.Painter:
     # https://no-color.org: set and not empty means no colour
     wants = not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
-    return mwctl_screen.Painter(colour=wants and sys.stdout.isatty())
+    return screen.Painter(colour=wants and sys.stdout.isatty())
 
 
 def _read_envelope(name: str) -> bytes:
@@ -251,7 +252,7 @@ def _date(seconds: int) -> str:
 
 
 def _say(message: str, hint: str, code: int) -> int:
-    print(mwctl_screen.clean(message), file=sys.stderr)
+    print(screen.clean(message), file=sys.stderr)
     if hint:
-        print(f"hint: {mwctl_screen.clean(hint)}", file=sys.stderr)
+        print(f"hint: {screen.clean(hint)}", file=sys.stderr)
     return code

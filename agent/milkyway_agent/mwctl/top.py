@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from milkyway_agent.mwctl_screen import STYLE_OF_STATE, Cell, Json, Painter, clean, duration, head
+from milkyway_agent.mwctl.screen import STYLE_OF_STATE, Cell, Json, Painter, clean, duration, head
 from milkyway_formats.errors import UnavailableError
 
 REFRESH_SECONDS = 2.0

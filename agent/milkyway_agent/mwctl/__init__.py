@@ -1,0 +1,1 @@
+"""The admin's command on a machine."""
