@@ -24,7 +24,7 @@ ROOT_MODULES = (
 # Entry scripts of the agent's processes in /usr/lib/milkyway (each has its own SELinux type), and their modules.
 ENTRIES = {
     "init": "milkyway_agent.__main__",
-    "verifier": "milkyway_agent.verifier",
+    "verifier": "milkyway_agent.verifier.process",
     "uplink": "milkyway_agent.uplink",
     "front": "milkyway_agent.front.server",
     "compiler": "milkyway_agent.compiler",

@@ -10,7 +10,7 @@ import trio
 
 from milkyway_agent.ipc.messages import Connect
 from milkyway_agent.uplink_http import AnswerRefusedError, LinkError, dial, linked
-from milkyway_agent.verification.machine_keys import connection_key, connection_key_pem, generate
+from milkyway_agent.verifier.machine_keys import connection_key, connection_key_pem, generate
 from milkyway_control.ca import Authority
 from milkyway_control.fleet_client import ServerRefusedError
 from milkyway_formats.agent_protocol import BLOB_PREFIX, MAX_REPORT_BYTES, POLL_PATH, REPORT_PATH, machine_uri

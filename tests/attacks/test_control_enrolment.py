@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from milkyway_agent.verification.enrolment import make_request
-from milkyway_agent.verification.machine_keys import generate
+from milkyway_agent.verifier.enrolment import make_request
+from milkyway_agent.verifier.machine_keys import generate
 from milkyway_control.ca import Authority, CsrRefusedError
 from milkyway_control.enrolment import EnrolmentRefusedError, approve, read_request
 from milkyway_control.fleet_config import KeptToken

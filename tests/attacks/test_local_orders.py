@@ -4,9 +4,9 @@ import pytest
 from msgspec.structs import replace
 
 from milkyway_agent.ipc.messages import Begun, DesiredAdmitted, LayerVerified, RefusalNoted, Refused
-from milkyway_agent.verification.answers import Outgoing
-from milkyway_agent.verification.machine_keys import identity_key
-from milkyway_agent.verification.trust_state import TrustStore
+from milkyway_agent.verifier.answers import Outgoing
+from milkyway_agent.verifier.machine_keys import identity_key
+from milkyway_agent.verifier.trust_state import TrustStore
 from milkyway_formats.codec import decode, encode
 from milkyway_formats.command import LONGEST_LIFE_SECONDS
 from milkyway_formats.desired import DESIRED_TYPE

@@ -16,7 +16,7 @@ from milkyway_agent.ipc.messages import (
     RefusalNoted,
     Refused,
 )
-from milkyway_agent.verification.answers import Arrival, Outgoing
+from milkyway_agent.verifier.answers import Arrival, Outgoing
 from milkyway_formats.codec import decode, encode
 from milkyway_formats.command import COMMAND_TYPE, PowerOff
 from milkyway_formats.desired import DESIRED_TYPE

@@ -31,8 +31,8 @@ from milkyway_agent.ipc.messages import (
     Post,
     ToUplink,
 )
-from milkyway_agent.verification.enrolment import Enrolment, check_reply, make_request
-from milkyway_agent.verification.machine_keys import (
+from milkyway_agent.verifier.enrolment import Enrolment, check_reply, make_request
+from milkyway_agent.verifier.machine_keys import (
     MachineSecrets,
     connection_key_pem,
     generate,

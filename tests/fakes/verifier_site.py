@@ -7,9 +7,9 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from milkyway_agent.ipc.messages import AdmitLocally, Begin, FetchLayer, VerifyLayer
-from milkyway_agent.verification.answers import ForUplink, Outgoing, ToPid1, Verifier
-from milkyway_agent.verification.machine_keys import public_keys
-from milkyway_agent.verification.trust_state import TrustStore
+from milkyway_agent.verifier.answers import ForUplink, Outgoing, ToPid1, Verifier
+from milkyway_agent.verifier.machine_keys import public_keys
+from milkyway_agent.verifier.trust_state import TrustStore
 from milkyway_formats.codec import decode, encode
 from milkyway_formats.command import COMMAND_TYPE, Command, RestartService
 from milkyway_formats.deployment import Deployment

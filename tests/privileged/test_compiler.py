@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from milkyway_agent.compiler import compile_policy
-from milkyway_agent.verification.policy_check import make_instance
+from milkyway_agent.verifier.policy_check import make_instance
 from milkyway_coreos.policy import SOURCES, secilc_of
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.policy_shared import Placed, shared

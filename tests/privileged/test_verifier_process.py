@@ -32,7 +32,9 @@ class Started:
     def __init__(self, root: Path, vendor_root: bytes = VENDOR_ROOT) -> None:
         (root / "vendor-root.json").write_bytes(vendor_root)
         (pid1, theirs), (uplink, up) = socket_pair(), socket_pair()
-        entry = f"import sys; sys.path[:0] = {[*HOUSES, SITE_PACKAGES]!r}; from milkyway_agent.verifier import main; main()"
+        entry = (
+            f"import sys; sys.path[:0] = {[*HOUSES, SITE_PACKAGES]!r}; from milkyway_agent.verifier.process import main; main()"
+        )
         # dup2 in the shell gives fd 3 and 4 their numbers; unshare takes the network away.
         script = f'exec 3<&{theirs.fileno()} 4<&{up.fileno()}; exec unshare --net "$@"'
         self.process = subprocess.Popen(

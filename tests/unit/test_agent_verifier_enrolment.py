@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import (
 from msgspec.structs import replace
 
 from milkyway_agent.ipc.messages import Begun, Connect, Enrolled, Post, RefusalNoted, SendReport
-from milkyway_agent.verification.answers import Outgoing
-from milkyway_agent.verification.machine_keys import generate, machine_id, public_keys
+from milkyway_agent.verifier.answers import Outgoing
+from milkyway_agent.verifier.machine_keys import generate, machine_id, public_keys
 from milkyway_formats.codec import decode, encode
 from milkyway_formats.enrolment import ENROLMENT_TYPE, EnrolmentRecord, EnrolmentReply, EnrolmentRequest, proof, split_token
 from milkyway_formats.hybrid import HybridPublicKey

@@ -17,7 +17,7 @@ from milkyway_agent.ipc.messages import (
     Refused,
     Unavailable,
 )
-from milkyway_agent.verification.answers import Arrival, Outgoing
+from milkyway_agent.verifier.answers import Arrival, Outgoing
 from milkyway_formats.grants import Connect, Listen, UseData
 from milkyway_formats.layer_file import FOOTER_BYTES, Section, parse_footer
 from milkyway_formats.root import ROOT_TYPE

@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from milkyway_agent.ipc.messages import CommandAdmitted, DesiredAdmitted, RefusalNoted, Refused, Unavailable
-from milkyway_agent.verification.answers import Outgoing
+from milkyway_agent.verifier.answers import Outgoing
 from milkyway_formats.codec import decode, encode
 from milkyway_formats.command import COMMAND_TYPE, PowerOff
 from milkyway_formats.desired import DESIRED_TYPE

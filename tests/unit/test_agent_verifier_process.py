@@ -31,9 +31,9 @@ from milkyway_agent.ipc.messages import (
     Unavailable,
     VerifyLayer,
 )
-from milkyway_agent.verification.answers import Verifier
-from milkyway_agent.verification.note_allowance import BURST
-from milkyway_agent.verifier import Process
+from milkyway_agent.verifier.answers import Verifier
+from milkyway_agent.verifier.note_allowance import BURST
+from milkyway_agent.verifier.process import Process
 from milkyway_formats.codec import encode
 from milkyway_formats.desired import DESIRED_TYPE, Desired
 from tests.fakes.layer_files import make_layer

@@ -13,10 +13,10 @@ from msgspec.structs import replace
 
 from milkyway_agent.ipc.messages import RefusalNoted
 from milkyway_agent.system.state_file import Directory
-from milkyway_agent.verification.enrolment_record import check_record
-from milkyway_agent.verification.local_orders import verify_kept
-from milkyway_agent.verification.machine_keys import Random, machine_id
-from milkyway_agent.verification.trust_state import QuarantineError, TrustStore
+from milkyway_agent.verifier.enrolment_record import check_record
+from milkyway_agent.verifier.local_orders import verify_kept
+from milkyway_agent.verifier.machine_keys import Random, machine_id
+from milkyway_agent.verifier.trust_state import QuarantineError, TrustStore
 from milkyway_formats.desired import Desired
 from milkyway_formats.enrolment import MachineConfiguration
 from milkyway_formats.errors import MilkyWayError, RefusedError, UnavailableError

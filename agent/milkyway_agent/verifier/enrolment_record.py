@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from milkyway_agent.verification.machine_keys import MachineSecrets, machine_id, public_keys
+from milkyway_agent.verifier.machine_keys import MachineSecrets, machine_id, public_keys
 from milkyway_formats.enrolment import EnrolmentRecord
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.names import FleetId

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from milkyway_agent.verification.enrolment_record import EnrolmentRefusedError, check_record
-from milkyway_agent.verification.machine_keys import MachineSecrets, connection_key, machine_id, public_keys
+from milkyway_agent.verifier.enrolment_record import EnrolmentRefusedError, check_record
+from milkyway_agent.verifier.machine_keys import MachineSecrets, connection_key, machine_id, public_keys
 from milkyway_formats.codec import decode
 from milkyway_formats.enrolment import (
     EnrolmentRecord,

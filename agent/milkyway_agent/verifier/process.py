@@ -42,9 +42,9 @@ from milkyway_agent.ipc.messages import (
     VerifyLayer,
 )
 from milkyway_agent.system.state_file import KernelDirectory
-from milkyway_agent.verification.answers import Arrival, ForUplink, Outgoing, ToPid1, Verifier
-from milkyway_agent.verification.note_allowance import NoteAllowance
-from milkyway_agent.verification.standing import UNAVAILABLE, noted
+from milkyway_agent.verifier.answers import Arrival, ForUplink, Outgoing, ToPid1, Verifier
+from milkyway_agent.verifier.note_allowance import NoteAllowance
+from milkyway_agent.verifier.standing import UNAVAILABLE, noted
 from milkyway_formats.envelope import MAX_ENVELOPE_BYTES, EnvelopeRefusedError
 from milkyway_formats.names import Sha256
 

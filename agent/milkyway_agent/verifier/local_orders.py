@@ -8,7 +8,7 @@ comes from the network is ever given to either. Why it is done so: ``docs/decisi
 from typing import ClassVar
 
 from milkyway_agent.core.admission import LocalRefusedError, check_local
-from milkyway_agent.verification.machine_keys import MachineSecrets, identity_key
+from milkyway_agent.verifier.machine_keys import MachineSecrets, identity_key
 from milkyway_formats.desired import DESIRED_TYPE, Desired
 from milkyway_formats.envelope import Envelope, EnvelopeRefusedError, payload_of, read_envelope, write_envelope
 from milkyway_formats.trust import Trust, Verified, verify_by_key

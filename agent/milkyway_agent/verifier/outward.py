@@ -3,9 +3,9 @@
 from msgspec.structs import replace
 
 from milkyway_agent.ipc.messages import MAX_MESSAGE_BYTES, Connect, Post
-from milkyway_agent.verification.enrolment_record import EnrolmentRefusedError
-from milkyway_agent.verification.machine_keys import connection_key_pem, identity_key
-from milkyway_agent.verification.standing import Standing
+from milkyway_agent.verifier.enrolment_record import EnrolmentRefusedError
+from milkyway_agent.verifier.machine_keys import connection_key_pem, identity_key
+from milkyway_agent.verifier.standing import Standing
 from milkyway_formats.codec import encode
 from milkyway_formats.envelope import OversizeRefusedError, write_envelope
 from milkyway_formats.errors import RefusedError
@@ -32,7 +32,7 @@ def connection(standing: Standing) -> Connect | None:
     if standing.quarantined or not configuration.token:
         return None
     # Certificates are read and written in this hour alone: their part of cryptography is not loaded otherwise.
-    from milkyway_agent.verification.enrolment import make_request
+    from milkyway_agent.verifier.enrolment import make_request
 
     try:
         request = make_request(standing.store.secrets, configuration)
@@ -44,7 +44,7 @@ def connection(standing: Standing) -> Connect | None:
 
 def take_enrolment(standing: Standing, reply: bytes) -> Connect:
     """Verify the control server's *reply*, keep it, and return how to connect from now on. Raises RefusedError."""
-    from milkyway_agent.verification.enrolment import check_reply  # as above
+    from milkyway_agent.verifier.enrolment import check_reply  # as above
 
     trust, configuration = standing.trusted(), standing.configuration
     if standing.enrolled or configuration is None or not configuration.token:

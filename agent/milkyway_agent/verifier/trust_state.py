@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, Self, TypeVar
 from msgspec import field
 
 from milkyway_agent.system.state_file import Directory, Kept, has_copies, read_copies, replace, write_copies
-from milkyway_agent.verification.machine_keys import MachineSecrets, Random, generate
+from milkyway_agent.verifier.machine_keys import MachineSecrets, Random, generate
 from milkyway_formats.codec import Document, decode, encode
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.names import UnixSeconds

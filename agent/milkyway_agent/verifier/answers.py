@@ -6,7 +6,7 @@ answer, Refused with the name of the check or Unavailable; what came from the ne
 The order of work is verify, persist, answer: an answer that is lost is an order that is not carried out, never one
 that is carried out twice.
 
-Left to others: descriptors, hashing whole files and time (``milkyway_agent.verifier``); acting (PID 1).
+Left to others: descriptors, hashing whole files and time (``milkyway_agent.verifier.process``); acting (PID 1).
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ from milkyway_agent.ipc.messages import (
     VerifyLayer,
 )
 from milkyway_agent.system.state_file import Directory
-from milkyway_agent.verification.layer_check import (
+from milkyway_agent.verifier.layer_check import (
     CheckedLayer,
     LayerRefusedError,
     ReadLayer,
@@ -47,12 +47,12 @@ from milkyway_agent.verification.layer_check import (
     check_size,
     deployments_with,
 )
-from milkyway_agent.verification.local_orders import sign_here, verify_kept
-from milkyway_agent.verification.machine_keys import Random
-from milkyway_agent.verification.outward import connection, signed_report, take_enrolment
-from milkyway_agent.verification.policy_check import make_instance
-from milkyway_agent.verification.standing import MAX_TEXT, InForce, Standing, check_of, noted, take_stand, text_of
-from milkyway_agent.verification.trusted_time import TrustedTime
+from milkyway_agent.verifier.local_orders import sign_here, verify_kept
+from milkyway_agent.verifier.machine_keys import Random
+from milkyway_agent.verifier.outward import connection, signed_report, take_enrolment
+from milkyway_agent.verifier.policy_check import make_instance
+from milkyway_agent.verifier.standing import MAX_TEXT, InForce, Standing, check_of, noted, take_stand, text_of
+from milkyway_agent.verifier.trusted_time import TrustedTime
 from milkyway_formats.codec import encode
 from milkyway_formats.command import COMMAND_TYPE
 from milkyway_formats.deployment import Deployment
