@@ -25,7 +25,7 @@ ROOT_MODULES = (
 ENTRIES = {
     "init": "milkyway_agent.__main__",
     "verifier": "milkyway_agent.verifier.process",
-    "uplink": "milkyway_agent.uplink",
+    "uplink": "milkyway_agent.uplink.uplink",
     "front": "milkyway_agent.front.server",
     "compiler": "milkyway_agent.compiler",
     "disk": "milkyway_agent.disk",

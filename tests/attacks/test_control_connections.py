@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from milkyway_agent.ipc.messages import Connect
-from milkyway_agent.uplink_http import AnswerRefusedError, LinkError, dial, linked
+from milkyway_agent.uplink.http import AnswerRefusedError, LinkError, dial, linked
 from milkyway_agent.verifier.machine_keys import connection_key, connection_key_pem, generate
 from milkyway_control.ca import Authority
 from milkyway_control.fleet_client import ServerRefusedError

@@ -14,11 +14,7 @@ import trio.testing
 
 from milkyway_agent.ipc.channel import ChannelClosedError
 from milkyway_agent.ipc.messages import Connect, Fetch, Fetched, FromUplink, LinkState, ToUplink
-from milkyway_agent.uplink import Uplink
-from milkyway_agent.uplink_fetch import FAILURES, fetch
-from milkyway_agent.uplink_http import CHUNK_S, AnswerRefusedError, Link, LinkError, one_line
-from milkyway_agent.uplink_poll import Poller
-from milkyway_agent.uplink_waiting import (
+from milkyway_agent.uplink.backoff import (
     FREE_ANSWERS,
     LONGEST_S,
     SPACING_S,
@@ -27,6 +23,10 @@ from milkyway_agent.uplink_waiting import (
     after_refusal,
     persist,
 )
+from milkyway_agent.uplink.fetch import FAILURES, fetch
+from milkyway_agent.uplink.http import CHUNK_S, AnswerRefusedError, Link, LinkError, one_line
+from milkyway_agent.uplink.poll import Poller
+from milkyway_agent.uplink.uplink import Uplink
 from milkyway_formats.agent_protocol import POLL_HOLD_S, PollQuery, read_poll_query
 from milkyway_formats.codec import MalformedError
 from milkyway_formats.errors import UnavailableError

@@ -41,7 +41,7 @@ from tests.fakes.layer_files import make_layer
 from tests.fakes.people import FLEET
 
 COREOS = "c0" * 32
-PROGRAMS = {"verifier": "milkyway_agent.verifier.process", "uplink": "milkyway_agent.uplink"}
+PROGRAMS = {"verifier": "milkyway_agent.verifier.process", "uplink": "milkyway_agent.uplink.uplink"}
 
 
 @dataclasses.dataclass

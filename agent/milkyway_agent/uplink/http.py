@@ -12,7 +12,7 @@ import h11
 import trio
 
 from milkyway_agent.ipc.messages import Connect
-from milkyway_agent.uplink_tls import client_context, explain
+from milkyway_agent.uplink.tls import client_context, explain
 from milkyway_formats.agent_protocol import MAX_HEADER_BYTES, MAX_PROBLEM_BYTES, Problem
 from milkyway_formats.codec import decode
 from milkyway_formats.errors import RefusedError, UnavailableError

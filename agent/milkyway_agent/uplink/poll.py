@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from milkyway_agent.ipc.messages import Connect
-from milkyway_agent.uplink_http import AnswerRefusedError, Dial, Link, linked
-from milkyway_agent.uplink_waiting import Answered, after_answer
+from milkyway_agent.uplink.backoff import Answered, after_answer
+from milkyway_agent.uplink.http import AnswerRefusedError, Dial, Link, linked
 from milkyway_formats.agent_protocol import CURSOR_HEADER, KIND_HEADER, POLL_HOLD_S, EnvelopeKind, PollQuery
 from milkyway_formats.envelope import MAX_ENVELOPE_BYTES
 

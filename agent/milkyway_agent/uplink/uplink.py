@@ -5,7 +5,7 @@ hands on what comes: envelopes nobody has looked at yet, an enrolment's reply, w
 keeps nothing, decides nothing and opens no file. Killed at any moment, it is started again and asks anew: then
 the newest desired state comes again, and the commands that the server never saw acknowledged.
 
-What it promises: waits grow and are spread (``uplink_waiting``), no more bytes than asked for are written,
+What it promises: waits grow and are spread (``uplink.backoff``), no more bytes than asked for are written,
 everything from outside that goes into a message is bounded.
 """
 
@@ -35,10 +35,10 @@ from milkyway_agent.ipc.messages import (
     ToUplink,
 )
 from milkyway_agent.ipc.sealed_memory import seal
-from milkyway_agent.uplink_fetch import fetch
-from milkyway_agent.uplink_http import AnswerRefusedError, Dial, dial, linked
-from milkyway_agent.uplink_poll import ANSWER_S, HELD_S, Poller
-from milkyway_agent.uplink_waiting import REFUSED_S, SPACING_S, Answered, Attempt, Chance, after_failure, persist
+from milkyway_agent.uplink.backoff import REFUSED_S, SPACING_S, Answered, Attempt, Chance, after_failure, persist
+from milkyway_agent.uplink.fetch import fetch
+from milkyway_agent.uplink.http import AnswerRefusedError, Dial, dial, linked
+from milkyway_agent.uplink.poll import ANSWER_S, HELD_S, Poller
 from milkyway_formats.agent_protocol import ENROL_PATH, REPORT_PATH, EnvelopeKind
 from milkyway_formats.codec import encode
 from milkyway_formats.errors import MilkyWayError, RefusedError, UnavailableError

@@ -10,8 +10,8 @@ from contextlib import aclosing
 import trio
 
 from milkyway_agent.ipc.messages import Connect, Fetch
-from milkyway_agent.uplink_http import AnswerRefusedError, Dial, LinkError, linked
-from milkyway_agent.uplink_waiting import Chance, after_failure
+from milkyway_agent.uplink.backoff import Chance, after_failure
+from milkyway_agent.uplink.http import AnswerRefusedError, Dial, LinkError, linked
 from milkyway_formats.agent_protocol import BLOB_PREFIX
 from milkyway_formats.errors import UnavailableError
 

@@ -1,0 +1,1 @@
+"""The process that speaks to the network, and decides nothing."""
