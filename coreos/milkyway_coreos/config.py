@@ -27,8 +27,8 @@ ENTRIES = {
     "verifier": "milkyway_agent.verifier.process",
     "uplink": "milkyway_agent.uplink.uplink",
     "front": "milkyway_agent.front.server",
-    "compiler": "milkyway_agent.compiler",
-    "disk": "milkyway_agent.disk",
+    "compiler": "milkyway_agent.workers.policy_compiler",
+    "disk": "milkyway_agent.workers.disk",
 }
 
 # Programs that a shell needs and coreutils lacks, all of them busybox.

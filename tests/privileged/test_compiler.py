@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from milkyway_agent.compiler import compile_policy
 from milkyway_agent.verifier.policy_check import make_instance
+from milkyway_agent.workers.policy_compiler import compile_policy
 from milkyway_coreos.policy import SOURCES, secilc_of
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.policy_shared import Placed, shared
@@ -55,7 +55,7 @@ def test_nonsense_is_refused_in_one_line(secilc: tuple[str, ...]) -> None:
 
 def test_as_a_process_it_reads_a_pipe_and_writes_memory(secilc: tuple[str, ...], tmp_path: Path) -> None:
     """With fd 3 and fd 4 as PID 1 gives them; exit 0 and a whole policy, or exit 3, one line and nothing written."""
-    script = "from milkyway_agent.compiler import main; main()"
+    script = "from milkyway_agent.workers.policy_compiler import main; main()"
     for source, code in ((instances(), 0), (b"(nonsense)", 3)):
         output = os.memfd_create("policy")
         given = tmp_path / "instances.cil"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from milkyway_agent.compiler import compile_policy
+from milkyway_agent.workers.policy_compiler import compile_policy
 from milkyway_formats.errors import RefusedError, UnavailableError
 
 # A stand-in for secilc that writes its arguments, and what it was given last, into its output.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from milkyway_agent import disk
+from milkyway_agent.workers import disk
 from milkyway_formats.errors import RefusedError, UnavailableError
 
 HEAD = disk.PROBED_BYTES
