@@ -25,7 +25,7 @@ from milkyway_formats.report import (
 )
 
 if TYPE_CHECKING:
-    from milkyway_agent.convergence import Convergence, Progress
+    from milkyway_agent.deployments.convergence import Convergence, Progress
     from milkyway_agent.pid1 import Agent
 
 VERSION = "0.1.0"

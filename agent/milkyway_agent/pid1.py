@@ -23,14 +23,15 @@ from milkyway_agent.api import server
 from milkyway_agent.api.draining import Drain
 from milkyway_agent.api.requests import Answers
 from milkyway_agent.boot_run import BootRun, Deed
-from milkyway_agent.convergence import Convergence, protect_installed
 from milkyway_agent.core.boot import BOOT
 from milkyway_agent.coreos_services import CONSOLES, definition
+from milkyway_agent.deployments.convergence import Convergence, protect_installed
+from milkyway_agent.deployments.layer_store import LayerStore
+from milkyway_agent.deployments.verifier_link import TrustLink
 from milkyway_agent.early_boot import ORDERS, Early
 from milkyway_agent.handover import KeptAgent, KeptDeployments
 from milkyway_agent.ipc.messages import Begin
 from milkyway_agent.launching.child import Running
-from milkyway_agent.layer_store import LayerStore
 from milkyway_agent.log.log import FileSink, LineSink, Log
 from milkyway_agent.machine import LiveMachine
 from milkyway_agent.own_programs import ADMIN_GROUP, FIRST, VERIFIER_USER
@@ -44,7 +45,6 @@ from milkyway_agent.supervisor.activation.timer_stamps import TimerStamps
 from milkyway_agent.supervisor.supervisor import Supervisor
 from milkyway_agent.system import console, kernel, memory, power, signals, watchdog
 from milkyway_agent.system.state_file import PathDirectory
-from milkyway_agent.trust_link import TrustLink
 from milkyway_agent.way_down import go_down
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 from milkyway_formats.report import ServiceStatus

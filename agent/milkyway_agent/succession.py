@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from milkyway_agent.core.effects import RunServices
 from milkyway_agent.coreos_services import definition
-from milkyway_agent.executor import service_definitions
+from milkyway_agent.deployments.executor import service_definitions
 from milkyway_agent.handover import KeptAgent, KeptDeployments, descriptors
 from milkyway_agent.launching.container import Machine
 from milkyway_agent.runtime.reexecution import Kept

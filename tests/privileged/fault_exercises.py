@@ -16,14 +16,14 @@ import trio
 
 from milkyway_agent import own_programs, pid1
 from milkyway_agent.core.effects import HoldData, LoadInstance, OpenLayer
-from milkyway_agent.data_plane import DataPlane
+from milkyway_agent.deployments.data import DataPlane
+from milkyway_agent.deployments.executor import Executor, LayerPlane
+from milkyway_agent.deployments.policy import PolicyPlane
 from milkyway_agent.early import launcher
-from milkyway_agent.executor import Executor, LayerPlane
 from milkyway_agent.launching import direct
 from milkyway_agent.launching.child import Launched
 from milkyway_agent.launching.program import Program
 from milkyway_agent.log.log import Log
-from milkyway_agent.policy_plane import PolicyPlane
 from milkyway_agent.supervisor.supervisor import Definition
 from milkyway_agent.system import cgroups
 from milkyway_formats.deployment import DataBinding

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from milkyway_agent.core.effects import HoldData
-from milkyway_agent.data_plane import DataPlane
+from milkyway_agent.deployments.data import DataPlane
 from milkyway_formats.deployment import DataBinding
 from milkyway_formats.manifest import DataClass
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from milkyway_agent.layer_store import LayerStore
+from milkyway_agent.deployments.layer_store import LayerStore
 from milkyway_formats.errors import UnavailableError
 
 SHA = "ab" * 32

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from milkyway_agent.deployments.verifier_link import News, NotAdmittedError, TrustLink
 from milkyway_agent.ipc.messages import (
     AdmitLocally,
     Begin,
@@ -30,7 +31,6 @@ from milkyway_agent.ipc.messages import (
     SendReport,
 )
 from milkyway_agent.ipc.sealed_memory import seal
-from milkyway_agent.trust_link import News, NotAdmittedError, TrustLink
 from milkyway_control import fleet_config
 from milkyway_control.fleet_config import FleetSettings
 from milkyway_formats.errors import RefusedError

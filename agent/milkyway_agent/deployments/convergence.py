@@ -20,8 +20,11 @@ from milkyway_agent.core.effects import DeploymentEffect
 from milkyway_agent.core.polling import Patience, delay_ms
 from milkyway_agent.core.transition import wanted_effects
 from milkyway_agent.core.uid_range import check_apart
-from milkyway_agent.data_plane import DataPlane
-from milkyway_agent.executor import Executor, GroupPlane, LayerDamagedError, LayerPlane, ServicePlane, StackPlane
+from milkyway_agent.deployments.data import DataPlane
+from milkyway_agent.deployments.executor import Executor, GroupPlane, LayerDamagedError, LayerPlane, ServicePlane, StackPlane
+from milkyway_agent.deployments.layer_store import LayerStore
+from milkyway_agent.deployments.policy import PolicyPlane
+from milkyway_agent.deployments.verifier_link import NotAdmittedError, TrustLink
 from milkyway_agent.handover import KeptDeployments
 from milkyway_agent.ipc.messages import (
     Acted,
@@ -37,14 +40,11 @@ from milkyway_agent.ipc.messages import (
     VerifyLayer,
 )
 from milkyway_agent.launching.container import Machine
-from milkyway_agent.layer_store import LayerStore
 from milkyway_agent.log.log import Log
-from milkyway_agent.policy_plane import PolicyPlane
 from milkyway_agent.programs import Programs
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.supervisor.supervisor import Supervisor
 from milkyway_agent.system import cgroups, kernel, selinux
-from milkyway_agent.trust_link import NotAdmittedError, TrustLink
 from milkyway_formats.command import Action, PowerOff, Reboot, RestartService, StartService, StopService
 from milkyway_formats.deployment import Deployment, LayerPin
 from milkyway_formats.desired import Desired
