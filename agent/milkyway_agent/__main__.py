@@ -76,7 +76,7 @@ def _carry(arguments: list[str]) -> list[str]:
 
         from milkyway_agent.early import carried_code
 
-        gc.disable()  # as ``supervise`` does, but before these megabytes
+        gc.disable()  # as ``standalone.command`` does, but before these megabytes
         carried_code.carry(int(arguments[at + 1]))
     except Exception:  # noqa: BLE001 (it saves time, no more)
         _print_traceback()
@@ -86,9 +86,9 @@ def _carry(arguments: list[str]) -> list[str]:
 def _supervise(arguments: list[str]) -> int:
     """Run the supervisor. One that was to replace another and can't makes room for the one before it."""
     try:
-        from milkyway_agent import supervise
+        from milkyway_agent.standalone import command
 
-        return supervise.main(arguments)
+        return command.main(arguments)
     except BaseException:  # a new version must not take the services with it
         if "--adopt" not in arguments:
             raise

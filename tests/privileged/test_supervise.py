@@ -231,15 +231,15 @@ def test_a_new_program_that_fails_after_all_makes_room_for_the_old_one() -> None
         new = one.program / "milkyway_agent"
         new.rename(one.program.parent / "aside")
         shutil.copytree(ROOT / "agent/milkyway_agent", new)
-        text = (new / "supervision.py").read_text()
+        text = (new / "standalone/supervision.py").read_text()
         broken = "if '--adopt' in sys.argv:\n    raise ImportError('a new version that is broken where nobody looked')\n"
-        (new / "supervision.py").write_text(text.replace("ORDERS = ", f"{broken}ORDERS = ", 1))
+        (new / "standalone/supervision.py").write_text(text.replace("ORDERS = ", f"{broken}ORDERS = ", 1))
         assert one.ask("reexec")[0] == 0
         one.wait_until(lambda: "the one before it takes over again" in one.printed(), "its failure")
         one.wait_until(lambda: one.ask("services")[0] == 0, "the answer of the one before")
         assert one.services()["web"]["pid"] == pid
         assert one.held() > 0
-        shutil.copy(ROOT / "agent/milkyway_agent/supervision.py", new)
+        shutil.copy(ROOT / "agent/milkyway_agent/standalone/supervision.py", new / "standalone")
         one.reexecute()
         assert one.services()["web"]["pid"] == pid
         assert one.held() == 0, "the newest program is there again, and is not what runs"
@@ -250,7 +250,7 @@ def test_a_new_program_that_refuses_what_is_handed_over_makes_room_for_the_old_o
     """It says that it can read the state, and can't use it after all."""
     with supervising(own_program=True) as one:
         pid = start_web(one)
-        file = one.program / "milkyway_agent/supervision.py"
+        file = one.program / "milkyway_agent/standalone/supervision.py"
         text = file.read_text()
         assert text.count("state = read_state(") == 1
         aside = one.program / "milkyway_agent/aside.py"
@@ -265,7 +265,7 @@ def test_a_new_program_that_refuses_what_is_handed_over_makes_room_for_the_old_o
 
 def test_an_internal_failure_is_a_re_execution_and_no_service_notices() -> None:
     with supervising(own_program=True) as one:
-        file = one.program / "milkyway_agent/supervision.py"
+        file = one.program / "milkyway_agent/standalone/supervision.py"
         text = file.read_text()
         assert "await self._read_again()" in text
         file.write_text(text.replace("await self._read_again()", "raise SystemExit('a bug of the supervisor')"))

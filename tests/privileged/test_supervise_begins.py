@@ -13,10 +13,10 @@ from threading import Event
 import pytest
 import trio
 
-from milkyway_agent import leftovers
 from milkyway_agent.launching.child import clear_group
 from milkyway_agent.launching.program import make_group
 from milkyway_agent.mwctl import client
+from milkyway_agent.standalone import leftovers
 from milkyway_agent.system import cgroups, processes
 from tests.privileged.supervised import cgroup_root
 from tests.privileged.supervising import SECONDS, Supervising, supervising

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from milkyway_agent.definitions import compile_plan
 from milkyway_agent.early.start import files_of, read_plan
+from milkyway_agent.standalone.definitions import compile_plan
 
 PROGRAM = """
 import sys
 sys.path += {paths!r}
-from milkyway_agent import __main__, supervise
+import milkyway_agent.__main__, milkyway_agent.standalone.command
 print(*sorted({{"os", "typing", "enum", "socket", "signal", "resource", "__future__", "trio", "msgspec"}} & set(sys.modules)))
 """
 

@@ -5,8 +5,8 @@ import sys
 
 import trio.testing
 
-from milkyway_agent import supervision
 from milkyway_agent.early import carried_code
+from milkyway_agent.standalone import supervision
 
 
 async def test_garbage_is_looked_for_again_and_nothing_is_carried_any_more(autojump_clock: trio.testing.MockClock) -> None:

@@ -17,7 +17,7 @@ from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.report import ProcessStatus, ServiceStatus, Status, TrustStatus
 
 if TYPE_CHECKING:
-    from milkyway_agent.supervision import Supervision
+    from milkyway_agent.standalone.supervision import Supervision
 
 _NO_ROOT = "0" * 64
 

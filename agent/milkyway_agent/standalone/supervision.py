@@ -27,7 +27,7 @@ from milkyway_agent.runtime.reaper import Reaper, wait_ended
 from milkyway_agent.runtime.reexecution import Kept, OldProgram, Renewal, close_on_exec, newest_program, read_state
 from milkyway_agent.runtime.signal_receiver import arriving
 from milkyway_agent.runtime.tasks import keep
-from milkyway_agent.supervise import Options, plan_file
+from milkyway_agent.standalone.command import Options, plan_file
 from milkyway_agent.supervisor.activation.timer_stamps import TimerStamps
 from milkyway_agent.supervisor.snapshot import KeptState, descriptors_of
 from milkyway_agent.supervisor.supervisor import Definition, Supervisor
@@ -331,7 +331,7 @@ class Supervision:
         await trio.lowlevel.wait_readable(self._api.fileno())
         from milkyway_agent.api import server
         from milkyway_agent.api.requests import Answers
-        from milkyway_agent.supervised_machine import SupervisedMachine
+        from milkyway_agent.standalone.machine_api import SupervisedMachine
 
         answers = Answers(SupervisedMachine(self), self.log.note, group=None, local=lambda: "read")
         await server.serve(self._api, answers, self._start_front, self.log.note, self._drain, owner=os.geteuid())

@@ -103,7 +103,7 @@ def main(arguments: list[str]) -> int:
 
         return main_check(int(options.check_state), KeptState)
     if options.check:
-        from milkyway_agent.definitions import main as check
+        from milkyway_agent.standalone.definitions import main as check
 
         # With a runtime directory it is asked by a supervisor, whose directory may be read-only.
         plan = plan_file(options.check, options.runtime) if options.runtime else f"{options.check}/{start.PLAN_NAME}"
@@ -128,7 +128,7 @@ def _supervise(options: Options) -> int:
             print("hint: another supervisor needs another --runtime", file=sys.stderr)
             return 4
         if held.groups and not options.adopt:
-            from milkyway_agent import leftovers
+            from milkyway_agent.standalone import leftovers
 
             leftovers.end(held.groups)
         # A successor starts nothing early: it has no plan, and all that runs is in its state.
@@ -144,7 +144,7 @@ def _supervise(options: Options) -> int:
     import gc
 
     gc.disable()  # what is imported is no garbage, and looking through it takes its time; ``Supervision`` enables it
-    from milkyway_agent import supervision
+    from milkyway_agent.standalone import supervision
 
     return supervision.run(options, begun)
 
