@@ -10,7 +10,7 @@ import time
 
 TYPE_CHECKING = False  # typing's own constant costs its import; checkers take any of that name for true
 if TYPE_CHECKING:
-    from milkyway_agent.early_boot import Early
+    from milkyway_agent.pid1.early_boot import Early
 
 BOOT = """
 import sys
@@ -37,9 +37,9 @@ def main() -> int:
     print(f"milkyway: PID 1 at {born_ms / 1000:.2f} s", flush=True)
     try:
         early = _first_steps() if adopted < 0 else None
-        from milkyway_agent import pid1
+        from milkyway_agent.pid1 import agent
 
-        pid1.run(born_ms, adopted=adopted, early=early)
+        agent.run(born_ms, adopted=adopted, early=early)
     except BaseException:  # noqa: BLE001 (an end of any kind would be a panic)
         _print_traceback()
     print("milkyway: the agent has failed; services go on, nothing supervises them", file=sys.stderr, flush=True)
@@ -50,7 +50,7 @@ def main() -> int:
 def _first_steps() -> "Early | None":
     """Have the first service run before the rest is imported; None where not even that can be."""
     try:
-        from milkyway_agent.early_boot import Early
+        from milkyway_agent.pid1.early_boot import Early
 
         early = Early()
         early.begin()
@@ -62,7 +62,7 @@ def _first_steps() -> "Early | None":
 
 def _check_state(descriptor: int) -> int:
     """Say whether PID 1's program can be imported, and can read the state that it would go on from."""
-    from milkyway_agent.handover import KeptAgent
+    from milkyway_agent.pid1.snapshot import KeptAgent
     from milkyway_agent.runtime.reexecution import main_check
 
     return main_check(descriptor, KeptAgent)

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.supervisor.tree import BUILD
-from milkyway_agent.early_boot import FIRST_MODULES
-from milkyway_agent.phases import SYSCTLS
+from milkyway_agent.pid1.boot_steps import SYSCTLS
+from milkyway_agent.pid1.early_boot import FIRST_MODULES
 from milkyway_coreos import build as building
 from milkyway_coreos import config, image, policy, programs, tools
 from milkyway_coreos.packages import unpack_member

@@ -14,7 +14,6 @@ from typing import Any
 
 import trio
 
-from milkyway_agent import own_programs, pid1
 from milkyway_agent.core.effects import HoldData, LoadInstance, OpenLayer
 from milkyway_agent.deployments.data import DataPlane
 from milkyway_agent.deployments.executor import Executor, LayerPlane
@@ -24,6 +23,7 @@ from milkyway_agent.launching import direct
 from milkyway_agent.launching.child import Launched
 from milkyway_agent.launching.program import Program
 from milkyway_agent.log.log import Log
+from milkyway_agent.pid1 import agent, program_table
 from milkyway_agent.supervisor.supervisor import Definition
 from milkyway_agent.system import cgroups
 from milkyway_formats.deployment import DataBinding
@@ -48,10 +48,10 @@ signal.pause()
 """
 
 
-class Exercises(pid1.Agent):
+class Exercises(agent.Agent):
     """PID 1 with what it can be made to do."""
 
-    def __init__(self, log: Log, born_ms: int, before: pid1.Agent | None = None) -> None:
+    def __init__(self, log: Log, born_ms: int, before: agent.Agent | None = None) -> None:
         super().__init__(log, born_ms, before)
         self._numbers = count()
         self._launching: direct.Launching | None = None
@@ -63,13 +63,13 @@ class Exercises(pid1.Agent):
     def add_plain(self, name: str, service: Service, **program: Any) -> None:
         """Supervise a service that is started as those of CoreOS are."""
         program_of = Program(tuple(service.command), environment=service.environment, limits=service.limits, **program)
-        self.supervisor.add(Definition(name, service, Launched(program_of, f"{own_programs.GROUPS}/{name}", self.reaper)))
+        self.supervisor.add(Definition(name, service, Launched(program_of, f"{program_table.GROUPS}/{name}", self.reaper)))
 
     def _add_direct(self, name: str, service: Service, *, socket_context: str = "") -> None:
         """Supervise a service that is started by the waiting launcher, as those of ``--supervise`` are."""
         if self._launching is None:
             self._launching = direct.Launching(launcher.Launcher(), self.supervisor.watch, self.supervisor.alarms, self.reaper)
-        places = direct.Places(own_programs.GROUPS, Path("/run/milkyway"))
+        places = direct.Places(program_table.GROUPS, Path("/run/milkyway"))
         starter = direct.Direct(name, service, self._launching, places)
         self.supervisor.add(Definition(name, service, starter, socket_context=socket_context))
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from milkyway_agent.core.contexts import process_context
-from milkyway_agent.phases import SYSCTLS
+from milkyway_agent.pid1.boot_steps import SYSCTLS
 from milkyway_agent.system import cgroups, mounts, namespaces
 
 OWN = (

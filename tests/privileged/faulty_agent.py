@@ -24,11 +24,11 @@ from typing import Any
 
 import trio
 
-from milkyway_agent import boot_run, own_programs, pid1
 from milkyway_agent.core.boot import BOOT
 from milkyway_agent.launching import child
 from milkyway_agent.log.log import Log
 from milkyway_agent.log.record import Record, describe
+from milkyway_agent.pid1 import agent, boot_run, program_table
 from milkyway_agent.system import cgroups, namespaces, reaper
 from milkyway_formats.service import Restart, Service
 from tests.privileged import fault_world
@@ -64,7 +64,7 @@ class Subject(Exercises):
     lives = 0
     inherited = -1  # a descriptor of the program before it
 
-    def __init__(self, log: Log, born_ms: int, before: pid1.Agent | None = None) -> None:
+    def __init__(self, log: Log, born_ms: int, before: agent.Agent | None = None) -> None:
         super().__init__(log, born_ms, before)
         if not Subject.lives:
             log.add_sink(self.records)
@@ -167,13 +167,13 @@ class Subject(Exercises):
     async def on_remove(self, name: str) -> Facts:
         """Stop a service and forget it; say whether a process or a group of it is left."""
         await self.supervisor.remove(name)
-        return {"left": Path(own_programs.GROUPS, name).exists()}
+        return {"left": Path(program_table.GROUPS, name).exists()}
 
     async def on_left(self) -> Facts:
         """Return the processes in groups of services that are no more, and kill them."""
         there = self.supervisor.names()
         groups = [
-            path for path in cgroups.children(own_programs.GROUPS) if path.rpartition("/")[2].startswith(("probe-", "fresh"))
+            path for path in cgroups.children(program_table.GROUPS) if path.rpartition("/")[2].startswith(("probe-", "fresh"))
         ]
         left = {path: cgroups.processes(path) for path in groups if path.rpartition("/")[2] not in there}
         for path in left:
@@ -221,7 +221,7 @@ class Subject(Exercises):
         await self.other_process(name, pid)
         return await self.on_service(name)
 
-    async def on_end(self, ending: pid1.Ending) -> None:
+    async def on_end(self, ending: agent.Ending) -> None:
         """Begin the way down."""
         self.end(ending)
 
@@ -244,13 +244,13 @@ def become_init(order: Facts) -> None:
     *order*: the faults that are there from the first moment on; the state that a program before it has left, if any.
     """
     fault_world.enter(order["scratch"], order["launch"], order["console"])
-    for name, program in own_programs.PROGRAMS.items():
+    for name, program in program_table.PROGRAMS.items():
         program = program._replace(context="", user=0, capabilities=(), empty_network=False, limits=None)
-        own_programs.PROGRAMS[name] = program  # type: ignore[index]  # a Mapping to all others
+        program_table.PROGRAMS[name] = program  # type: ignore[index]  # a Mapping to all others
     # What takes minutes on a server that is stuck would take as long here.
     boot_run.PHASE_SECONDS = 2.0
     child.EMPTY_SECONDS = 0.2
-    pid1.AGAIN_SECONDS = (0.2,) * 20
+    agent.AGAIN_SECONDS = (0.2,) * 20
     for what in order["stand_ins"]:
         for function, answer in STAND_INS[what].items():
             stand_in(function, answer)
@@ -262,7 +262,7 @@ def become_init(order: Facts) -> None:
         os.write(adopted, order["state"].encode())
         for descriptor in (adopted, Subject.inherited):
             os.set_inheritable(descriptor, True)
-    pid1.run(0, Subject, adopted=adopted)
+    agent.run(0, Subject, adopted=adopted)
 
 
 def accompany(order: Facts, status: int) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import trio
 from trio.testing import MockClock
 
-from milkyway_agent.boot_run import BootRun, Deed
 from milkyway_agent.core.boot import Phase
+from milkyway_agent.pid1.boot_run import BootRun, Deed
 from milkyway_formats.errors import UnavailableError
 
 PHASES = (

@@ -27,7 +27,7 @@ from milkyway_agent.api.requests import Answers
 from milkyway_agent.ipc.messages import ApiRequest, ApiVerb
 from milkyway_agent.ipc.sealed_memory import NotSealedError, check_sealed, seal
 from milkyway_agent.log.log import Log
-from milkyway_agent.machine import owners_policy
+from milkyway_agent.pid1.machine_api import owners_policy
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.report import RootStatus, Status
 from tests.fakes.api import Events

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from milkyway_agent.succession import Succession
+from milkyway_agent.pid1.reexecution import Succession
 from milkyway_formats.errors import UnavailableError
 
 

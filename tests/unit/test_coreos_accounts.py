@@ -1,6 +1,6 @@
 """The accounts of CoreOS are the ones that the agent counts on: two houses that may not import each other agree here."""
 
-from milkyway_agent.own_programs import ADMIN_GROUP, COMPILER_USER, FRONT_USER, UPLINK_USER, VERIFIER_USER
+from milkyway_agent.pid1.program_table import ADMIN_GROUP, COMPILER_USER, FRONT_USER, UPLINK_USER, VERIFIER_USER
 from milkyway_coreos.config import TEXTS
 
 

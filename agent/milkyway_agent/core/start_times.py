@@ -67,7 +67,7 @@ class Took(msgspec.Struct, frozen=True):
 
 
 class Blame(msgspec.Struct, frozen=True):
-    """All first starts, the longest first. ``phases``: when each phase of the boot was done.
+    """All first starts, the longest first. ``pid1.boot_steps``: when each phase of the boot was done.
 
     ``start_ms``: when it all began, from which people count: 0, the kernel's start, or (no machine's boot) the first wish.
     """

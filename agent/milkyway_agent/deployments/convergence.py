@@ -25,7 +25,6 @@ from milkyway_agent.deployments.executor import Executor, GroupPlane, LayerDamag
 from milkyway_agent.deployments.layer_store import LayerStore
 from milkyway_agent.deployments.policy import PolicyPlane
 from milkyway_agent.deployments.verifier_link import NotAdmittedError, TrustLink
-from milkyway_agent.handover import KeptDeployments
 from milkyway_agent.ipc.messages import (
     Acted,
     AdmitLocally,
@@ -41,7 +40,8 @@ from milkyway_agent.ipc.messages import (
 )
 from milkyway_agent.launching.container import Machine
 from milkyway_agent.log.log import Log
-from milkyway_agent.programs import Programs
+from milkyway_agent.pid1.agent_programs import Programs
+from milkyway_agent.pid1.snapshot import KeptDeployments
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.supervisor.supervisor import Supervisor
 from milkyway_agent.system import cgroups, kernel, selinux

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from milkyway_agent.core.effects import LoadInstance
 from milkyway_agent.deployments.verifier_link import TrustLink
-from milkyway_agent.handover import KeptInstance
 from milkyway_agent.ipc.messages import CheckPolicy, PolicyChecked
 from milkyway_agent.ipc.sealed_memory import MFD_NOEXEC_SEAL, seal
-from milkyway_agent.programs import Programs
+from milkyway_agent.pid1.agent_programs import Programs
+from milkyway_agent.pid1.snapshot import KeptInstance
 from milkyway_agent.system import selinux
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.policy_binary import check_foundation

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from milkyway_agent.api.logs import open_log
 from milkyway_agent.api.machine import Applied, LogLine, LogQuery
 from milkyway_agent.api.view import Observation
-from milkyway_agent.machine import BY, VERSION
-from milkyway_agent.programs import pss_bytes
+from milkyway_agent.pid1.agent_programs import pss_bytes
+from milkyway_agent.pid1.machine_api import BY, VERSION
 from milkyway_agent.system import kernel, selinux
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.report import ProcessStatus, ServiceStatus, Status, TrustStatus

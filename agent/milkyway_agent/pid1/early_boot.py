@@ -1,6 +1,6 @@
 """The first steps of a server's boot, before anything large is imported: so the first service runs while the rest is read.
 
-What is done here is what the boot would do (``phases``), in its order, one step after the other; a step that fails is left to
+What is done here is what the boot would do (``pid1.boot_steps``), in its order, one step after the other; a step that fails is left to
 the boot, which tries it again and reports it. The kernel's modules are loaded by a thread meanwhile: they take longer than
 all else.
 """
@@ -11,14 +11,14 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-from milkyway_agent import phases
 from milkyway_agent.launching.program import ENVIRONMENT, launch_command, make_group
-from milkyway_agent.own_programs import FIRST, GROUPS, PROGRAMS
+from milkyway_agent.pid1 import boot_steps
+from milkyway_agent.pid1.program_table import FIRST, GROUPS, PROGRAMS
 from milkyway_agent.system import kernel, processes, signals
 
 FIRST_MODULES = ("failover", "net_failover", "virtio_net")  # what the first service needs
 ORDERS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-Alt-Del and whoever asks PID 1 to end: reboot, power off
-# All that is mapped when PID 1 locks its memory stays in it for ever (``pid1``): of the usual stack, 8 MiB.
+# All that is mapped when PID 1 locks its memory stays in it for ever (``pid1.agent``): of the usual stack, 8 MiB.
 STACK_BYTES = 256 * 1024
 
 
@@ -43,12 +43,12 @@ class Early:
     def begin(self) -> None:
         """Do the first steps. Raises nothing."""
         signals.block((signal.SIGCHLD, *ORDERS))  # before there is a thread that could take them
-        steps = {"filesystems": phases.filesystems, "selinux": phases.labels, "cgroups": phases.groups}
+        steps = {"filesystems": boot_steps.filesystems, "selinux": boot_steps.labels, "cgroups": boot_steps.groups}
         try:
             for name, step in steps.items():
                 warnings = step() or []
                 self.done[name] = (kernel.boottime_ms(), warnings)
-            phases.load(FIRST_MODULES)
+            boot_steps.load(FIRST_MODULES)
             self.started = _start(FIRST)
         except Exception as error:  # noqa: BLE001 (the boot tries it again, and reports it)
             print(f"milkyway: the first steps stopped early: {error!r}", flush=True)
@@ -58,7 +58,7 @@ class Early:
     def kernel_parameters(self) -> list[str]:
         """Do what the phase "kernel" does, or wait until it is done; returns and raises as ``phases.kernel_parameters``."""
         if self._thread is None:
-            return phases.kernel_parameters()
+            return boot_steps.kernel_parameters()
         self._thread.join()
         self._thread = None
         if self._failure is not None:
@@ -67,7 +67,7 @@ class Early:
 
     def _load_modules(self) -> None:
         try:
-            self._modules = phases.kernel_parameters()
+            self._modules = boot_steps.kernel_parameters()
         except Exception as error:  # noqa: BLE001 (for whoever asks)
             self._failure = error
 

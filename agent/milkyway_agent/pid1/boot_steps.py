@@ -1,6 +1,6 @@
 """The phases of the boot that are plain deeds: mounts, labels, kernel parameters, modules, groups, directories.
 
-One function for each phase of ``core.boot`` that needs no other process; ``pid1`` calls them and
+One function for each phase of ``core.boot`` that needs no other process; ``pid1.agent`` calls them and
 keeps the report. Each raises OSError (or a MilkyWayError) when it failed, having done all it could: a
 parameter that this kernel doesn't have never keeps the next from being set.
 """

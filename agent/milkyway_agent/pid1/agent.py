@@ -1,7 +1,7 @@
 """PID 1: the phases of the boot, one after what it needs; then life; then the way down. Never returns.
 
 It holds the parts together and decides little: what the phases are is ``core.boot``'s, what a plain
-phase does ``phases``', services are the ``supervisor``'s, documents ``convergence``'s. A task that
+phase does ``pid1.boot_steps``', services are the ``supervisor``'s, documents ``convergence``'s. A task that
 fails is logged and begun again; an error that reaches the outermost loop begins all tasks again. The
 services live through both.
 """
@@ -18,34 +18,34 @@ from typing import Literal, NoReturn
 
 import trio
 
-from milkyway_agent import handover, phases
 from milkyway_agent.api import server
 from milkyway_agent.api.draining import Drain
 from milkyway_agent.api.requests import Answers
-from milkyway_agent.boot_run import BootRun, Deed
 from milkyway_agent.core.boot import BOOT
-from milkyway_agent.coreos_services import CONSOLES, definition
 from milkyway_agent.deployments.convergence import Convergence, protect_installed
 from milkyway_agent.deployments.layer_store import LayerStore
 from milkyway_agent.deployments.verifier_link import TrustLink
-from milkyway_agent.early_boot import ORDERS, Early
-from milkyway_agent.handover import KeptAgent, KeptDeployments
 from milkyway_agent.ipc.messages import Begin
 from milkyway_agent.launching.child import Running
 from milkyway_agent.log.log import FileSink, LineSink, Log
-from milkyway_agent.machine import LiveMachine
-from milkyway_agent.own_programs import ADMIN_GROUP, FIRST, VERIFIER_USER
-from milkyway_agent.programs import Programs
+from milkyway_agent.pid1 import boot_steps, snapshot
+from milkyway_agent.pid1.agent_programs import Programs
+from milkyway_agent.pid1.boot_run import BootRun, Deed
+from milkyway_agent.pid1.coreos_services import CONSOLES, definition
+from milkyway_agent.pid1.early_boot import ORDERS, Early
+from milkyway_agent.pid1.machine_api import LiveMachine
+from milkyway_agent.pid1.program_table import ADMIN_GROUP, FIRST, VERIFIER_USER
+from milkyway_agent.pid1.reexecution import Succession, go_on
+from milkyway_agent.pid1.shutdown import go_down
+from milkyway_agent.pid1.snapshot import KeptAgent, KeptDeployments
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.reexecution import Renewal
 from milkyway_agent.runtime.signal_receiver import arriving
 from milkyway_agent.runtime.tasks import keep
-from milkyway_agent.succession import Succession, go_on
 from milkyway_agent.supervisor.activation.timer_stamps import TimerStamps
 from milkyway_agent.supervisor.supervisor import Supervisor
 from milkyway_agent.system import console, kernel, memory, power, signals, watchdog
 from milkyway_agent.system.state_file import PathDirectory
-from milkyway_agent.way_down import go_down
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 from milkyway_formats.report import ServiceStatus
 
@@ -53,8 +53,8 @@ Ending = Literal["reboot", "poweroff"]
 AGAIN_SECONDS: Sequence[float] = (10, 20, 40, 80, 160, 320)
 WATCHDOG_SECONDS = 60
 WATCHDOG_UNASKED_SECONDS = 15  # less than any driver's own timeout that is known
-DATA_KEY = phases.SECURE_CONFIG / "data.key"
-DATA_AGENT = phases.DATA / "agent"
+DATA_KEY = boot_steps.SECURE_CONFIG / "data.key"
+DATA_AGENT = boot_steps.DATA / "agent"
 # What these did to the machine holds for the next agent too; the others start tasks, which end with the agent.
 LASTING = ("command-line", "selinux", "kernel", "cgroups", "loopback", "network", "secure-config", "data", "console")
 
@@ -77,7 +77,7 @@ class SameClock(trio.abc.Clock):
 def run(born_ms: int, make: "type[Agent] | None" = None, *, adopted: int = -1, early: Early | None = None) -> NoReturn:
     """Be PID 1. *born_ms*: milliseconds of CLOCK_BOOTTIME at its first line. *make*: which agent (for tests).
 
-    *adopted*: the state that the program before this one has left, as a descriptor (``handover``). *early*: what was done
+    *adopted*: the state that the program before this one has left, as a descriptor (``pid1.snapshot``). *early*: what was done
     before this module was imported.
 
     Whatever fails, the next agent goes on with the services of the one before: they are not touched.
@@ -113,10 +113,10 @@ def run(born_ms: int, make: "type[Agent] | None" = None, *, adopted: int = -1, e
 
 def _adopt(descriptor: int, log: Log) -> KeptAgent | None:
     try:
-        return handover.adopt(descriptor)
+        return snapshot.adopt(descriptor)
     except (MilkyWayError, OSError) as error:  # begin as after a boot: each service is cleared away before it starts
         log.note("state_not_adopted", why=str(error))
-        handover.close_inherited()
+        snapshot.close_inherited()
         return None
 
 
@@ -164,7 +164,7 @@ class Agent:
         self.watchdog: int | None = before.watchdog if before else None
         self.api: socket.socket | None = before.api if before else None
         self.drain = Drain()
-        self._renewal = Renewal(Succession(self), self.reaper, [handover.PROGRAM])
+        self._renewal = Renewal(Succession(self), self.reaper, [snapshot.PROGRAM])
         self._handed_over: KeptAgent | None = before._handed_over if before else None
         self._early: Early | None = before._early if before else None
         self._deployed = before.keep_deployments() if before else KeptDeployments()
@@ -264,13 +264,13 @@ class Agent:
         return {
             "filesystems": self._mount_filesystems,
             "command-line": self._read_command_line,
-            "selinux": _deed(phases.labels),
+            "selinux": _deed(boot_steps.labels),
             "kernel": self._load_modules,
             "watchdog": self._open_watchdog,
-            "cgroups": _deed(phases.groups),
-            "loopback": _deed(phases.loopback),
+            "cgroups": _deed(boot_steps.groups),
+            "loopback": _deed(boot_steps.loopback),
             "network": self._start_network,
-            "secure-config": _deed(phases.secure_config),
+            "secure-config": _deed(boot_steps.secure_config),
             "data": self._open_data,
             "verifier": self._start_verifier,
             "uplink": self._await_uplink,
@@ -281,7 +281,7 @@ class Agent:
 
     async def _mount_filesystems(self) -> Sequence[str]:
         try:
-            return phases.filesystems()
+            return boot_steps.filesystems()
         finally:
             await self._start_supervisor()  # now, as it makes a directory below /run; and whatever was not mounted
 
@@ -309,7 +309,7 @@ class Agent:
 
     async def _load_modules(self) -> Sequence[str]:
         if self._early is None:
-            return phases.kernel_parameters()
+            return boot_steps.kernel_parameters()
         return await trio.to_thread.run_sync(self._early.kernel_parameters)
 
     async def _open_watchdog(self) -> Sequence[str]:
@@ -346,7 +346,7 @@ class Agent:
         if code:
             raise UnavailableError(said or f"the disk helper ended with {code}")
         self.log.note("data_disk_opened", outcome=said)
-        phases.mount_data(verifier_user=VERIFIER_USER)
+        boot_steps.mount_data(verifier_user=VERIFIER_USER)
         self._open_files()
         return []
 
@@ -433,7 +433,7 @@ class Agent:
         )
         trust = os.open(DATA_AGENT / "trust", flags)
         try:
-            return begin, [trust, os.open(phases.SECURE_CONFIG, flags)]
+            return begin, [trust, os.open(boot_steps.SECURE_CONFIG, flags)]
         except OSError:
             os.close(trust)
             raise

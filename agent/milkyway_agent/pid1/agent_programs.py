@@ -1,4 +1,4 @@
-"""The agent's own programs: how one is started outside the supervisor (as what each runs: ``own_programs``).
+"""The agent's own programs: how one is started outside the supervisor (as what each runs: ``pid1.program_table``).
 
 Services that live by themselves (DHCP, the development consoles) are the supervisor's. Those here
 hold descriptors that PID 1 makes for one life of theirs alone (verifier, uplink, the API's front), or
@@ -14,7 +14,7 @@ from milkyway_agent.core.restart import describe_end
 from milkyway_agent.launching.child import Launched, Running, abandon, end_now, let_go, run_to_end
 from milkyway_agent.log.log import Log
 from milkyway_agent.log.service_output import carry_lines
-from milkyway_agent.own_programs import GROUPS, PROGRAMS
+from milkyway_agent.pid1.program_table import GROUPS, PROGRAMS
 from milkyway_agent.runtime.reaper import Reaper, wait_ended
 from milkyway_agent.system import kernel, processes
 from milkyway_formats.errors import MilkyWayError, UnavailableError

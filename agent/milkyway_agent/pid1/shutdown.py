@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from milkyway_agent import phases
 from milkyway_agent.core.shutdown import SHUTDOWN
+from milkyway_agent.pid1 import boot_steps
 from milkyway_agent.system import cgroups, kernel, power, processes, watchdog
 
 if TYPE_CHECKING:
-    from milkyway_agent.pid1 import Agent
+    from milkyway_agent.pid1.agent import Agent
 
 Deed = Callable[[], Awaitable[None]]
 
@@ -47,7 +47,7 @@ def _deeds(agent: "Agent") -> dict[str, Deed]:
         agent.log.close_files()
 
     async def unmount_data() -> None:
-        phases.unmount_data()
+        boot_steps.unmount_data()
 
     async def sync() -> None:
         await trio.to_thread.run_sync(power.sync, abandon_on_cancel=True)
@@ -71,7 +71,7 @@ def _deeds(agent: "Agent") -> dict[str, Deed]:
 async def _kill_the_rest(agent: "Agent") -> None:
     """Kill every process but PID 1 and the kernel's threads (those of parent 2), and wait until they are gone."""
     agent.programs().kill_all()
-    groups = [f"{phases.CGROUP}/{name}" for name in ("deployments", "coreos")]
+    groups = [f"{boot_steps.CGROUP}/{name}" for name in ("deployments", "coreos")]
     for path in groups:
         cgroups.kill(path)
     # The kernel tells of it by a poll for priority data, which trio has no wait for

@@ -10,8 +10,8 @@ from milkyway_agent.api.logs import open_log
 from milkyway_agent.api.machine import Applied, Local, LogLine, LogQuery
 from milkyway_agent.api.view import Observation
 from milkyway_agent.core import stack
-from milkyway_agent.own_programs import GROUPS
-from milkyway_agent.programs import pss_bytes
+from milkyway_agent.pid1.agent_programs import pss_bytes
+from milkyway_agent.pid1.program_table import GROUPS
 from milkyway_agent.system import kernel, processes, selinux, verity
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.report import (
@@ -26,7 +26,7 @@ from milkyway_formats.report import (
 
 if TYPE_CHECKING:
     from milkyway_agent.deployments.convergence import Convergence, Progress
-    from milkyway_agent.pid1 import Agent
+    from milkyway_agent.pid1.agent import Agent
 
 VERSION = "0.1.0"
 BY = "mwctl"  # who asks, as `mwctl why` shows it

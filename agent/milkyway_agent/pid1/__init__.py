@@ -1,0 +1,1 @@
+"""A server: its boot, its life, its way down, its own programs."""
