@@ -139,7 +139,7 @@ def tools_tree() -> None:
 
 
 def supervisor_programs() -> None:
-    """Put ``milkyway-agent`` and ``mwctl.command`` into the virtual environment as quick as on a server, and the static launcher."""
+    """Put ``milkyway-agent`` and ``mwctl`` into the virtual environment as quick as on a server, and the static launcher."""
     source = ROOT / "agent/launch/launch.c"
     inputs = source.read_bytes() + (VENV / "stamp").read_bytes() + Path(__file__).read_bytes()
     stamp = VENV / "lib/milkyway/stamp"

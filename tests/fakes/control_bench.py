@@ -275,7 +275,8 @@ async def machine(number: int = 1) -> AsyncGenerator[Machine, None]:
     """Give a machine with keys of its own and a running uplink process."""
     ours, theirs = socket_pair()
     fd = theirs.fileno()
-    program = f"import os; os.dup2({fd}, 3); os.close({fd}) if {fd} != 3 else None; from milkyway_agent.uplink import uplink; uplink.main()"
+    program = f"import os; os.dup2({fd}, 3); os.close({fd}) if {fd} != 3 else None; "
+    program += "from milkyway_agent.uplink.uplink import main; main()"
     channel: Channel[ToUplink, FromUplink] = Channel(ours, FromUplink, peer="uplink")
     async with channel, trio.open_nursery() as nursery:
         run = partial(trio.run_process, [sys.executable, "-c", program], pass_fds=[fd], check=False)

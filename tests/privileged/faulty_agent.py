@@ -1,7 +1,7 @@
 """A real PID 1 whose kernel fails at will: a fault injector in a program of its own.
 
 Started with a socket as descriptor 3, it waits for orders, and for each it makes one new PID 1: the init of a pid
-namespace, in mount, control group, network and IPC namespaces of its own (``fault_world``). There ``pid1.run`` boots
+namespace, in mount, control group, network and IPC namespaces of its own (``fault_world``). There ``pid1.agent.run`` boots
 as on a server. What needs SELinux, dm-verity or a disk finds files that look like them, or fails and is reported.
 
 One function of ``milkyway_agent.system`` at a time is replaced by a proxy that raises OSError: on every call, on

@@ -79,7 +79,7 @@ class Supervising:
         return done.returncode, done.stdout + done.stderr
 
     def ask(self, *words: str) -> tuple[int, str]:
-        """Run ``mwctl.command`` with *words* against it; return its exit code and what it printed."""
+        """Run ``mwctl`` with *words* against it; return its exit code and what it printed."""
         command = [*self._words("milkyway_agent.mwctl.command"), "--socket", str(self.runtime / "mwctl.sock"), *words]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr

@@ -66,7 +66,8 @@ assert not failures, failures
 """
 NAMES = """
 import inspect, re, types
-import milkyway_agent.api.server, milkyway_agent.pid1.agent, milkyway_agent.standalone.machine_api, milkyway_agent.standalone.supervision
+import milkyway_agent.api.server, milkyway_agent.pid1.agent
+import milkyway_agent.standalone.machine_api, milkyway_agent.standalone.supervision
 names = set()
 for module in list(sys.modules.values()):
     if module.__name__.startswith("milkyway_agent.") and module is not light_trio:

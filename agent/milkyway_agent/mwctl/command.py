@@ -1,4 +1,4 @@
-"""``mwctl.command``: the admin's command on a server. Asks the local API, shows the answer, ends with an ExitCode.
+"""``mwctl``: the admin's command on a server. Asks the local API, shows the answer, ends with an ExitCode.
 
 Decides nothing and may nothing: the agent asks the kernel who is calling. What people see is laid
 out by ``mwctl.screen``, requests are ``mwctl.client``'s.
@@ -30,7 +30,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def main() -> NoReturn:
-    """Run ``mwctl.command`` with the process's arguments and end the process."""
+    """Run ``mwctl`` with the process's arguments and end the process."""
     sys.exit(run(sys.argv[1:]))
 
 

@@ -1,4 +1,4 @@
-"""The commands of ``mwctl.command`` with their options and help, every one with an example that it takes."""
+"""The commands of ``mwctl`` with their options and help, every one with an example that it takes."""
 
 import argparse
 

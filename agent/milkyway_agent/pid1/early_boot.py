@@ -1,8 +1,8 @@
 """The first steps of a server's boot, before anything large is imported: so the first service runs while the rest is read.
 
-What is done here is what the boot would do (``pid1.boot_steps``), in its order, one step after the other; a step that fails is left to
-the boot, which tries it again and reports it. The kernel's modules are loaded by a thread meanwhile: they take longer than
-all else.
+What is done here is what the boot would do (``pid1.boot_steps``), in its order, one step after the other; a step that fails
+is left to the boot, which tries it again and reports it. The kernel's modules are loaded by a thread meanwhile: they take
+longer than all else.
 """
 
 import os
@@ -56,7 +56,7 @@ class Early:
             self._thread = _begin_thread(self._load_modules)
 
     def kernel_parameters(self) -> list[str]:
-        """Do what the phase "kernel" does, or wait until it is done; returns and raises as ``phases.kernel_parameters``."""
+        """Do what the phase "kernel" does, or wait until it is done; returns and raises as ``boot_steps.kernel_parameters``."""
         if self._thread is None:
             return boot_steps.kernel_parameters()
         self._thread.join()

@@ -3,7 +3,7 @@
 The state is written into a memory file. A child first executes the new program with it and must answer that it can read
 it; only then does this process execute it too. What was imported before is kept by descriptors: a new version that fails
 nevertheless executes the old one from these (``__main__``), with the same state. What the state is, and which descriptors
-it names, is the caller's: ``supervision`` hands on a ``KeptState``, PID 1 a ``handover.KeptAgent``.
+it names, is the caller's: ``standalone`` hands on a ``KeptState``, PID 1 a ``KeptAgent``.
 """
 
 import fcntl
