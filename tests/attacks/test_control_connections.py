@@ -11,8 +11,8 @@ import trio
 from milkyway_agent.ipc.messages import Connect
 from milkyway_agent.uplink.http import AnswerRefusedError, LinkError, dial, linked
 from milkyway_agent.verifier.machine_keys import connection_key, connection_key_pem, generate
-from milkyway_control.ca import Authority
-from milkyway_control.fleet_client import ServerRefusedError
+from milkyway_control.fleet.client import ServerRefusedError
+from milkyway_control.server.ca import Authority
 from milkyway_formats.agent_protocol import BLOB_PREFIX, MAX_REPORT_BYTES, POLL_PATH, REPORT_PATH, machine_uri
 from tests.fakes.control_bench import HOST, Bench, control_bench, machine, serve_again
 

@@ -11,10 +11,10 @@ import pytest
 
 from milkyway_agent.verifier.enrolment import make_request
 from milkyway_agent.verifier.machine_keys import generate
-from milkyway_control.ca import Authority, CsrRefusedError
-from milkyway_control.enrolment import EnrolmentRefusedError, approve, read_request
-from milkyway_control.fleet_config import KeptToken
-from milkyway_control.fleet_enrolment import record_of
+from milkyway_control.fleet.config import KeptToken
+from milkyway_control.fleet.enrolment import record_of
+from milkyway_control.server.ca import Authority, CsrRefusedError
+from milkyway_control.server.enrolment import EnrolmentRefusedError, approve, read_request
 from milkyway_formats.codec import encode
 from milkyway_formats.enrolment import ENROLMENT_TYPE, EnrolmentRequest
 from milkyway_formats.envelope import EnvelopeRefusedError

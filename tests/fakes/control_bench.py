@@ -39,12 +39,13 @@ from milkyway_agent.verifier.machine_keys import (
     identity_key,
     machine_id,
 )
-from milkyway_control import fleet_config, server, site
-from milkyway_control.fleet_cli import fleet
-from milkyway_control.fleet_client import FleetClient
-from milkyway_control.fleet_config import FleetConfig, FleetSettings
-from milkyway_control.server import Conduct, Ports
-from milkyway_control.site import Site
+from milkyway_control.fleet import config as fleet_config
+from milkyway_control.fleet.cli import fleet
+from milkyway_control.fleet.client import FleetClient
+from milkyway_control.fleet.config import FleetConfig, FleetSettings
+from milkyway_control.server import server, site
+from milkyway_control.server.server import Conduct, Ports
+from milkyway_control.server.site import Site
 from milkyway_formats.codec import encode
 from milkyway_formats.enrolment import MachineConfiguration
 from milkyway_formats.envelope import write_envelope

@@ -280,7 +280,7 @@ def test_what_cannot_be_done_is_one_line_and_a_code(
 
 def test_mwctl_starts_with_little() -> None:
     """Under emulation each of these costs a tenth of a second or more at every start."""
-    code = "import sys; from milkyway_agent.mwctl.command import run; run(['--socket', '/nonexistent', 'status']); print(*sys.modules)"
+    code = "import sys; from milkyway_agent.mwctl.command import run; run(['--socket', '/none', 'status']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     # What the interpreter of a virtual environment loads before any of this is not counted.
     before = subprocess.run(

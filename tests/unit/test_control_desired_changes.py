@@ -2,7 +2,7 @@
 
 import pytest
 
-from milkyway_control.desired_changes import (
+from milkyway_control.fleet.desired_changes import (
     ChangeRefusedError,
     bound_data,
     differences,

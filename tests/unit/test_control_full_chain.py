@@ -31,8 +31,8 @@ from milkyway_agent.ipc.messages import (
     SendReport,
 )
 from milkyway_agent.ipc.sealed_memory import seal
-from milkyway_control import fleet_config
-from milkyway_control.fleet_config import FleetSettings
+from milkyway_control.fleet import config as fleet_config
+from milkyway_control.fleet.config import FleetSettings
 from milkyway_formats.errors import RefusedError
 from milkyway_signing.development import Local, make_development_set
 from milkyway_signing.key_file import FileSigner

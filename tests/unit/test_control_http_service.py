@@ -9,7 +9,7 @@ import structlog
 import trio
 import trio.testing
 
-from milkyway_control.http_service import HttpError, Limits, Request, Response, Service, serve_stream
+from milkyway_control.server.http_service import HttpError, Limits, Request, Response, Service, serve_stream
 from milkyway_formats.agent_protocol import MAX_HEADER_BYTES
 from milkyway_formats.errors import RefusedError, UnavailableError
 

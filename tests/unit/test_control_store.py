@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from milkyway_cli.dispatch import main
-from milkyway_control import site
-from milkyway_control.blobs import BlobRefusedError, Blobs
-from milkyway_control.store import (
+from milkyway_control.server import site
+from milkyway_control.server.blobs import BlobRefusedError, Blobs
+from milkyway_control.server.store import (
     ConflictError,
     EnvelopeRow,
     MachineRow,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from milkyway_control import desired_changes
-from milkyway_control.fleet_client import FleetClient
-from milkyway_control.fleet_config import FleetConfig
+from milkyway_control.fleet import desired_changes
+from milkyway_control.fleet.client import FleetClient
+from milkyway_control.fleet.config import FleetConfig
 from milkyway_control.operator_protocol import EnvelopeView, ReportView
 from milkyway_formats.codec import decode, encode
 from milkyway_formats.command import COMMAND_TYPE, LONGEST_LIFE_SECONDS, Action, Command, class_of

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from milkyway_control import fleet_config
 from milkyway_control.command_line import Name
-from milkyway_control.fleet_orders_cli import keys_option, passphrase_option
+from milkyway_control.fleet import config as fleet_config
+from milkyway_control.fleet.orders import keys_option, passphrase_option
 from milkyway_formats.codec import encode
 from milkyway_formats.enrolment import MACHINE_TYPE, Label, MachineConfiguration
 from milkyway_formats.errors import RefusedError

@@ -7,7 +7,7 @@ So what the server shows is either what the machine sent, or found out here.
 import hashlib
 import hmac
 
-from milkyway_control.fleet_config import KeptToken
+from milkyway_control.fleet.config import KeptToken
 from milkyway_control.operator_protocol import PendingView
 from milkyway_formats.agent_protocol import MAX_ENROLMENT_BYTES
 from milkyway_formats.codec import decode

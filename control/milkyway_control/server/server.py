@@ -8,12 +8,12 @@ from functools import partial
 import structlog
 import trio
 
-from milkyway_control.agent_endpoint import AgentEndpoint
-from milkyway_control.http_service import Limits, Service
-from milkyway_control.operator_api import OperatorApi
-from milkyway_control.site import Site
+from milkyway_control.server.agent_endpoint import AgentEndpoint
+from milkyway_control.server.http_service import Limits, Service
+from milkyway_control.server.operator_api import OperatorApi
+from milkyway_control.server.site import Site
+from milkyway_control.server.wakeups import Wakeups
 from milkyway_control.tls import server_context
-from milkyway_control.wakeups import Wakeups
 from milkyway_formats.agent_protocol import POLL_HOLD_S
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.names import UnixSeconds

@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator, Callable
 import structlog
 import trio
 
-from milkyway_control.blobs import Blobs, is_blob_name
-from milkyway_control.enrolment import machine_of, read_request
-from milkyway_control.http_service import CHUNK_BYTES, HttpError, Request, Response, json_response
-from milkyway_control.store import EnvelopeRow, MachineRow, ReportRow, Store
-from milkyway_control.wakeups import Wakeups
+from milkyway_control.server.blobs import Blobs, is_blob_name
+from milkyway_control.server.enrolment import machine_of, read_request
+from milkyway_control.server.http_service import CHUNK_BYTES, HttpError, Request, Response, json_response
+from milkyway_control.server.store import EnvelopeRow, MachineRow, ReportRow, Store
+from milkyway_control.server.wakeups import Wakeups
 from milkyway_formats.agent_protocol import (
     BLOB_PREFIX,
     CURSOR_HEADER,

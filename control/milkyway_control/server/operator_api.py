@@ -13,10 +13,6 @@ import msgspec
 import structlog
 import trio
 
-from milkyway_control.blobs import Blobs, is_blob_name
-from milkyway_control.ca import Authority
-from milkyway_control.enrolment import approve, read_request, reply_bytes
-from milkyway_control.http_service import HttpError, Request, Response, json_response
 from milkyway_control.operator_protocol import (
     ANY_MATCH,
     BLOBS_PATH,
@@ -35,8 +31,12 @@ from milkyway_control.operator_protocol import (
     PendingView,
     ReportView,
 )
-from milkyway_control.store import ConflictError, EnvelopeRow, MachineRow, Store, TokenRow, UnknownError
-from milkyway_control.wakeups import Wakeups
+from milkyway_control.server.blobs import Blobs, is_blob_name
+from milkyway_control.server.ca import Authority
+from milkyway_control.server.enrolment import approve, read_request, reply_bytes
+from milkyway_control.server.http_service import HttpError, Request, Response, json_response
+from milkyway_control.server.store import ConflictError, EnvelopeRow, MachineRow, Store, TokenRow, UnknownError
+from milkyway_control.server.wakeups import Wakeups
 from milkyway_formats.agent_protocol import OPERATOR_URI, EnvelopeKind
 from milkyway_formats.codec import decode
 from milkyway_formats.command import COMMAND_TYPE, Command

@@ -1,4 +1,4 @@
-"""``milkyway fleet``: the operator's tool. Connecting, enrolling, looking; changes and commands are in ``fleet_orders_cli``."""
+"""``milkyway fleet``: the operator's tool. Connecting, enrolling, looking; changes and commands are in ``fleet.orders``."""
 
 import json
 import os
@@ -10,16 +10,16 @@ from pathlib import Path
 import click
 import msgspec
 
-from milkyway_control import fleet_config
 from milkyway_control.command_line import FLEET_NAME, LABEL_NAME, Name, confirm
-from milkyway_control.fleet_client import FleetClient
-from milkyway_control.fleet_config import FleetConfig, FleetSettings, KeptToken
-from milkyway_control.fleet_desk import Desk, Machine
-from milkyway_control.fleet_enrolment import check_request, fingerprints, record_of
-from milkyway_control.fleet_orders_cli import ORDERS, keys_option, passphrase_option
+from milkyway_control.fleet import config as fleet_config
+from milkyway_control.fleet.client import FleetClient
+from milkyway_control.fleet.config import FleetConfig, FleetSettings, KeptToken
+from milkyway_control.fleet.enrolment import check_request, fingerprints, record_of
+from milkyway_control.fleet.orders import ORDERS, keys_option, passphrase_option
+from milkyway_control.fleet.report_text import log_lines, status_lines
+from milkyway_control.fleet.secure_config import secure_config
+from milkyway_control.fleet.signing_desk import Desk, Machine
 from milkyway_control.operator_protocol import TOKEN_LIFE_S, NewToken, PendingView
-from milkyway_control.report_text import log_lines, status_lines
-from milkyway_control.secure_config import secure_config
 from milkyway_formats.codec import encode
 from milkyway_formats.enrolment import ENROLMENT_TYPE, Label
 from milkyway_formats.errors import MilkyWayError, RefusedError

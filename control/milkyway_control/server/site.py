@@ -19,9 +19,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from milkyway_control.blobs import Blobs
-from milkyway_control.ca import Authority
-from milkyway_control.store import Store
+from milkyway_control.server.blobs import Blobs
+from milkyway_control.server.ca import Authority
+from milkyway_control.server.store import Store
 from milkyway_formats.agent_protocol import OPERATOR_URI
 from milkyway_formats.codec import Document, decode, encode
 from milkyway_formats.errors import RefusedError, UnavailableError

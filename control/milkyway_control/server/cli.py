@@ -11,9 +11,9 @@ import click
 import structlog
 import trio
 
-from milkyway_control import server, site
 from milkyway_control.command_line import FLEET_NAME, PERSON_NAME, Name, leaves
-from milkyway_control.server import Ports
+from milkyway_control.server import server, site
+from milkyway_control.server.server import Ports
 from milkyway_formats.errors import MilkyWayError
 from milkyway_formats.names import FleetId, PersonName
 

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 import httpx
 import msgspec
 
-from milkyway_control.fleet_config import FleetConfig
+from milkyway_control.fleet.config import FleetConfig
 from milkyway_control.operator_protocol import (
     BLOBS_PATH,
     EMPTY_MATCH,

@@ -6,8 +6,8 @@ proof is checked by the operator's tool, which holds the secret, and the record'
 
 from datetime import UTC, datetime
 
-from milkyway_control.ca import Authority, public_der, read_csr
-from milkyway_control.store import MachineRow
+from milkyway_control.server.ca import Authority, public_der, read_csr
+from milkyway_control.server.store import MachineRow
 from milkyway_formats.agent_protocol import MAX_ENROLMENT_BYTES, machine_uri
 from milkyway_formats.codec import decode, encode
 from milkyway_formats.enrolment import ENROLMENT_TYPE, EnrolmentRecord, EnrolmentReply, EnrolmentRequest

@@ -16,12 +16,13 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from milkyway_control import desired_changes, fleet_config
 from milkyway_control.command_line import Name, confirm
-from milkyway_control.fleet_client import FleetClient
-from milkyway_control.fleet_config import FleetConfig
-from milkyway_control.fleet_desk import Base, Desk, Draft, Machine, add_signatures, read_draft, sign
-from milkyway_control.fleet_layers import LocalLayer, StackRefusedError, hash_file, read_layer, resolve
+from milkyway_control.fleet import config as fleet_config
+from milkyway_control.fleet import desired_changes
+from milkyway_control.fleet.client import FleetClient
+from milkyway_control.fleet.config import FleetConfig
+from milkyway_control.fleet.layer_files import LocalLayer, StackRefusedError, hash_file, read_layer, resolve
+from milkyway_control.fleet.signing_desk import Base, Desk, Draft, Machine, add_signatures, read_draft, sign
 from milkyway_formats import yaml_text
 from milkyway_formats.command import (
     Action,

@@ -14,8 +14,8 @@ from typing import Any, cast
 from sqlalchemy import Connection, Row, create_engine, event, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
-from milkyway_control import schema
-from milkyway_control.schema import enrolments, envelopes, facts, machines, reports, tokens
+from milkyway_control.server import schema
+from milkyway_control.server.schema import enrolments, envelopes, facts, machines, reports, tokens
 from milkyway_formats.agent_protocol import EnvelopeKind
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.names import MachineId, Sha256, UnixSeconds

@@ -1,0 +1,1 @@
+"""The operator's tool: what is rendered, shown, signed and sent."""
