@@ -146,7 +146,7 @@ def supervisor_programs() -> None:
     if _fresh(stamp, inputs):
         return
     (VENV / "lib/milkyway").mkdir(exist_ok=True)
-    code = "import sys; from pathlib import Path; from milkyway_coreos.programs import compile_program"
+    code = "import sys; from pathlib import Path; from milkyway_coreos.image.programs import compile_program"
     code += "; compile_program(Path(sys.argv[1]), Path(sys.argv[2]))"
     _run([str(VENV / "bin/python"), "-c", code, str(source), str(VENV / "lib/milkyway")], "launch")
     site = next((VENV / "lib").glob("python3*/site-packages"))

@@ -20,10 +20,11 @@ from pathlib import Path
 from bench.supervisor.tree import BUILD
 from milkyway_agent.pid1.boot_steps import SYSCTLS
 from milkyway_agent.pid1.early_boot import FIRST_MODULES
-from milkyway_coreos import build as building
-from milkyway_coreos import config, image, policy, programs, tools
-from milkyway_coreos.packages import unpack_member
-from milkyway_coreos.steps import Say, Steps, hash_files
+from milkyway_coreos import tools
+from milkyway_coreos.image import build as building
+from milkyway_coreos.image import config, policy, programs, verity_image
+from milkyway_coreos.image.packages import unpack_member
+from milkyway_coreos.image.steps import Say, Steps, hash_files
 
 HERE = Path(__file__).parent
 COREOS = BUILD / "coreos"
@@ -96,8 +97,8 @@ def _make(into: Path, change: Callable[[Path], list[Path]]) -> None:
     if (tree / "etc/selinux").exists():
         (tree / "etc/selinux/milkyway/contexts/files").mkdir(parents=True)
         shutil.copy(compiled.file_contexts, tree / "etc/selinux/milkyway/contexts/files/file_contexts")
-    image.make_erofs(tree, into / "root.img", compiled.file_contexts)
-    verity = image.append_hash_tree(into / "root.img")
+    verity_image.make_erofs(tree, into / "root.img", compiled.file_contexts)
+    verity = verity_image.append_hash_tree(into / "root.img")
     description = {"root_hash": verity.root_hash, "salt": verity.salt, "data_blocks": verity.blocks}
     (into / "coreos.json").write_text(json.dumps(description))
     shutil.rmtree(tree)

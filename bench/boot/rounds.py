@@ -14,8 +14,8 @@ from bench.boot.console import read
 from bench.boot.record import Boot, BootRecord
 from bench.machine import this_machine
 from bench.supervisor.tree import BUILD
-from milkyway_coreos.steps import Say
-from milkyway_coreos.vm import Options, VirtualMachine
+from milkyway_coreos.image.steps import Say
+from milkyway_coreos.vm.machine import Options, VirtualMachine
 from milkyway_formats.errors import UnavailableError
 
 NAMES = ("milkyway", "systemd")

@@ -28,7 +28,7 @@ from milkyway_agent.log.log import OUTPUT, Log
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.supervisor.supervisor import Definition, Supervisor
 from milkyway_agent.system import cgroups, kernel, mounts, processes, reaper, sockets
-from milkyway_coreos.programs import compile_program
+from milkyway_coreos.image.programs import compile_program
 from milkyway_formats.service import Service
 
 Child: TypeAlias = tuple[int, int, str]  # pid, start and name: one process for good

@@ -9,7 +9,7 @@ import pytest
 
 from milkyway_agent.verifier.policy_check import make_instance
 from milkyway_agent.workers.policy_compiler import compile_policy
-from milkyway_coreos.policy import SOURCES, secilc_of
+from milkyway_coreos.image.policy import SOURCES, secilc_of
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.policy_shared import Placed, shared
 from tests.fakes.layer_files import POLICY, make_layer

@@ -1,7 +1,7 @@
 """The accounts of CoreOS are the ones that the agent counts on: two houses that may not import each other agree here."""
 
 from milkyway_agent.pid1.program_table import ADMIN_GROUP, COMPILER_USER, FRONT_USER, UPLINK_USER, VERIFIER_USER
-from milkyway_coreos.config import TEXTS
+from milkyway_coreos.image.config import TEXTS
 
 
 def test_coreos_knows_the_group_and_the_users_that_the_agent_counts_on() -> None:

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from milkyway_coreos.policy import (
+from milkyway_coreos.image.policy import (
     POLICY_VERSION,
     SOURCES,
     CompiledPolicy,

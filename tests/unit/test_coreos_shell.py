@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from milkyway_coreos.shell import Executed, Reader, Shell, script
+from milkyway_coreos.vm.shell import Executed, Reader, Shell, script
 from milkyway_formats.errors import UnavailableError
 
 

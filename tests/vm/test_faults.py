@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from demo import run as demo
-from milkyway_coreos.vm import VirtualMachine
+from milkyway_coreos.vm.machine import VirtualMachine
 
 pytestmark = pytest.mark.vm
 

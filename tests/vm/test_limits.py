@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from demo import run as demo
-from milkyway_coreos.vm import VirtualMachine
+from milkyway_coreos.vm.machine import VirtualMachine
 from tests.vm.deployed import deploy, deployment, service
 
 pytestmark = pytest.mark.vm

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from demo import run as demo
-from milkyway_coreos import partitions
-from milkyway_coreos.vm import Options, VirtualMachine
+from milkyway_coreos.image import partitions
+from milkyway_coreos.vm.machine import Options, VirtualMachine
 
 pytestmark = pytest.mark.vm
 

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from milkyway_coreos import tools
-from milkyway_coreos.programs import FLAGS
+from milkyway_coreos.image.programs import FLAGS
 from milkyway_formats.service import Restart, Service, Stop
 from tests.privileged.supervised import Supervised
 

@@ -14,8 +14,8 @@ from types import FrameType
 
 import click
 
-from milkyway_coreos import qemu
-from milkyway_coreos.vm import MIB, Options, VirtualMachine, machines
+from milkyway_coreos.vm import qemu
+from milkyway_coreos.vm.machine import MIB, Options, VirtualMachine, machines
 from milkyway_formats.errors import UnavailableError
 
 LEAVE = b"\x1d"  # Ctrl-]

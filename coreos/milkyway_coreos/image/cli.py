@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from milkyway_coreos import build as building
+from milkyway_coreos.image import build as building
 
 MIB = 1024 * 1024
 

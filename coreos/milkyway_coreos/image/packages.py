@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from milkyway_coreos import config, tools, trim
+from milkyway_coreos import tools
+from milkyway_coreos.image import config, trim
 
 COLLECTED = ".milkyway"
 # Runs outside the new root, in mmdebstrap's namespace, with $1 = the root. The packages' archives are still there.

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from milkyway_coreos import tools
-from milkyway_coreos.partitions import Partition, layout, sfdisk_script
+from milkyway_coreos.image.partitions import Partition, layout, sfdisk_script
 from milkyway_formats.errors import RefusedError
 
 CHUNK = 4 * 1024 * 1024

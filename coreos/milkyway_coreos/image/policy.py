@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from milkyway_coreos.tools import PROJECT
 from milkyway_formats.errors import RefusedError, UnavailableError
 
 # Linux 6.12 refuses policy version 34, which secilc 3.8 writes unless told otherwise.
 POLICY_VERSION = 33
-SOURCES = Path(__file__).resolve().parent.parent / "selinux"
+SOURCES = PROJECT / "coreos/selinux"
 
 
 class CompiledPolicy(NamedTuple):

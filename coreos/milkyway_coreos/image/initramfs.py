@@ -7,7 +7,7 @@ every boot. Order, times, owners and inode numbers are fixed, so the same files 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from milkyway_coreos.kernel import Modules, loading_order
+from milkyway_coreos.image.kernel import Modules, loading_order
 
 DIRECTORY, FILE, DEVICE = 0o040000, 0o100000, 0o020000
 

@@ -11,9 +11,10 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from milkyway_coreos import config, image, initramfs, kernel, packages, policy, programs, root, tools
-from milkyway_coreos.kernel import Modules
-from milkyway_coreos.steps import Say, Steps, alone, hash_files, remove_tree, to_terminal
+from milkyway_coreos import tools
+from milkyway_coreos.image import config, initramfs, kernel, packages, policy, programs, root, verity_image
+from milkyway_coreos.image.kernel import Modules
+from milkyway_coreos.image.steps import Say, Steps, alone, hash_files, remove_tree, to_terminal
 
 HERE = Path(__file__).resolve().parent
 PROJECT = tools.PROJECT
@@ -121,8 +122,8 @@ def _make_images(parts: Parts, extra: dict[str, bytes], into: Path, say: Say) ->
         root.compile_python(parts.base / "root", overlay, root.PYTHON)
     root.join([*(part / "root" for part in (parts.base, parts.kernel, parts.python)), overlay], tree)
     with steps.timed("root image"):
-        image.make_erofs(tree, into / "root.img", parts.policy / "file_contexts")
-    verity = image.append_hash_tree(into / "root.img")
+        verity_image.make_erofs(tree, into / "root.img", parts.policy / "file_contexts")
+    verity = verity_image.append_hash_tree(into / "root.img")
     (into / "files.txt").write_text("".join(f"{line}\n" for line in root.listing(tree)))
     (into / "packages-status").write_bytes((parts.base / "status").read_bytes())
     remove_tree(tree)
@@ -134,7 +135,7 @@ def _make_images(parts: Parts, extra: dict[str, bytes], into: Path, say: Say) ->
     (into / "coreos.json").write_text(_json(_description(parts, verity, into)))
 
 
-def _description(parts: Parts, verity: image.Verity, made: Path) -> dict[str, Any]:
+def _description(parts: Parts, verity: verity_image.Verity, made: Path) -> dict[str, Any]:
     """Return what ``coreos.json`` says of the images in *made*."""
     images = ("root.img", "vmlinuz", "initramfs.img")
     return {

@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from milkyway_coreos import disk, qemu, tools
-from milkyway_coreos.acceleration import kvm_works
-from milkyway_coreos.qemu import Forward, Machine, Verity
-from milkyway_coreos.shell import Executed, Shell
+from milkyway_coreos import tools
+from milkyway_coreos.vm import disk, qemu
+from milkyway_coreos.vm.acceleration import kvm_works
+from milkyway_coreos.vm.qemu import Forward, Machine, Verity
+from milkyway_coreos.vm.shell import Executed, Shell
 from milkyway_formats.errors import RefusedError, UnavailableError
 
 MIB = 1024 * 1024

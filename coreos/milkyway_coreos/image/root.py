@@ -13,8 +13,9 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from milkyway_coreos import config, tools
-from milkyway_coreos.kernel import Modules, loading_order
+from milkyway_coreos import tools
+from milkyway_coreos.image import config
+from milkyway_coreos.image.kernel import Modules, loading_order
 
 MILKYWAY = "usr/lib/milkyway"
 PYTHON = f"{MILKYWAY}/python"

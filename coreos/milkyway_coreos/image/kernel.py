@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from milkyway_coreos import tools
-from milkyway_coreos.steps import remove_tree
+from milkyway_coreos.image.steps import remove_tree
 from milkyway_formats.errors import RefusedError
 
 MODINFO = re.compile(rb"\0(depends|softdep)=([^\0]*)(?=\0)")

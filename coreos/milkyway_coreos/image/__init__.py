@@ -1,0 +1,1 @@
+"""Make the images that servers boot: root, initramfs, kernel, base policy."""

@@ -1,0 +1,1 @@
+"""Development machines: QEMU, a disk, a console."""
