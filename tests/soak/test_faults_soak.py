@@ -2,9 +2,9 @@
 
 import trio
 
-from tests.privileged.fault_cases import run_function
-from tests.privileged.fault_table import FAULTS, used
-from tests.privileged.faulty import Factory
+from tests.privileged.faults.fault_cases import run_function
+from tests.privileged.faults.fault_table import FAULTS, used
+from tests.privileged.faults.faulty import Factory
 from tests.soak.report import Report
 
 AT_ONCE = 4

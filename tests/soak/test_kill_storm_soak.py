@@ -2,7 +2,7 @@
 
 import random
 
-from tests.privileged.kill_storm import check, standing, storm, storm_struck
+from tests.privileged.faults.kill_storm import check, standing, storm, storm_struck
 from tests.soak.report import Report
 
 KILLS, RE_EXECUTIONS = 10_000, 50

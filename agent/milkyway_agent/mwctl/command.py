@@ -5,7 +5,7 @@ out by ``mwctl.screen``, requests are ``mwctl.client``'s.
 
 Under emulation an import costs ten times what it costs natively, so this and what it imports stay
 small: argparse (click is not on a server), json and datetime only when used, no httpx (a second
-and 22 MiB there), no trio, no msgspec; ``tests/unit/test_agent_mwctl.py`` holds that.
+and 22 MiB there), no trio, no msgspec; ``tests/unit/agent/mwctl/test_command.py`` holds that.
 """
 
 import argparse

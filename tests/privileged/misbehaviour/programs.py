@@ -9,7 +9,7 @@ from pathlib import Path
 from milkyway_coreos import tools
 from milkyway_coreos.image.programs import FLAGS
 from milkyway_formats.service import Restart, Service, Stop
-from tests.privileged.supervised import Supervised
+from tests.privileged.supervisor.supervised import Supervised
 
 SOURCES = Path(__file__).parent
 UP = ["waiting", "starting", "started"]

@@ -1,0 +1,325 @@
+"""A real PID 1 whose kernel fails at will: a fault injector in a program of its own.
+
+Started with a socket as descriptor 3, it waits for orders, and for each it makes one new PID 1: the init of a pid
+namespace, in mount, control group, network and IPC namespaces of its own (``fault_world``). There ``pid1.agent.run`` boots
+as on a server. What needs SELinux, dm-verity or a disk finds files that look like them, or fails and is reported.
+
+One function of ``milkyway_agent.system`` at a time is replaced by a proxy that raises OSError: on every call, on
+the first alone, or from the third on. This is the one place where attributes of modules are replaced: it is no mock
+inside a test but the fault itself, in a process that lives for it and no longer. Two more replacements go with it, because
+the hardware is not there: ``STAND_INS`` answer for a watchdog, loop and verity devices and group controllers; and
+the agent's own programs run without an SELinux domain, as root.
+"""
+
+import array
+import json
+import os
+import select
+import signal
+import socket
+import traceback
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from milkyway_agent.core.boot import BOOT
+from milkyway_agent.launching import child
+from milkyway_agent.log.log import Log
+from milkyway_agent.log.record import Record, describe
+from milkyway_agent.pid1 import agent, boot_run, program_table
+from milkyway_agent.system import cgroups, namespaces, reaper
+from milkyway_formats.service import Restart, Service
+from tests.privileged.faults import fault_world
+from tests.privileged.faults.fault_exercises import STEP_SECONDS, Exercises
+from tests.privileged.faults.fault_injection import STAND_INS, Fault, stand_in
+
+CONTROL = 3
+ORDER_BYTES = 65536
+INHERITED = "milkyway-inherited"
+Facts = dict[str, Any]
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) < 1200 else f"{line[:400]} … {line[-700:]}"  # a traceback's end is what says most
+
+
+class Records:
+    """Everything that was noted, in order: what the test reads."""
+
+    def __init__(self) -> None:
+        self.all: list[Record] = []
+
+    def write(self, records: Any) -> None:
+        """Keep *records*."""
+        self.all += records
+
+
+class Subject(Exercises):
+    """PID 1 itself, with one task more, that answers the test."""
+
+    faults: dict[str, Fault] = {}  # noqa: RUF012 (a fault outlives an agent that fails, and its successor)
+    records = Records()
+    lives = 0
+    inherited = -1  # a descriptor of the program before it
+
+    def __init__(self, log: Log, born_ms: int, before: agent.Agent | None = None) -> None:
+        super().__init__(log, born_ms, before)
+        if not Subject.lives:
+            log.add_sink(self.records)
+        Subject.lives += 1
+        self.kept: list[str] = []
+        self._to_spoil = ""
+        self._spoilt = trio.Event()
+
+    async def live(self) -> None:
+        """Live as PID 1 does, and answer the test meanwhile."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen)
+            nursery.start_soon(self._spoil, "live")
+            await super().live()
+            nursery.cancel_scope.cancel()
+
+    def _keep(self, name: str, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        """Keep *task* as the agent does; it fails when the test says so."""
+
+        async def spoilable() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._spoil, name)
+                await task(*arguments)
+                nursery.cancel_scope.cancel()
+
+        self.kept.append(name)
+        super()._keep(name, spoilable)
+
+    async def _spoil(self, name: str) -> None:
+        while True:
+            await self._spoilt.wait()
+            if self._to_spoil == name:
+                self._to_spoil, self._spoilt = "", trio.Event()
+                raise RuntimeError(f"spoilt {name}")
+            await trio.sleep(0.01)
+
+    async def _listen(self) -> None:
+        async with trio.open_nursery() as nursery:
+            control = trio.socket.from_stdlib_socket(socket.socket(fileno=os.dup(CONTROL)))
+            while data := await control.recv(ORDER_BYTES):
+                nursery.start_soon(self._answer, control, json.loads(data))
+
+    async def _answer(self, control: trio.socket.SocketType, order: Facts) -> None:
+        number, verb = order.pop("number"), order.pop("verb")
+        try:
+            facts = await getattr(self, f"on_{verb}")(**order)
+        except Exception as error:  # noqa: BLE001 (told to the test)
+            facts = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        await control.send(json.dumps({"number": number, **(facts or {})}).encode())
+        if self._to_spoil:
+            self._spoilt.set()
+
+    # --- orders ----------------------------------------------------------------------------------------------------------
+
+    async def on_inject(self, function: str, fault: int, mode: str) -> Facts:
+        """Have *function* fail from now on."""
+        self.faults[function] = Fault(function, fault, mode)
+        return {"records": len(self.records.all)}
+
+    async def on_lift(self, function: str) -> Facts:
+        """Have *function* work again; say how often it was called and failed."""
+        fault = self.faults.pop(function)
+        fault.lift()
+        return {"calls": fault.calls, "failures": fault.failures}
+
+    async def on_booted(self) -> Facts:
+        """Wait until the boot is over."""
+        while "ready" not in self.boot.finished_ms:  # noqa: ASYNC110 (nobody waits for it on a server)
+            await trio.sleep(0.005)
+        return {"outcomes": self.boot.outcomes, "reasons": self.boot.reasons, "lives": Subject.lives}
+
+    async def on_healed(self) -> Facts:
+        """Wait until what failed in the boot is done after all; return what is not in a few seconds."""
+        with trio.move_on_after(STEP_SECONDS):
+            while len(self.boot.outcomes) < len(BOOT) or "failed" in self.boot.outcomes.values():  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        return {"failures": self.boot.failures()}
+
+    async def on_records(self, since: int) -> Facts:
+        """Return what was noted since."""
+        return {"lines": [_shortened(describe(one)) for one in self.records.all[since:][-150:]], "lives": Subject.lives}
+
+    async def on_start(self, name: str) -> Facts:
+        """Start a plain service; wait until it is started or failed."""
+        self.add_plain(name, Service(name=name, command=["/bin/sleep", "1000"], restart=Restart(delay_ms=10)))
+        self.supervisor.start(name)
+        await self.supervisor.wait_state(name, "started", "failed")
+        return await self.on_service(name)
+
+    async def on_service(self, name: str) -> Facts:
+        """Return the state, pid and reason of a service."""
+        status = self.supervisor.status_of(name)
+        return {
+            "state": status.state,
+            "pid": status.pid,
+            "alive": Path(f"/proc/{status.pid}").exists(),
+            "reason": status.reason,
+        }
+
+    async def on_remove(self, name: str) -> Facts:
+        """Stop a service and forget it; say whether a process or a group of it is left."""
+        await self.supervisor.remove(name)
+        return {"left": Path(program_table.GROUPS, name).exists()}
+
+    async def on_left(self) -> Facts:
+        """Return the processes in groups of services that are no more, and kill them."""
+        there = self.supervisor.names()
+        groups = [
+            path for path in cgroups.children(program_table.GROUPS) if path.rpartition("/")[2].startswith(("probe-", "fresh"))
+        ]
+        left = {path: cgroups.processes(path) for path in groups if path.rpartition("/")[2] not in there}
+        for path in left:
+            cgroups.kill(path)
+        return {"left": {path: found for path, found in left.items() if found}}
+
+    async def on_zombies(self) -> Facts:
+        """Return the children that nobody reaps, once orphans have had their grace."""
+        names: list[str] = []
+        for _ in range(30):
+            names = [one.name for one in reaper.zombies(os.getpid())]
+            if not names:
+                break
+            await trio.sleep(0.1)
+        return {"names": names}
+
+    async def on_clear(self) -> None:
+        """Stop and forget what exercises left behind."""
+        for name in self.supervisor.names():
+            if name.startswith("probe-"):
+                await self.supervisor.remove(name)
+
+    async def on_exercise(self, what: str) -> None:
+        """Have PID 1 do what calls the function at fault; nothing of it need succeed."""
+        await self.exercise(what)
+
+    async def on_stand_in(self, what: str) -> None:
+        """Put stand-ins in the place of hardware that is not there."""
+        for function, answer in STAND_INS[what].items():
+            stand_in(function, answer)
+
+    async def on_spoil(self, task: str) -> None:
+        """Have a task of PID 1 raise, or ("live") the agent as a whole."""
+        assert task == "live" or task in self.kept, f"there is no task {task}"
+        self._to_spoil = task
+
+    async def on_kept(self) -> Facts:
+        """Return the tasks that are kept."""
+        return {"tasks": self.kept}
+
+    async def on_kill(self, name: str) -> Facts:
+        """Kill the process of a service; return when another one runs."""
+        pid = self.supervisor.status_of(name).pid
+        os.kill(pid, signal.SIGKILL)
+        await self.other_process(name, pid)
+        return await self.on_service(name)
+
+    async def on_end(self, ending: agent.Ending) -> None:
+        """Begin the way down."""
+        self.end(ending)
+
+    async def on_inherited(self) -> Facts:
+        """Say whether what the program before it left open still is."""
+        path = f"/proc/self/fd/{self.inherited}"
+        return {"open": os.path.lexists(path) and INHERITED in os.readlink(path)}
+
+    async def on_api(self) -> Facts:
+        """Ask the local API for the status; return the first line of its answer."""
+        return {"answer": (await self.ask()).decode().partition("\r\n")[0]}
+
+
+# --- one PID 1 for each order ------------------------------------------------------------------------------------------
+
+
+def become_init(order: Facts) -> None:
+    """Be PID 1 of the new namespaces, for ever.
+
+    *order*: the faults that are there from the first moment on; the state that a program before it has left, if any.
+    """
+    fault_world.enter(order["scratch"], order["launch"], order["console"])
+    for name, program in program_table.PROGRAMS.items():
+        program = program._replace(context="", user=0, capabilities=(), empty_network=False, limits=None)
+        program_table.PROGRAMS[name] = program  # type: ignore[index]  # a Mapping to all others
+    # What takes minutes on a server that is stuck would take as long here.
+    boot_run.PHASE_SECONDS = 2.0
+    child.EMPTY_SECONDS = 0.2
+    agent.AGAIN_SECONDS = (0.2,) * 20
+    for what in order["stand_ins"]:
+        for function, answer in STAND_INS[what].items():
+            stand_in(function, answer)
+    for function, number, mode in order["faults"]:
+        Subject.faults[function] = Fault(function, number, mode)
+    adopted = -1
+    if order["state"] is not None:
+        adopted, Subject.inherited = os.memfd_create("milkyway-state"), os.memfd_create(INHERITED)
+        os.write(adopted, order["state"].encode())
+        for descriptor in (adopted, Subject.inherited):
+            os.set_inheritable(descriptor, True)
+    agent.run(0, Subject, adopted=adopted)
+
+
+def accompany(order: Facts, status: int) -> None:
+    """Make the namespaces and their init, wait for its end and tell it through *status*; then take everything back."""
+    with fault_world.hold_group(order["group"]):
+        namespaces.unshare(fault_world.OWN)
+        init = os.fork()
+        if not init:
+            try:
+                become_init(order)
+            except BaseException:  # noqa: BLE001 (the test reads it, and sees that PID 1 has ended)
+                traceback.print_exc()
+            finally:
+                os._exit(99)
+        _kill_at_hangup(init)
+        _, code = os.waitpid(init, 0)
+    fault_world.remove_groups(order["group"])
+    os.write(status, str(code).encode())
+
+
+def _kill_at_hangup(init: int) -> None:
+    """Return when *init* has ended; it is killed when the test lets go of its control socket."""
+    pidfd = os.pidfd_open(init)
+    poll = select.poll()
+    poll.register(CONTROL, 0)  # a hang-up is reported unasked
+    poll.register(pidfd, select.POLLIN)
+    if any(descriptor == CONTROL for descriptor, _ in poll.poll()):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.close(pidfd)
+
+
+def main() -> None:
+    """Take orders until the socket is closed: each comes with the ends of a control socket, a status pipe, a console."""
+    orders = socket.socket(fileno=CONTROL)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        data, ancillary, _, _ = orders.recvmsg(ORDER_BYTES, socket.CMSG_SPACE(3 * 4))
+        if not data:
+            return
+        received = array.array("i", ancillary[0][2])
+        if not os.fork():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            control, status, console = received
+            orders.detach()
+            os.dup2(control, CONTROL)
+            for number in (1, 2):
+                os.dup2(console, number)
+            os.set_inheritable(CONTROL, False)
+            try:
+                accompany(json.loads(data), status)
+            except BaseException:  # noqa: BLE001 (the test reads it)
+                traceback.print_exc()
+            finally:
+                os._exit(0)
+        for descriptor in received:
+            os.close(descriptor)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Whatever the kernel refuses, PID 1 lives, and its services with it: each function fails in every plausible way."""
+
+import errno
+from collections.abc import Iterator
+
+import pytest
+import trio
+
+from tests.privileged.faults.fault_cases import run_function
+from tests.privileged.faults.fault_table import FAULTS, NEVER, used
+from tests.privileged.faults.faulty import Factory, Faulty
+
+pytestmark = pytest.mark.privileged
+
+AT_ONCE = 6
+MODULES = sorted({function.partition(".")[0] for function in FAULTS})
+
+
+@pytest.fixture(scope="module")
+def factory() -> Iterator[Factory]:
+    made = Factory()
+    yield made
+    made.close()
+
+
+def test_every_function_that_pid_1_uses_is_in_the_table() -> None:
+    assert used() == set(FAULTS) | set(NEVER)
+    assert not set(FAULTS) & set(NEVER)
+
+
+@pytest.mark.parametrize("module", MODULES)
+async def test_pid_1_and_its_services_outlive_whatever_fails_in(module: str, factory: Factory) -> None:
+    wrong: list[str] = []
+    limiter = trio.CapacityLimiter(AT_ONCE)
+
+    async def one(function: str) -> None:
+        wrong.extend(await run_function(factory, function, limiter))
+
+    async with trio.open_nursery() as nursery:
+        for function in FAULTS:
+            if function.startswith(f"{module}."):
+                nursery.start_soon(one, function)
+    assert not wrong, "\n".join(wrong)
+
+
+async def test_a_machine_that_can_neither_be_switched_off_nor_reboot_stays_and_says_so(factory: Factory) -> None:
+    refused = [("power.power_off", errno.EPERM, "always"), ("power.restart", errno.EINVAL, "always")]
+    async with factory.agent(*refused) as one:
+        await one.order("booted")
+        await one.order("end", ending="poweroff")
+        await one.shown('end failed: ending=poweroff error="[Errno 1]')
+        await one.shown('end failed: ending=poweroff error="[Errno 22]')
+        assert one.lives()
+
+
+async def test_services_outlive_the_failure_of_any_task_of_pid_1_and_go_on_being_supervised(factory: Factory) -> None:
+    async with factory.agent() as one:
+        await one.order("booted")
+        witness = await one.order("start", name="witness")
+        tasks = (await one.order("kept"))["tasks"]
+        assert {"supervisor", "reaper", "signals", "log", "watchdog", "verifier", "local-api", "convergence"} <= set(tasks)
+        for task in tasks:
+            await one.order("spoil", task=task)
+            await one.noted(f"task failed: task={task}")
+            assert (await one.order("service", name="witness"))["pid"] == witness["pid"], f"{task} took a service with it"
+        await _is_well(one, witness["pid"])
+
+
+async def test_services_outlive_the_failure_of_the_agent_as_a_whole_and_the_next_one_supervises_them(factory: Factory) -> None:
+    async with factory.agent() as one:
+        await one.order("booted")
+        witness = await one.order("start", name="witness")
+        dhcp = await one.order("service", name="dhcp")
+        for _ in range(2):
+            await one.order("spoil", task="live")
+            await one.noted("agent failed")
+            boot = await one.order("booted")
+            assert set(boot["outcomes"].values()) == {"done"}, boot
+        assert await one.order("service", name="dhcp") == dhcp, "it was started twice, or is lost"
+        await _is_well(one, witness["pid"])
+
+
+@pytest.mark.parametrize("state", ["no JSON", '{"format":"milkyway.supervisor/1"}'])
+async def test_with_a_state_that_cannot_be_read_the_agent_begins_as_after_a_boot(state: str, factory: Factory) -> None:
+    async with factory.agent(state=state) as one:
+        boot = await one.order("booted")
+        assert set(boot["outcomes"].values()) == {"done"}, boot
+        await one.noted("state not adopted")
+        assert not (await one.order("inherited"))["open"]
+        assert (await one.order("service", name="dhcp"))["state"] == "started"
+        witness = await one.order("start", name="witness")
+        await _is_well(one, witness["pid"])
+
+
+async def _is_well(one: Faulty, pid: int) -> None:
+    """Assert that the witness *pid* lives, is started again when it dies, and that PID 1 does all that it should."""
+    witness = await one.order("service", name="witness")
+    assert (witness["state"], witness["pid"], witness["alive"]) == ("started", pid, True)
+    again = await one.order("kill", name="witness")
+    assert again["state"] == "started"
+    assert again["pid"] != pid
+    assert (await one.order("start", name="fresh"))["state"] == "started"
+    assert not (await one.order("remove", name="fresh"))["left"]
+    assert (await one.order("api"))["answer"] == "HTTP/1.1 200 "
+    assert (await one.order("zombies"))["names"] == []

@@ -1,0 +1,331 @@
+"""``--supervise`` begins: what was there before it, what it is told wrongly, and that nothing of that costs a service."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+
+import pytest
+import trio
+
+from milkyway_agent.launching.child import clear_group
+from milkyway_agent.launching.program import make_group
+from milkyway_agent.mwctl import client
+from milkyway_agent.standalone import leftovers
+from milkyway_agent.system import cgroups, processes
+from tests.privileged.standalone.supervising import SECONDS, Supervising, supervising
+from tests.privileged.supervisor.supervised import cgroup_root
+
+pytestmark = pytest.mark.privileged
+
+SLEEP = ["/bin/sleep", "1000"]
+
+
+def pid_of(one: Supervising, name: str) -> int:
+    """Return the process of a service once it is started."""
+    pid: int = one.wait_until(lambda: one.services()[name]["state"] == "started" and one.services()[name]["pid"], name)
+    return pid
+
+
+def refused(one: Supervising, *options: str) -> tuple[int, str]:
+    """Start a supervisor that does not come to life; return its exit code and what it printed, which has no traceback."""
+    before = len(one.printed())
+    one.start(*options, waits=False)
+    code, said = one.wait(), one.printed()[before:]
+    assert "Traceback" not in said
+    return code, said
+
+
+def test_a_second_supervisor_of_a_runtime_directory_is_refused_and_the_first_lives_on() -> None:
+    with supervising() as one:
+        one.define("web", SLEEP)
+        one.start()
+        pid, first = pid_of(one, "web"), one.pid
+        done = one.run_second()
+        assert done.returncode == 4
+        assert f"process {first} supervises with {one.runtime} already" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert one.services()["web"]["pid"] == pid
+        one.reexecute()
+        assert one.run_second().returncode == 4, "the lock outlives an execution"
+        assert one.services()["web"]["pid"] == pid
+
+
+def test_what_a_killed_supervisor_has_left_is_asked_to_end_before_it_is_started_again(tmp_path: Path) -> None:
+    with supervising() as one:
+        # Nobody reads its output any more: what a shell says of its child that ended would be its end (SIGPIPE).
+        on_term = f"trap 'echo asked >>{tmp_path}/asked; exit' TERM"
+        script = f"exec 2>/dev/null; {on_term}; echo $$ >>{tmp_path}/lives; while :; do sleep 0.1; done"
+        one.define("web", ["/bin/sh", "-c", script])
+        one.start()
+        left, groups = pid_of(one, "web"), one.groups()
+        os.kill(one.pid, signal.SIGKILL)
+        one.wait()
+        assert Path(f"/proc/{left}").exists(), "services live through the end of their supervisor"
+        one.start()
+        assert pid_of(one, "web") != left
+        assert not any(process.pid == left and process.state != "Z" for process in processes.processes()), "it has no parent"
+        assert "a supervisor was killed; its services are ended first: web" in one.printed()
+        assert (tmp_path / "asked").read_text() == "asked\n"
+        assert len((tmp_path / "lives").read_text().split()) == 2
+        assert not any(Path(group).exists() for group in groups)
+
+
+@contextmanager
+def left_in(name: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Give a directory of groups called *name*, and a deaf process in one of them."""
+    base = f"{cgroup_root()}/{name}"
+    group = f"{base}/deaf"
+    make_group(group)
+    deaf = subprocess.Popen(["/bin/sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.1; done"], stdout=subprocess.PIPE)
+    try:
+        cgroups.attach(group, deaf.pid)
+        assert deaf.stdout is not None
+        with deaf.stdout:
+            deaf.stdout.readline()
+        yield base, deaf
+    finally:
+        deaf.kill()
+        deaf.wait()
+        trio.run(clear_group, group)
+        trio.run(clear_group, base)
+
+
+def test_who_is_left_and_does_not_heed_is_killed() -> None:
+    with left_in(f"services-test-{os.getpid()}") as (base, deaf):
+        leftovers.end(base, 0.05)
+        assert deaf.wait(SECONDS) == -signal.SIGKILL
+        assert not Path(base).exists()
+
+
+def test_a_group_that_is_no_supervisors_is_not_touched() -> None:
+    with left_in(f"test-{os.getpid()}") as (base, deaf):
+        leftovers.end(base, 0.05)
+        assert deaf.poll() is None
+
+
+def test_whoever_takes_over_needs_no_lock() -> None:
+    with supervising() as one:
+        one.define("web", SLEEP)
+        one.start()
+        pid = pid_of(one, "web")
+        (one.runtime / "lock").unlink()
+        (one.runtime / "lock").mkdir()
+        one.reexecute()
+        assert one.services()["web"]["pid"] == pid
+
+
+def test_with_a_plan_nothing_is_started_that_nobody_wants() -> None:
+    with supervising() as one:
+        for name in ("needed", "other"):
+            one.define(name, SLEEP)
+        (one.definitions / "default.yaml").write_text("{name: default, type: bundle, requires: [needed]}")
+        assert one.check()[0] == 0
+        for options in ((), ("--start", "default"), ("--start", "needed")):
+            one.start(*options)
+            pid_of(one, "needed")
+            assert one.services()["other"]["state"] == "stopped"
+            assert "other: service process started" not in one.printed()
+            assert one.stop() == 0
+        (one.definitions / "default.yaml").unlink()
+        assert one.check()[0] == 0
+        one.start("--start", "needed")
+        pid_of(one, "needed")
+        assert one.services()["other"]["state"] == "stopped"
+
+
+def test_a_bundle_and_its_part_that_go_together_fail_nobody() -> None:
+    with supervising() as one:
+        one.define("web", SLEEP)
+        one.define("part", ["/bin/true"], type="oneshot", readiness={"type": "exit"})
+        (one.definitions / "all.yaml").write_text("{name: all, type: bundle, wants: [part]}")
+        one.start()
+        one.wait_until(lambda: one.services()["all"]["state"] == "started", "the bundle")
+        for name in ("all", "part"):
+            (one.definitions / f"{name}.yaml").unlink()
+        os.kill(one.pid, signal.SIGHUP)
+        one.wait_until(lambda: list(one.services()) == ["web"], "what is left")
+        assert "failed" not in one.printed()
+
+
+def test_why_definitions_are_refused_is_in_the_log_and_an_editors_files_are_none() -> None:
+    with supervising() as one:
+        one.define("web", SLEEP)
+        (one.definitions / ".#web.yaml").symlink_to("nobody@nowhere.1")
+        one.start()
+        pid = pid_of(one, "web")
+        one.define("web", SLEEP, colour="red")
+        os.kill(one.pid, signal.SIGHUP)
+        one.wait_until(lambda: "definitions refused" in one.printed(), "the refusal")
+        assert f"definitions refused: why='cannot read {one.definitions}/web.yaml: line 1: " in one.printed()
+        assert "unknown field `colour`" in one.printed()
+        assert one.services()["web"]["pid"] == pid
+
+
+def test_who_has_failed_is_found_among_what_went_wrong() -> None:
+    with supervising() as one:
+        one.define("web", ["/bin/false"], restart={"when": "never"})
+        one.start()
+        one.wait_until(lambda: one.services()["web"]["state"] == "failed", "its failure")
+        code, said = one.ask("logs", "--priority", "err")
+        assert code == 0
+        assert "service failed" in said
+
+
+def test_a_start_that_cannot_come_is_answered_at_once_and_says_why() -> None:
+    with supervising() as one:
+        one.define("bad", ["/bin/false"], type="oneshot", readiness={"type": "exit"}, restart={"when": "never"})
+        one.define("needs", SLEEP, requires=["bad"])
+        one.define("where", SLEEP, conditions=[{"type": "path-exists", "path": "/nowhere"}])
+        one.start()
+        one.wait_until(lambda: one.services()["bad"]["state"] == "failed", "its failure")
+        for verb in ("start", "restart"):
+            code, said = one.ask(verb, "needs")
+            assert (code, "cannot start needs: requires bad, which is failed" in said) == (4, True), said
+            code, said = one.ask(verb, "where")
+            assert (code, "cannot start where: " in said and "/nowhere" in said) == (4, True), said
+
+
+def test_an_order_to_end_does_not_wait_for_a_change_of_definitions() -> None:
+    with supervising() as one:
+        deaf = ["/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]
+        one.define("deaf", deaf, stop={"timeout_ms": 3000})
+        one.define("web", SLEEP)
+        one.start()
+        pid_of(one, "deaf")
+        one.define("deaf", [*deaf[:2], f"{deaf[2]} # changed"], stop={"timeout_ms": 3000})
+        one.define("new", SLEEP)
+        os.kill(one.pid, signal.SIGHUP)
+        one.wait_until(lambda: "deaf: service state changed: was=started now=restarting" in one.printed(), "the change")
+        assert one.stop() == 0
+        printed = one.printed()
+        assert printed.index("end asked") < printed.index("deaf: service killed: after_ms=3000")
+        assert printed.count("deaf: service process started") == 1
+        assert "new: service process started" not in printed, "nobody would stop it"
+
+
+def test_a_directory_that_is_away_for_a_moment_costs_nothing() -> None:
+    with supervising() as one:
+        one.define("web", SLEEP)
+        one.start()
+        pid = pid_of(one, "web")
+        away = one.definitions.rename(one.definitions.with_name("away"))
+        one.reexecute()
+        os.kill(one.pid, signal.SIGHUP)
+        one.wait_until(lambda: "definitions refused" in one.printed(), "the refusal")
+        assert "Traceback" not in one.printed()
+        away.rename(one.definitions)
+        one.reexecute()
+        assert one.services()["web"]["pid"] == pid
+
+
+def test_whoever_asks_while_it_executes_itself_anew_waits_and_is_answered() -> None:
+    with supervising() as one, ThreadPoolExecutor(4) as askers:
+        one.define("web", SLEEP)
+        one.start()
+        pid = pid_of(one, "web")
+        over = Event()
+
+        def ask_without_pause() -> int:
+            answered = 0
+            while not over.is_set():
+                assert ask_quickly(one) == 200
+                answered += 1
+            return answered
+
+        asking = [askers.submit(ask_without_pause) for _ in range(4)]
+        try:
+            for _ in range(3):
+                assert one.ask("reexec")[0] == 0
+                assert one.ask("services")[0] == 0
+        finally:
+            over.set()
+        assert all(each.result() for each in asking)
+        one.wait_until(lambda: one.printed().count("supervisor re executed") == 3, "the third")
+        assert one.services()["web"]["pid"] == pid
+
+
+def ask_quickly(one: Supervising) -> int:
+    """Ask for the services, without starting a program for it; return the status."""
+    reply = client.ask(str(one.runtime / "mwctl.sock"), "GET", "/v1/services")
+    with reply.body:
+        reply.read()
+    return reply.status
+
+
+def test_relative_directories_are_those_of_where_it_began() -> None:
+    with supervising() as one:
+        one.define("told", ["/bin/sh", "-c", "echo at $NOTIFY_SOCKET; exec sleep 1000"], readiness={"type": "notify"})
+        relative = os.path.relpath(one.runtime)
+        one.start("--runtime", relative)
+        one.wait_until(lambda: f"told: at {Path.cwd()}/{relative}/notify/" in one.printed(), "its word")
+
+
+def test_timers_keep_their_times_where_it_was_said(tmp_path: Path) -> None:
+    timers = [{"calendar": ["*-*-* *:*:*"], "persistent": True}]
+    with supervising() as one:
+        one.define("job", ["/bin/true"], type="oneshot", readiness={"type": "exit"}, timers=timers)
+        one.start("--state", str(tmp_path / "volume/state"))
+        stamps = tmp_path / "volume/state/timer-stamps"
+        one.wait_until(lambda: stamps.exists() and b"job" in stamps.read_bytes(), "the first time")
+        moved = tmp_path / "volume/elsewhere"
+        stamps.parent.rename(moved)
+        one.reexecute()
+        one.wait_until(lambda: stamps.exists() and b"job" in stamps.read_bytes(), "a further time")
+        assert not (one.definitions / ".state").exists()
+
+
+def test_what_it_is_told_wrongly_is_said_in_one_line_and_nothing_is_left(tmp_path: Path) -> None:
+    with supervising() as one:
+        one.define("web", SLEEP)
+        assert one.check()[0] == 0  # with a plan its services are started before anything is looked at
+        (tmp_path / "file").touch()
+        code, said = refused(one, "--logs", f"{tmp_path}/file")
+        assert (code, f"cannot keep logs in {tmp_path}/file: " in said) == (4, True)
+        assert one.groups() == []
+        code, said = refused(one, "--state", f"{tmp_path}/file/below")
+        assert (code, f"cannot keep the times of timers in {tmp_path}/file/below: " in said) == (4, True)
+        assert one.groups() == []
+        code, said = refused(one, "--start", "nosuch", "--start", "web")
+        assert (code, f"cannot start nosuch: {one.definitions} defines no such service" in said) == (3, True)
+        assert one.groups() == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"user": 1000}, "cannot use service web: user is for services of layers"),
+        ({"scratch": [{"path": "/var/cache"}]}, "cannot use service web: scratch is for services of layers"),
+        ({"domain": "worker"}, "cannot use service web: domain is for services of layers"),
+        ({"timers": [{"calendar": ["*/15"]}]}, "cannot use service web: cannot read times '*/15'"),
+        (
+            {"listeners": [{"name": "in", "address": {"type": "tcp", "port": 80, "address": "localhost"}}]},
+            "cannot use service web: cannot open listener in (TCP localhost:80): 'localhost' is no IP address",
+        ),
+        (
+            {"listeners": [{"name": name, "address": {"type": "udp", "port": 53}} for name in ("in", "too")]},
+            "cannot use service web: its listeners in and too have one address",
+        ),
+    ],
+)
+def test_what_means_nothing_here_is_refused_by_name(fields: dict[str, object], why: str) -> None:
+    with supervising() as one:
+        one.define("web", SLEEP, **fields)
+        code, said = one.check()
+        assert (code, why in said) == (3, True), said
+
+
+def test_first_processes_of_different_namespaces_have_different_groups() -> None:
+    script = "from milkyway_agent.early import start as early; print(early._number())"
+    said = [
+        subprocess.run(["unshare", "--pid", "--fork", sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    numbers = {one.stdout.strip() for one in said}
+    assert all(number.startswith("1-") for number in numbers)
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip().isdigit()

@@ -1,0 +1,43 @@
+"""A real supervisor behind the real local API, for what is shown of it; everything else of the machine is the fake one."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from milkyway_agent.api.view import Observation
+from milkyway_formats.report import ServiceStatus
+from tests.fakes.api import RunningApi, running_api
+from tests.fakes.machine import FakeMachine
+from tests.privileged.supervisor.supervised import Supervised, supervised
+
+
+class ObservedMachine(FakeMachine):
+    """The fake machine, with the view and the services of a real supervisor."""
+
+    def __init__(self, one: Supervised) -> None:
+        super().__init__()
+        self._one = one
+        self._observation = Observation(one.supervisor, one.log, version="0.1.0")
+
+    @property
+    def view(self) -> Observation:  # type: ignore[override]  # the real one for the fake one
+        return self._observation
+
+    async def reload(self, service: str) -> ServiceStatus:
+        self.view.check_name("reload", service)
+        await self._one.supervisor.reload(service)
+        return self._one.supervisor.status_of(service)
+
+
+class Observed(NamedTuple):
+    """A supervisor and the API that shows it."""
+
+    one: Supervised
+    api: RunningApi
+
+
+@asynccontextmanager
+async def observed() -> AsyncIterator[Observed]:
+    """Give a running supervisor with an API; afterwards nothing of either is left."""
+    async with supervised() as one, running_api(ObservedMachine(one)) as api:
+        yield Observed(one, api)

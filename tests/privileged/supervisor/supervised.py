@@ -1,0 +1,301 @@
+"""A real supervisor over real processes, in control groups of its own, for the tests beside it.
+
+Every test that ends well is asked what it left: no child of ours, running or zombie, no control group, no
+process that ever told us something, no descriptor. Programs tell where they are by a datagram, which reaches
+us whatever they did to their output (``misbehaviour/behaviour.h``); nobody sleeps until they should be there.
+"""
+
+import atexit
+import os
+import select
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import trio
+
+from milkyway_agent.core.dependencies import Needs, needs_of
+from milkyway_agent.early.launcher import Launcher
+from milkyway_agent.launching.child import Launched, clear_group
+from milkyway_agent.launching.direct import Direct, Launching, Places
+from milkyway_agent.launching.program import Program, make_group
+from milkyway_agent.log.log import OUTPUT, Log
+from milkyway_agent.runtime.reaper import Reaper
+from milkyway_agent.supervisor.supervisor import Definition, Supervisor
+from milkyway_agent.system import cgroups, kernel, mounts, processes, reaper, sockets
+from milkyway_coreos.image.programs import compile_program
+from milkyway_formats.service import Service
+
+Child: TypeAlias = tuple[int, int, str]  # pid, start and name: one process for good
+
+LIMITING = ("cpu", "memory", "pids")
+LAUNCH_SOURCE = Path(__file__).parents[3] / "agent/launch/launch.c"
+
+
+@cache
+def cgroup_root() -> str:
+    """Return where this machine has its version 2 hierarchy."""
+    return next(mount.target for mount in mounts.mountinfo() if mount.fstype == "cgroup2")
+
+
+@cache
+def launch() -> str:
+    """Return the static launcher, compiled as it is for CoreOS."""
+    into = Path(tempfile.mkdtemp(prefix="milkyway-launch-"))
+    atexit.register(shutil.rmtree, into)
+    compile_program(LAUNCH_SOURCE, into)
+    return str(into / "launch")
+
+
+class Told(NamedTuple):
+    """What a program told, and who: a descriptor of the process, or None where it had already ended and was reaped."""
+
+    word: str
+    pid: int
+    pidfd: int | None
+
+
+class Supervised:
+    """The supervisor with what tests ask of it. *told* is the socket on which programs tell where they are."""
+
+    def __init__(self, group: str, runtime: Path, told: socket.socket, options: dict[str, Any]) -> None:
+        self.log = Log(kernel.realtime_ms)
+        self.reaper = Reaper(self.log)
+        self.supervisor = Supervisor(self.log, self.reaper, notify_directory=str(runtime / "notify"), **options)
+        self.group = group
+        self.runtime = runtime
+        self.launcher: Launcher | None = None
+        self.patience = 60.0  # with it
+        self._launching: Launching | None = None
+        self.tell_address = str(told.getsockname())
+        self.heard: list[Told] = []
+        self._listening = trio.socket.from_stdlib_socket(told)
+        self._news = trio.Event()
+        self._scope = trio.CancelScope()
+        self._cut_off = trio.Event()
+
+    def add(
+        self,
+        service: Service,
+        *,
+        needs: Needs | None = None,
+        program: Program | None = None,
+        users: Container[int] | None = None,
+    ) -> str:
+        """Supervise *service* as a program of CoreOS; return the directory of its control group."""
+        cgroup = f"{self.group}/{service.name}"
+        program = program or Program(
+            tuple(service.command),
+            user=service.user,
+            environment=service.environment,
+            directory=service.working_directory,
+            limits=service.limits,
+        )
+        starter = Launched(program, cgroup, self.reaper, launch())
+        self.supervisor.add(Definition(service.name, service, starter, needs or Needs(), users))
+        return cgroup
+
+    def definition(self, service: Service, *, needs: Needs | None = None, grouped: bool = True) -> Definition:
+        """Return *service* as one that the waiting launcher starts, in a control group or (not *grouped*) in none."""
+        if self._launching is None:
+            self.launcher = Launcher(launch())
+            watch, alarms = self.supervisor.watch, self.supervisor.alarms
+            self._launching = Launching(self.launcher, watch, alarms, self.reaper, self.patience)
+        places = Places(self.group if grouped else "", self.runtime)
+        starter = Direct(service.name, service, self._launching, places)
+        return Definition(service.name, service, starter, needs or Needs())
+
+    def add_direct(self, *services: Service, grouped: bool = True) -> None:
+        """Supervise *services*, as ``definition`` has them, with the needs that they name."""
+        self.supervisor.add(*(self.definition(one, needs=needs_of(one), grouped=grouped) for one in services))
+
+    def path(self, name: str) -> list[str]:
+        """Return the rows that a service went through."""
+        return [change.now.label for change in self.supervisor.history if change.name == name]
+
+    def lines(self, name: str) -> list[str]:
+        """Return what a service wrote."""
+        return [str(one.facts["line"]) for one in self.log.ring.records if (one.event, one.service) == (OUTPUT, name)]
+
+    async def line(self, name: str, line: str) -> None:
+        """Wait until a service has written *line*."""
+        with trio.fail_after(10), self.log.follow() as records:
+            while line not in self.lines(name):
+                await records.receive()
+
+    async def status(self, name: str, status: str) -> None:
+        """Wait until a service has said what it is at."""
+        with trio.fail_after(10):
+            while self.supervisor.status_of(name).reason != status:
+                await trio.lowlevel.checkpoint()
+
+    async def event(self, name: str) -> None:
+        """Wait until the event *name* was noted."""
+        with trio.fail_after(10), self.log.follow() as records:
+            while name not in self.log.ring.events():
+                await records.receive()
+
+    async def told(self, word: str, times: int = 1) -> int:
+        """Wait until programs have told *word* so many *times*; return the pid of the one that told it last."""
+        with trio.fail_after(10):
+            while len(tellers := [one.pid for one in self.heard if one.word == word]) < times:
+                await self._news.wait()
+        return tellers[times - 1]
+
+    async def up(self, name: str, word: str, times: int = 1) -> int:
+        """Wait as ``told`` does, and until the service *name* is started: its program may be quicker than we are."""
+        pid = await self.told(word, times)
+        with trio.fail_after(10):
+            await self.supervisor.wait_state(name, "started")
+        return pid
+
+    async def in_state(self, pid: int, state: str) -> None:
+        """Wait until /proc shows process *pid* in *state* ("T": stopped), of which the kernel sends no event."""
+        with trio.fail_after(10):
+            while processes.parse_stat(Path(f"/proc/{pid}/stat").read_text()).state != state:
+                await trio.lowlevel.checkpoint()
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Run the supervisor until it is cut off."""
+        with trio.CancelScope() as self._scope:
+            await self.supervisor.run(task_status)
+        self._cut_off.set()
+
+    async def begin_again(self, nursery: trio.Nursery) -> None:
+        """Cut the supervisor off in whatever it is doing, as when the agent fails, and run it again as the next one does."""
+        self.supervisor.keeps_at_end = True
+        self._scope.cancel()
+        await self._cut_off.wait()
+        self._cut_off = trio.Event()
+        self.supervisor.keeps_at_end = False
+        await nursery.start(self.run)
+
+    async def listen(self) -> None:
+        """Hear what programs tell, for ever."""
+        while True:
+            data, ancillary, _, _ = await self._listening.recvmsg(64, socket.CMSG_SPACE(16))
+            who = sockets.sender(ancillary)
+            assert who is not None, "the kernel says who sent it"
+            pidfd = None
+            with suppress(ProcessLookupError):
+                pidfd = processes.pidfd_open(who.pid)
+            self.heard.append(Told(data.decode(), who.pid, pidfd))
+            self._news.set()
+            self._news = trio.Event()
+
+    def end_launcher(self) -> None:
+        """End the waiting launcher, if there is one. Twice is the same as once."""
+        if self.launcher is not None:
+            self.launcher.close()
+            self.launcher = None
+
+    async def nothing_is_left(self, children: set[Child]) -> None:
+        """Assert that nothing of the services is left, beyond the *children* that we had before."""
+        with trio.fail_after(10), self.log.follow() as records:
+            while own_children("Z") - children:  # orphans are reaped after a grace, which is noted; others without a word
+                with trio.move_on_after(0.05):
+                    await records.receive()
+        assert own_children() - children == set(), "a child outlived its service"
+        assert cgroups.children(self.group) == [], "a control group outlived its service"
+        running = {one.pid for one in self.heard if not has_ended(one)}
+        assert running == set(), "a process outlived its service"
+
+    def close(self) -> None:
+        """Let go of the processes that told something, and of the launcher."""
+        self.end_launcher()
+        for one in self.heard:
+            if one.pidfd is not None:
+                os.close(one.pidfd)
+
+
+def own_children(state: str = "") -> set[Child]:
+    """Return our children: all, or those in one *state* ("Z": ended and not reaped)."""
+    ours = [one for one in processes.processes() if one.parent == os.getpid()]
+    return {(one.pid, one.start, one.name) for one in ours if state in ("", one.state)}
+
+
+def has_ended(told: Told) -> bool:
+    """Tell whether the process that *told* something has ended: then its descriptor is readable (pidfd_open(2))."""
+    if told.pidfd is None:
+        return True
+    poll = select.poll()
+    poll.register(told.pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def own_descriptors() -> dict[str, str]:
+    """Return what we have open, by number."""
+    opened = {}
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the one through which we list them
+            opened[number] = os.readlink(f"/proc/self/fd/{number}")
+    return opened
+
+
+@contextmanager
+def heard_through(path: Path) -> Iterator[Callable[[], Awaitable[str]]]:
+    """Make a named pipe; give a function that waits for what a line of shell writes into it."""
+    os.mkfifo(path)
+    path.chmod(0o666)
+    opened = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    async def hear() -> str:
+        with trio.fail_after(10):
+            await trio.lowlevel.wait_readable(opened)
+        return os.read(opened, 4096).decode()
+
+    try:
+        yield hear
+    finally:
+        os.close(opened)
+
+
+@contextmanager
+def no_descriptor_is_left() -> Iterator[None]:
+    """Assert that what is opened inside is closed inside."""
+    before = own_descriptors()
+    yield
+    after = own_descriptors()
+    assert {number: after[number] for number in after if before.get(number) != after[number]} == {}, "descriptors are left open"
+
+
+@asynccontextmanager
+async def supervised(**options: Any) -> AsyncIterator[Supervised]:
+    """Give a running supervisor; afterwards nothing of its services is left, which is asserted. Ends within 60 s.
+
+    *options*: the supervisor's own.
+    """
+    group = f"{cgroup_root()}/milkyway-test-{os.getpid()}"
+    launch()
+    children = own_children()
+    with no_descriptor_is_left(), tempfile.TemporaryDirectory() as directory, trio.fail_after(60):
+        os.chmod(directory, 0o711)
+        runtime = Path(directory, "run")
+        runtime.mkdir(0o711)
+        make_group(group)
+        if handed_on := [name for name in cgroups.controllers(group) if name in LIMITING]:
+            cgroups.enable(group, handed_on)
+        reaper.set_child_subreaper(True)
+        try:
+            with closing(sockets.datagram(f"{directory}/told", 0o666)) as told:
+                one = Supervised(group, runtime, told, options)
+                with closing(one):
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(one.reaper.run)
+                        nursery.start_soon(one.listen)
+                        await nursery.start(one.run)
+                        yield one
+                        with trio.fail_after(30):
+                            await one.supervisor.stop_all()
+                        one.end_launcher()
+                        await one.nothing_is_left(children)
+                        nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await clear_group(group)
+            reaper.set_child_subreaper(False)

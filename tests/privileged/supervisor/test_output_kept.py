@@ -1,0 +1,103 @@
+"""A service's output pipe over its restarts: kept where nothing of a run can be left unseen, and as good as a new one."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from milkyway_agent.system import processes
+from milkyway_formats.service import Restart, Service
+from tests.privileged.misbehaviour.programs import shell
+from tests.privileged.supervisor.supervised import Supervised, supervised
+
+pytestmark = pytest.mark.privileged
+
+AGAIN = Restart(delay_ms=0, start_limit=50)
+
+
+def pipes(one: Supervised, name: str) -> list[str]:
+    """Return the pipes from which the service's output comes."""
+    return [os.readlink(f"/proc/self/fd/{stream.descriptor}") for stream in one.supervisor.attended(name).streams]
+
+
+async def lines(one: Supervised, name: str, count: int) -> list[str]:
+    """Wait until the service has written *count* lines, and return them."""
+    with trio.fail_after(10):
+        while len(one.lines(name)) < count:
+            await trio.lowlevel.checkpoint()
+    return one.lines(name)
+
+
+async def kill(one: Supervised, name: str) -> None:
+    """Kill its main process and wait until another is started."""
+    await one.supervisor.wait_state(name, "started")
+    before = one.supervisor.attended(name).run
+    assert before is not None, "as it is started"
+    processes.pidfd_send_signal(before.running.pidfd, signal.SIGKILL)
+    with trio.fail_after(10):
+        while one.supervisor.attended(name).run in (None, before):
+            await trio.lowlevel.checkpoint()
+
+
+async def test_the_pipe_of_a_service_outlives_its_restarts_and_ends_with_it() -> None:
+    async with supervised() as one:
+        one.add_direct(shell("web", "echo begun; exec sleep 1000", restart=AGAIN))
+        one.supervisor.start("web")
+        await lines(one, "web", 1)
+        first = pipes(one, "web")
+        for times in (2, 3):
+            await kill(one, "web")
+            assert await lines(one, "web", times) == ["begun"] * times
+        assert pipes(one, "web") == first and len(first) == 1
+        await one.supervisor.stop("web")
+        with trio.fail_after(10):
+            while pipes(one, "web"):
+                await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize(
+    ("script", "grouped"),
+    [("echo begun; exec sleep 1000", False), ("setsid sleep 1000 & echo begun; exec sleep 1000", True)],
+    ids=["without a group", "held by a child that is left behind"],
+)
+async def test_where_somebody_of_the_last_run_may_write_the_next_has_a_pipe_of_its_own(script: str, grouped: bool) -> None:
+    async with supervised() as one:
+        one.add_direct(shell("web", script, restart=AGAIN), grouped=grouped)
+        one.supervisor.start("web")
+        await lines(one, "web", 1)
+        first = pipes(one, "web")
+        await kill(one, "web")
+        await lines(one, "web", 2)
+        assert first[0] not in pipes(one, "web")
+
+
+async def test_a_line_that_a_run_has_begun_is_not_ended_by_the_next(tmp_path: Path) -> None:
+    async with supervised() as one:
+        script = (
+            f"if mkdir {tmp_path}/there 2>/dev/null; then printf half; exec sleep 1000; else echo whole; exec sleep 1000; fi"
+        )
+        one.add_direct(shell("web", script, restart=AGAIN))
+        one.supervisor.start("web")
+        with trio.fail_after(10):
+            while not (streams := one.supervisor.attended("web").streams) or streams[0].rest != b"half":
+                await trio.lowlevel.checkpoint()
+        first = pipes(one, "web")
+        await kill(one, "web")
+        assert await lines(one, "web", 2) == ["half", "whole"]
+        assert pipes(one, "web") == first
+
+
+async def test_flags_that_a_run_has_set_on_its_output_are_not_the_next_ones() -> None:
+    async with supervised() as one:
+        script = "import os,time; print(os.get_blocking(1), flush=True); os.set_blocking(1, False); print('set', flush=True)"
+        command = [sys.executable, "-c", f"{script}; time.sleep(1000)"]
+        one.add_direct(Service(name="web", command=command, restart=AGAIN))
+        one.supervisor.start("web")
+        await lines(one, "web", 2)
+        first = pipes(one, "web")
+        await kill(one, "web")
+        assert await lines(one, "web", 4) == ["True", "set", "True", "set"]
+        assert pipes(one, "web") == first

@@ -1,0 +1,63 @@
+"""Warnings of services that wait for what they lack, by the kernel's own pressure information."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import trio
+
+from milkyway_formats.service import Pressure, Service
+from tests.privileged.supervisor.supervised import cgroup_root, supervised
+
+pytestmark = [
+    pytest.mark.privileged,
+    pytest.mark.skipif(not Path(cgroup_root(), "cpu.pressure").exists(), reason="this kernel has no pressure information"),
+]
+
+BUSY = ["/bin/sh", "-c", "for n in 1 2 3 4 5 6 7 8; do while :; do :; done & done; wait"]
+
+
+async def test_who_waits_for_a_processor_is_warned_of_once_a_window_and_nobody_else() -> None:
+    async with supervised() as one:
+        one.add_direct(
+            Service(name="busy", command=BUSY, pressure=Pressure(cpu_percent=1)),
+            Service(
+                name="calm", command=["/bin/sleep", "1000"], pressure=Pressure(cpu_percent=1, memory_percent=1, io_percent=1)
+            ),
+        )
+        one.supervisor.start("busy", "calm")
+        await one.supervisor.wait_state("calm", "started")
+        with trio.fail_after(30), one.log.follow() as records:
+            while not (found := [each for each in one.log.ring.records if each.event == "service_under_pressure"]):
+                await records.receive()
+        assert {(each.service, each.facts["resource"], each.facts["threshold"]) for each in found} == {("busy", "cpu", 1)}
+
+
+async def test_a_service_without_a_group_is_supervised_and_the_warning_missed() -> None:
+    async with supervised() as one:
+        one.add_direct(Service(name="web", command=["/bin/sleep", "1000"], pressure=Pressure(cpu_percent=1)), grouped=False)
+        one.supervisor.start("web")
+        await one.supervisor.wait_state("web", "started")
+        assert "pressure_not_watched" in one.log.ring.events("web")
+
+
+async def test_a_group_that_goes_away_takes_its_warnings_with_it() -> None:
+    async with supervised() as one:
+        one.add_direct(Service(name="web", command=["/bin/sleep", "1000"], pressure=Pressure(memory_percent=1)))
+        for _ in range(3):
+            one.supervisor.start("web")
+            await one.supervisor.wait_state("web", "started")
+            await one.supervisor.stop("web")
+        assert "watch_failed" not in one.log.ring.events()
+
+
+async def test_where_no_thread_can_be_made_a_service_is_supervised_and_the_warning_missed() -> None:
+    was = threading.stack_size(1 << 47)  # more than a process has addresses
+    try:
+        async with supervised() as one:
+            one.add_direct(Service(name="web", command=["/bin/sleep", "1000"], pressure=Pressure(cpu_percent=1)))
+            one.supervisor.start("web")
+            await one.supervisor.wait_state("web", "started")
+            assert "pressure_not_watched" in one.log.ring.events("web")
+    finally:
+        threading.stack_size(was)
