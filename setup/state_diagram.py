@@ -13,7 +13,7 @@ from milkyway_agent.core.service_state import TABLE, Event, Row
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "service-states.md"
 SOURCE = "<!-- written by setup/state_diagram.py from agent/milkyway_agent/core/service_state.py; change that -->"
 # Leads from every row to one row: as arrows it would hide all others.
-EVERYWHERE = Event.BROKEN
+EVERYWHERE = Event.INTERNAL_ERROR
 
 
 def page() -> str:

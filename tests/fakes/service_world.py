@@ -38,7 +38,7 @@ from milkyway_formats.timer import Timer as Clock
 PATIENCE = 10_000
 _STOPPING = frozenset({Row.STOPPING, Row.RESTARTING, Row.FALTERING})
 # In which rows a timer may run, by what it says in the end.
-_TIMED = {Event.BACKOFF_OVER: {Row.WAITING}, Event.LATE: {Row.STARTING}, Event.OVERDUE: _STOPPING}
+_TIMED = {Event.BACKOFF_OVER: {Row.WAITING}, Event.START_TIMEOUT: {Row.STARTING}, Event.STOP_TIMEOUT: _STOPPING}
 _UNWISHING = frozenset({Event.UNWANTED, Event.FINISHED, Event.SKIPPED})
 
 
@@ -125,7 +125,7 @@ class World:
     def stop(self, name: str) -> None:
         """Want a service no more; those that can't run without it are held first."""
         for other in reversed(self.graph.dependents(name)):
-            self._post(other, Event.HELD)
+            self._post(other, Event.DEPENDENCY_LOST)
         self._post(name, Event.UNWANTED)
         self._settle()
 
@@ -135,7 +135,7 @@ class World:
         self._settle()
 
     def fail_check(self, name: str, event: Event) -> None:
-        """Have its probe find it UNHEALTHY, or its watchdog HUNG."""
+        """Have its probe find it UNHEALTHY, or its watchdog expire."""
         self._post_if(name, lambda one: one.checked, event)
         self._settle()
 
@@ -245,7 +245,7 @@ class World:
     def _happen(self, one: Inhabitant, event: Event) -> None:
         following = step(one.row, event)
         self._enter(one, following.row, event)
-        self._go_on(one, iter(following.effects), is_breaking=event is Event.BROKEN)
+        self._go_on(one, iter(following.effects), is_breaking=event is Event.INTERNAL_ERROR)
 
     def _enter(self, one: Inhabitant, row: Row, event: Event) -> None:
         was, one.row = one.row, row
@@ -273,8 +273,7 @@ class World:
         """Tell *other* that what it requires, or a part of it, was lost; what that means is decided when it hears it."""
 
         def hear() -> None:
-            is_dissolved = other.service.type == "bundle" and other.row is Row.COMPLETED
-            self._happen(other, Event.DISSOLVED if is_dissolved else Event.HELD)
+            self._happen(other, Event.PART_LOST if other.service.type == "bundle" else Event.DEPENDENCY_LOST)
 
         self._queue.append((other, hear))
 
@@ -306,7 +305,7 @@ class World:
                 one.breaks_after = None if breaks else one.breaks_after - 1
             event = None if breaks and not one.breaks_late else self._carry_out(one, effect, is_breaking=is_breaking)
             if breaks:
-                self._happen(one, Event.BROKEN)
+                self._happen(one, Event.INTERNAL_ERROR)
                 return
             if event is not None:
                 assert next(effects, None) is None, f"{effect} answers before the last"
@@ -333,9 +332,9 @@ class World:
             case Effect.START_BACKOFF_TIMER:
                 self._start_timer(one, one.delay_ms, Event.BACKOFF_OVER)
             case Effect.START_READY_TIMER:
-                self._start_timer(one, one.service.ready_timeout_ms, Event.LATE)
+                self._start_timer(one, one.service.ready_timeout_ms, Event.START_TIMEOUT)
             case Effect.START_STOP_TIMER:
-                self._start_timer(one, one.service.stop.timeout_ms, Event.OVERDUE)
+                self._start_timer(one, one.service.stop.timeout_ms, Event.STOP_TIMEOUT)
             case Effect.CANCEL_TIMER:
                 one.timer = None
             case Effect.ARM:
@@ -547,7 +546,7 @@ def _live_on(world: World, name: str, choices: Choices) -> None:
         case 11 | 12:
             world.come(name)
         case 13:
-            world.fail_check(name, choices.among(Event.UNHEALTHY, Event.HUNG))
+            world.fail_check(name, choices.among(Event.UNHEALTHY, Event.WATCHDOG_TIMEOUT))
         case 14:
             world.reload(name)
         case 15:

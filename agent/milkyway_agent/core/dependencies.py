@@ -113,11 +113,11 @@ class Graph:
         return tuple(dict.fromkeys((*later, *conflicting))) if conflicting else later
 
     def required_by(self, name: str) -> tuple[str, ...]:
-        """Return those that require *name* themselves: they are HELD when it is lost (a completed bundle: DISSOLVED)."""
+        """Return those that require *name* themselves: to them its loss is DEPENDENCY_LOST (to a bundle: PART_LOST)."""
         return self._required_by.get(name, ())
 
     def wanted_by(self, name: str) -> tuple[str, ...]:
-        """Return those that want *name* themselves, so that a bundle among them can be DISSOLVED when it is lost."""
+        """Return those that want *name* themselves: to a bundle among them its loss is PART_LOST."""
         return self._wanted_by.get(name, ())
 
     def conflicting(self, name: str) -> tuple[str, ...]:

@@ -248,7 +248,7 @@ def _obstacles(name: str, one: Seen, graph: Graph, rows: Mapping[str, Row]) -> l
     """Return what *name* waits for: nothing unless it is waiting for others, or being stopped as something was lost."""
     if one.row is Row.WAITING and one.awaits_permission:
         return graph.obstacles(name, rows)
-    if one.row is Row.RESTARTING and one.cause is Event.HELD:
+    if one.row is Row.RESTARTING and one.cause is Event.DEPENDENCY_LOST:
         return [each for each in graph.obstacles(name, rows) if each.relation == "requires"]
     return []
 

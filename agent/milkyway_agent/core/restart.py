@@ -94,7 +94,7 @@ def judge(service: Service, code: int | None, starts: Starts, now: int, chance: 
         if is_full and is_on_demand(service):
             pause = counted[-policy.start_limit] + policy.start_interval_ms - now
             return Verdict(Event.RETRIED, pause, f"{reason}; pauses after {span}", Starts(starts.at))
-        return Verdict(Event.RESTED, 0, reason, Starts(starts.at))
+        return Verdict(Event.REARMED, 0, reason, Starts(starts.at))
     if code == 0 and service.type == "oneshot":
         return Verdict(Event.COMPLETED, 0, reason, Starts())
     if code == 0 and policy.when != "always":
@@ -102,11 +102,11 @@ def judge(service: Service, code: int | None, starts: Starts, now: int, chance: 
     if policy.when == "never" and not triggered:
         return Verdict(Event.GAVE_UP, 0, reason, Starts())
     if is_full and triggered and not is_on_demand(service):
-        return Verdict(Event.RESTED, 0, f"{reason}; given up until its next time after {span}", Starts(starts.at))
+        return Verdict(Event.REARMED, 0, f"{reason}; given up until its next time after {span}", Starts(starts.at))
     if is_full:
         return Verdict(Event.GAVE_UP, 0, f"{reason}; given up after {span}", starts)
     if policy.when == "never":
-        return Verdict(Event.RESTED, 0, reason, Starts(starts.at))
+        return Verdict(Event.REARMED, 0, reason, Starts(starts.at))
     lasted = bool(starts.at) and now - starts.at[-1] >= policy.start_interval_ms
     failures = 1 if lasted else starts.failures + 1
     return Verdict(Event.RETRIED, delay_ms(policy, failures, chance), reason, Starts(starts.at, failures))

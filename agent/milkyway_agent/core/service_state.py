@@ -21,7 +21,7 @@ show the same, they differ in what the next event means::
     FAILED      failed    wanted     given up
 
 A process that ends without having been asked is judged by ``restart.judge``, which makes one
-of COMPLETED, RETRIED, FINISHED, RESTED, GAVE_UP of it; one that was asked to end makes ENDED.
+of COMPLETED, RETRIED, FINISHED, REARMED, GAVE_UP of it; one that was asked to end makes ENDED.
 ``judges_end`` says which of the two a row takes.
 
 AWAIT_PERMISSION asks for one of PERMITTED, ARM, SKIPPED (``restart.permission`` says which), given
@@ -30,10 +30,10 @@ by a START that answers COMPLETED at once. START, ARM, AWAIT_PERMISSION and the 
 the next event at once, so each stands last among its effects (TERMINATE's timer is the one exception:
 an end found at once makes it needless).
 
-BROKEN may come when the effects of a step were carried out in part, in a row that the service never
-quite reached: it undoes all that any row does. So every undoing effect (CANCEL_TIMER, DISARM,
-STOP_HEALTH_CHECKS, KILL, CLEAN_UP) must be content when there is nothing to undo, and each of BROKEN's
-is tried even where the one before it failed.
+INTERNAL_ERROR may come when the effects of a step were carried out in part, in a row that the service
+never quite reached: it undoes all that any row does. So every undoing effect (CANCEL_TIMER, DISARM,
+STOP_HEALTH_CHECKS, KILL, CLEAN_UP) is idempotent, and each of INTERNAL_ERROR's is tried even where the
+one before it failed.
 """
 
 from enum import Enum
@@ -75,21 +75,21 @@ class Event(Enum):
     ARM = "arm"  # the same, and it is to wait for its trigger
     SKIPPED = "skipped"  # the same, but one of its conditions does not hold
     TRIGGERED = "triggered"  # a client came, or its time
-    HELD = "held"  # something that it requires went away
-    DISSOLVED = "dissolved"  # a bundle's: one of its parts went away
+    DEPENDENCY_LOST = "dependency lost"  # something that it requires went away
+    PART_LOST = "part lost"  # the same for a bundle, which is no more than its parts
     BACKOFF_OVER = "backoff over"
     READY = "ready"
-    LATE = "late"  # not ready in time
+    START_TIMEOUT = "start timeout"  # not ready in time
     UNHEALTHY = "unhealthy"  # its probe failed too often
-    HUNG = "hung"  # its watchdog heard nothing in time
-    OVERDUE = "overdue"  # not stopped in time
+    WATCHDOG_TIMEOUT = "watchdog timeout"
+    STOP_TIMEOUT = "stop timeout"
     ENDED = "ended"  # as it was asked to
     COMPLETED = "completed"  # by itself, and this is its success
     RETRIED = "retried"  # by itself, and it is to run again after its backoff
     FINISHED = "finished"  # by itself, and it is to rest: nobody wants it any more
-    RESTED = "rested"  # by itself, and it is to wait for its next trigger
+    REARMED = "rearmed"  # by itself, and it is to wait for its next trigger
     GAVE_UP = "gave up"  # by itself, and it is not to be tried again
-    BROKEN = "broken"  # the supervisor itself could not go on with it
+    INTERNAL_ERROR = "internal error"  # the supervisor itself could not go on with it
 
     __hash__ = object.__hash__
 
@@ -137,11 +137,13 @@ TABLE: dict[tuple[Row, Event], Step] = {
     (Row.IDLE, Event.WANTED): Step(Row.WAITING, _WAIT_AFRESH),
     (Row.IDLE, Event.UNWANTED): Step(Row.IDLE),
     (Row.IDLE, Event.RESTART_ASKED): Step(Row.WAITING, _WAIT_AFRESH),
-    (Row.IDLE, Event.HELD): Step(Row.IDLE),
+    (Row.IDLE, Event.DEPENDENCY_LOST): Step(Row.IDLE),
+    (Row.IDLE, Event.PART_LOST): Step(Row.IDLE),
     (Row.WAITING, Event.WANTED): Step(Row.WAITING),
     (Row.WAITING, Event.UNWANTED): Step(Row.IDLE, (Effect.CANCEL_TIMER,)),
     (Row.WAITING, Event.RESTART_ASKED): Step(Row.WAITING, _WAIT_AFRESH),
-    (Row.WAITING, Event.HELD): Step(Row.WAITING),
+    (Row.WAITING, Event.DEPENDENCY_LOST): Step(Row.WAITING),
+    (Row.WAITING, Event.PART_LOST): Step(Row.WAITING),
     (Row.WAITING, Event.BACKOFF_OVER): Step(Row.WAITING, (Effect.AWAIT_PERMISSION,)),
     (Row.WAITING, Event.PERMITTED): Step(Row.STARTING, _BEGIN),
     (Row.WAITING, Event.ARM): Step(Row.ARMED, (Effect.ARM,)),
@@ -150,87 +152,87 @@ TABLE: dict[tuple[Row, Event], Step] = {
     (Row.ARMED, Event.UNWANTED): Step(Row.IDLE, (Effect.DISARM,)),
     # Whoever asks for a restart does not want to wait for a client.
     (Row.ARMED, Event.RESTART_ASKED): Step(Row.STARTING, (Effect.DISARM, Effect.FORGET_STARTS, *_BEGIN)),
-    (Row.ARMED, Event.HELD): Step(Row.WAITING, (Effect.DISARM, Effect.AWAIT_PERMISSION)),
+    (Row.ARMED, Event.DEPENDENCY_LOST): Step(Row.WAITING, (Effect.DISARM, Effect.AWAIT_PERMISSION)),
     (Row.ARMED, Event.TRIGGERED): Step(Row.STARTING, (Effect.DISARM, *_BEGIN)),
     (Row.STARTING, Event.WANTED): Step(Row.STARTING),
     (Row.STARTING, Event.UNWANTED): Step(Row.STOPPING, _STOP),
     (Row.STARTING, Event.RESTART_ASKED): Step(Row.RESTARTING, _STOP),
-    (Row.STARTING, Event.HELD): Step(Row.RESTARTING, _STOP),
+    (Row.STARTING, Event.DEPENDENCY_LOST): Step(Row.RESTARTING, _STOP),
     (Row.STARTING, Event.READY): Step(Row.STARTED, (Effect.CANCEL_TIMER, Effect.START_HEALTH_CHECKS)),
-    (Row.STARTING, Event.LATE): Step(Row.FALTERING, _STOP),
+    (Row.STARTING, Event.START_TIMEOUT): Step(Row.FALTERING, _STOP),
     (Row.STARTING, Event.COMPLETED): Step(Row.COMPLETED, _END),
     (Row.STARTING, Event.RETRIED): Step(Row.WAITING, (*_END, Effect.START_BACKOFF_TIMER)),
     (Row.STARTING, Event.FINISHED): Step(Row.IDLE, _END),
-    (Row.STARTING, Event.RESTED): Step(Row.ARMED, (*_END, Effect.ARM)),
+    (Row.STARTING, Event.REARMED): Step(Row.ARMED, (*_END, Effect.ARM)),
     (Row.STARTING, Event.GAVE_UP): Step(Row.FAILED, _END),
     (Row.STARTED, Event.WANTED): Step(Row.STARTED),
     (Row.STARTED, Event.UNWANTED): Step(Row.STOPPING, _STOP_STARTED),
     (Row.STARTED, Event.RESTART_ASKED): Step(Row.RESTARTING, _STOP_STARTED),
     (Row.STARTED, Event.RELOAD_ASKED): Step(Row.STARTED, (Effect.RELOAD,)),
-    (Row.STARTED, Event.HELD): Step(Row.RESTARTING, _STOP_STARTED),
+    (Row.STARTED, Event.DEPENDENCY_LOST): Step(Row.RESTARTING, _STOP_STARTED),
     (Row.STARTED, Event.READY): Step(Row.STARTED),
     (Row.STARTED, Event.UNHEALTHY): Step(Row.FALTERING, _STOP_STARTED),
-    (Row.STARTED, Event.HUNG): Step(Row.FALTERING, _STOP_STARTED),
+    (Row.STARTED, Event.WATCHDOG_TIMEOUT): Step(Row.FALTERING, _STOP_STARTED),
     (Row.STARTED, Event.COMPLETED): Step(Row.COMPLETED, _END_STARTED),
     (Row.STARTED, Event.RETRIED): Step(Row.WAITING, (*_END_STARTED, Effect.START_BACKOFF_TIMER)),
     (Row.STARTED, Event.FINISHED): Step(Row.IDLE, _END_STARTED),
-    (Row.STARTED, Event.RESTED): Step(Row.ARMED, (*_END_STARTED, Effect.ARM)),
+    (Row.STARTED, Event.REARMED): Step(Row.ARMED, (*_END_STARTED, Effect.ARM)),
     (Row.STARTED, Event.GAVE_UP): Step(Row.FAILED, _END_STARTED),
     (Row.COMPLETED, Event.WANTED): Step(Row.COMPLETED),
     (Row.COMPLETED, Event.UNWANTED): Step(Row.IDLE),
     (Row.COMPLETED, Event.RESTART_ASKED): Step(Row.WAITING, _WAIT_AFRESH),
     # What a oneshot did stays done when what it needed goes away; a bundle is no more than its parts.
-    (Row.COMPLETED, Event.HELD): Step(Row.COMPLETED),
-    (Row.COMPLETED, Event.DISSOLVED): Step(Row.WAITING, (Effect.AWAIT_PERMISSION,)),
+    (Row.COMPLETED, Event.DEPENDENCY_LOST): Step(Row.COMPLETED),
+    (Row.COMPLETED, Event.PART_LOST): Step(Row.WAITING, (Effect.AWAIT_PERMISSION,)),
     (Row.STOPPING, Event.WANTED): Step(Row.RESTARTING),
     (Row.STOPPING, Event.UNWANTED): Step(Row.STOPPING),
     (Row.STOPPING, Event.RESTART_ASKED): Step(Row.RESTARTING),
-    (Row.STOPPING, Event.HELD): Step(Row.STOPPING),
+    (Row.STOPPING, Event.DEPENDENCY_LOST): Step(Row.STOPPING),
     (Row.STOPPING, Event.READY): Step(Row.STOPPING),
-    (Row.STOPPING, Event.OVERDUE): Step(Row.STOPPING, (Effect.KILL,)),
+    (Row.STOPPING, Event.STOP_TIMEOUT): Step(Row.STOPPING, (Effect.KILL,)),
     (Row.STOPPING, Event.ENDED): Step(Row.IDLE, _END),
     (Row.RESTARTING, Event.WANTED): Step(Row.RESTARTING),
     (Row.RESTARTING, Event.UNWANTED): Step(Row.STOPPING),
     (Row.RESTARTING, Event.RESTART_ASKED): Step(Row.RESTARTING),
-    (Row.RESTARTING, Event.HELD): Step(Row.RESTARTING),
+    (Row.RESTARTING, Event.DEPENDENCY_LOST): Step(Row.RESTARTING),
     (Row.RESTARTING, Event.READY): Step(Row.RESTARTING),
-    (Row.RESTARTING, Event.OVERDUE): Step(Row.RESTARTING, (Effect.KILL,)),
+    (Row.RESTARTING, Event.STOP_TIMEOUT): Step(Row.RESTARTING, (Effect.KILL,)),
     (Row.RESTARTING, Event.ENDED): Step(Row.WAITING, (*_END, Effect.FORGET_STARTS, Effect.AWAIT_PERMISSION)),
     (Row.FALTERING, Event.WANTED): Step(Row.FALTERING),
     (Row.FALTERING, Event.UNWANTED): Step(Row.STOPPING),
     (Row.FALTERING, Event.RESTART_ASKED): Step(Row.RESTARTING),
-    (Row.FALTERING, Event.HELD): Step(Row.RESTARTING),
+    (Row.FALTERING, Event.DEPENDENCY_LOST): Step(Row.RESTARTING),
     (Row.FALTERING, Event.READY): Step(Row.FALTERING),
-    (Row.FALTERING, Event.OVERDUE): Step(Row.FALTERING, (Effect.KILL,)),
+    (Row.FALTERING, Event.STOP_TIMEOUT): Step(Row.FALTERING, (Effect.KILL,)),
     # It was done at the moment its time ran out.
     (Row.FALTERING, Event.COMPLETED): Step(Row.COMPLETED, _END),
     (Row.FALTERING, Event.RETRIED): Step(Row.WAITING, (*_END, Effect.START_BACKOFF_TIMER)),
     (Row.FALTERING, Event.FINISHED): Step(Row.IDLE, _END),
-    (Row.FALTERING, Event.RESTED): Step(Row.ARMED, (*_END, Effect.ARM)),
+    (Row.FALTERING, Event.REARMED): Step(Row.ARMED, (*_END, Effect.ARM)),
     (Row.FALTERING, Event.GAVE_UP): Step(Row.FAILED, _END),
     (Row.FAILED, Event.WANTED): Step(Row.WAITING, _WAIT_AFRESH),
     (Row.FAILED, Event.UNWANTED): Step(Row.IDLE),
     (Row.FAILED, Event.RESTART_ASKED): Step(Row.WAITING, _WAIT_AFRESH),
-    (Row.FAILED, Event.HELD): Step(Row.FAILED),
-} | {(row, Event.BROKEN): Step(Row.FAILED, _BREAK) for row in Row}
+    (Row.FAILED, Event.DEPENDENCY_LOST): Step(Row.FAILED),
+    (Row.FAILED, Event.PART_LOST): Step(Row.FAILED),
+} | {(row, Event.INTERNAL_ERROR): Step(Row.FAILED, _BREAK) for row in Row}
 
 # The answers to AWAIT_PERMISSION: they mean nothing to who has found something else to wait for meanwhile.
 PERMISSIONS = frozenset({Event.PERMITTED, Event.ARM, Event.SKIPPED})
 # The timer that may run in a row, by what it brings about.
 TIMERS = {
     Row.WAITING: Event.BACKOFF_OVER,
-    Row.STARTING: Event.LATE,
-    Row.STOPPING: Event.OVERDUE,
-    Row.RESTARTING: Event.OVERDUE,
-    Row.FALTERING: Event.OVERDUE,
+    Row.STARTING: Event.START_TIMEOUT,
+    Row.STOPPING: Event.STOP_TIMEOUT,
+    Row.RESTARTING: Event.STOP_TIMEOUT,
+    Row.FALTERING: Event.STOP_TIMEOUT,
 }
 # What is said about a row that may be left by the time it is heard.
 ONLY_IN = {
     Event.TRIGGERED: Row.ARMED,
-    Event.DISSOLVED: Row.COMPLETED,
     Event.RELOAD_ASKED: Row.STARTED,
     Event.UNHEALTHY: Row.STARTED,
-    Event.HUNG: Row.STARTED,
+    Event.WATCHDOG_TIMEOUT: Row.STARTED,
 }
 
 _THERE = frozenset({Row.ARMED, Row.STARTED, Row.COMPLETED})
@@ -261,7 +263,7 @@ def satisfies(row: Row) -> bool:
 
 
 def is_lost(was: Row, now: Row) -> bool:
-    """Tell whether a service that went from *was* to *now* is lost to those that require it: they are to be HELD.
+    """Tell whether a service that went from *was* to *now* is lost to those that require it: for them that is DEPENDENCY_LOST.
 
     From ARMED to STARTING nothing is lost: the socket stays open. So those that count on it may run already while
     it starts, and lose it when that start comes to nothing.

@@ -1,13 +1,14 @@
-"""The rows of services as they count for others: what is on its way out is not there any more, whatever its own table says."""
+"""Services as others depend on them: in which row each counts, and what the loss of one is to the others."""
 
 from collections.abc import Iterator, Mapping
 
-from milkyway_agent.core.service_state import Row, has_process
+from milkyway_agent.core.dependencies import Graph
+from milkyway_agent.core.service_state import Event, Row, has_process
 from milkyway_agent.supervisor.service_record import Attended
 
 
-class SeenRows(Mapping[str, Row]):
-    """The rows of all services by name; one that others are being stopped for counts as stopping."""
+class RowsForOthers(Mapping[str, Row]):
+    """The rows of all services by name, as they count for others: what is on its way out is not there any more."""
 
     def __init__(self, services: Mapping[str, Attended]) -> None:
         self._services = services
@@ -25,3 +26,18 @@ class SeenRows(Mapping[str, Row]):
 
     def __len__(self) -> int:
         return len(self._services)
+
+
+def losses(name: str, graph: Graph, services: Mapping[str, Attended]) -> Iterator[tuple[Attended, Event]]:
+    """Return each service that loses something with *name*, and what its loss is to it."""
+    for other in graph.required_by(name):
+        if other in services:  # else it has been removed
+            yield services[other], loss_of(services[other])
+    for other in graph.wanted_by(name):
+        if other in services and loss_of(services[other]) is Event.PART_LOST:
+            yield services[other], Event.PART_LOST
+
+
+def loss_of(one: Attended) -> Event:
+    """Return what the loss of something that it requires is to a service."""
+    return Event.PART_LOST if one.definition.service.type == "bundle" else Event.DEPENDENCY_LOST

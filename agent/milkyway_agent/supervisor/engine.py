@@ -44,8 +44,7 @@ from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.supervisor.activation.conditions import unmet
 from milkyway_agent.supervisor.activation.connections import Connections
 from milkyway_agent.supervisor.activation.triggers import ServiceTriggers
-from milkyway_agent.supervisor.dependents import SeenRows
-from milkyway_agent.supervisor.losses import losses
+from milkyway_agent.supervisor.dependents import RowsForOthers, losses
 from milkyway_agent.supervisor.process.cleanup import Burial, clear
 from milkyway_agent.supervisor.process.commands import ServiceCommands
 from milkyway_agent.supervisor.process.exit_verdict import judge_end
@@ -77,7 +76,7 @@ class Lives:
         self.history: deque[Change] = deque(maxlen=HISTORY)
         self.keeps_at_end = False
         self.services: dict[str, Attended] = {}
-        self.rows: Mapping[str, Row] = SeenRows(self.services)
+        self.rows: Mapping[str, Row] = RowsForOthers(self.services)
         self.graph = Graph({})
         self.awaiting: dict[str, Attended] = {}
         self.log = log
@@ -218,7 +217,7 @@ class Lives:
             return  # it was given up, found waiting for something else, or held back anew meanwhile
         if ONLY_IN.get(event, one.row) is not one.row:
             return
-        if event is Event.LATE:
+        if event is Event.START_TIMEOUT:
             why = f": {one.run.unready}" if one.run and one.run.unready else ""
             one.reason = f"not ready within {one.definition.service.ready_timeout_ms / 1000:g} s{why}"
         elif event is Event.WANTED:
@@ -340,9 +339,9 @@ class Lives:
                 self._disarm(one)
             case Effect.START_READY_TIMER:
                 if service.ready_timeout_ms:
-                    self.start_alarm(one, service.ready_timeout_ms, Event.LATE)
+                    self.start_alarm(one, service.ready_timeout_ms, Event.START_TIMEOUT)
             case Effect.START_STOP_TIMER:
-                self.start_alarm(one, service.stop.timeout_ms, Event.OVERDUE)
+                self.start_alarm(one, service.stop.timeout_ms, Event.STOP_TIMEOUT)
             case Effect.START_BACKOFF_TIMER:
                 if not one.delay_ms:
                     return Event.BACKOFF_OVER
@@ -359,7 +358,7 @@ class Lives:
             case Effect.TERMINATE:
                 self._commands.terminate(one)
             case Effect.KILL:
-                asked = TIMERS.get(one.row) is Event.OVERDUE  # to end before
+                asked = TIMERS.get(one.row) is Event.STOP_TIMEOUT  # to end before
                 late = {"after_ms": one.definition.service.stop.timeout_ms} if asked else {}
                 self.log.note("service_killed", service=one.definition.name, **late)
                 starter.kill()
@@ -382,7 +381,7 @@ class Lives:
             if accepts(service):
                 self.triggers.open(one)
                 one.starts, one.reason = restart.Starts(), ""
-                return Event.RESTED  # it runs for connections alone
+                return Event.REARMED  # it runs for connections alone
             self.triggers.started(one)
             one.busy = True
             self.runs.start(one, self.triggers.listeners(one), lambda outcome: self._started(one, outcome))
@@ -403,7 +402,7 @@ class Lives:
                 self.hold(one, Run(outcome))
         except Exception as error:  # noqa: BLE001 (as in _pump)
             self._log_failure(one, error)
-            event = Event.BROKEN
+            event = Event.INTERNAL_ERROR
         self._resume(one, event)
 
     def hold(self, one: Attended, run: Run) -> None:
@@ -479,10 +478,10 @@ class Lives:
     def _break(self, one: Attended, error: Exception) -> None:
         """Make the service failed after an error in handling it. Never raises an Exception."""
         self._log_failure(one, error)
-        following = step(one.row, Event.BROKEN)
+        following = step(one.row, Event.INTERNAL_ERROR)
         one.busy, one.effects = False, ()
         try:
-            self.enter(one, following.row, Event.BROKEN)
+            self.enter(one, following.row, Event.INTERNAL_ERROR)
         except Exception as second:  # noqa: BLE001 (there is nothing left to try; the service stays failed)
             self.log.note("service_task_failed", service=one.definition.name, error=repr(second))
         for index, effect in enumerate(following.effects):
@@ -515,7 +514,7 @@ class Lives:
             raise
         except Exception as error:  # noqa: BLE001 (told to the service, which it makes failed)
             self._log_failure(one, error)
-            self.post(one, Event.BROKEN)
+            self.post(one, Event.INTERNAL_ERROR)
 
     def start_alarm(self, one: Attended, milliseconds: int, event: Event) -> None:
         """Let *event* happen to a service in so many *milliseconds*, instead of what its timer was set for."""

@@ -23,6 +23,17 @@ from milkyway_formats.codec import Document
 from milkyway_formats.service import Service
 
 ROWS = {row.label: row for row in Row}
+# What format 1 calls causes that have plainer names by now: programs of before read what we keep, and we what they kept.
+_KEPT_NAMES = {
+    Event.DEPENDENCY_LOST: "held",
+    Event.PART_LOST: "dissolved",
+    Event.START_TIMEOUT: "late",
+    Event.STOP_TIMEOUT: "overdue",
+    Event.WATCHDOG_TIMEOUT: "hung",
+    Event.REARMED: "rested",
+    Event.INTERNAL_ERROR: "broken",
+}
+CAUSES = {_KEPT_NAMES.get(event, event.value): event for event in Event}
 
 
 class KeptStream(Document, frozen=True):
@@ -133,7 +144,7 @@ def _keep(one: Attended, pasts: Sequence[Past], now: float) -> KeptService:
         alarm_ms=None if left is None else max(int(left * 1000), 0),
         awaits_permission=one.awaits_permission,
         unwell=one.failures,
-        cause=one.cause.value if one.cause else "",
+        cause=_KEPT_NAMES.get(one.cause, one.cause.value) if one.cause else "",
         origin=one.origin,
         times=one.times,
         pasts=list(pasts),
@@ -146,7 +157,7 @@ def restore(one: Attended, kept: KeptService, now_ms: int) -> None:
     one.restarts, one.since_ms, one.reason = kept.restarts, kept.since_ms, kept.reason
     one.starts = Starts(tuple(now_ms - ago for ago in kept.starts_ago_ms), kept.failures)
     one.delay_ms = kept.delay_ms
-    one.cause = Event(kept.cause) if kept.cause else None
+    one.cause = CAUSES[kept.cause] if kept.cause else None
     one.origin, one.times = kept.origin, kept.times
     one.awaits_permission = kept.awaits_permission
     one.listeners = tuple(kept.listeners)

@@ -24,6 +24,7 @@ from milkyway_agent.supervisor import adoption
 from milkyway_agent.supervisor.activation.connections import Connections
 from milkyway_agent.supervisor.activation.triggers import ServiceTriggers
 from milkyway_agent.supervisor.definition_checks import check
+from milkyway_agent.supervisor.dependents import loss_of
 from milkyway_agent.supervisor.engine import Lives
 from milkyway_agent.supervisor.process.io import ServiceRuns
 from milkyway_agent.supervisor.service_record import AT_ONCE, Attended, Change, Run
@@ -191,7 +192,7 @@ class Supervisor:
         for one in concerned.values():
             one.held += 1
         try:
-            await end_in_order(self._lives, concerned, Event.HELD, Attended.is_without_processes)
+            await end_in_order(self._lives, concerned, Event.DEPENDENCY_LOST, Attended.is_without_processes)
             yield
         finally:
             for one in concerned.values():
@@ -248,8 +249,7 @@ class Supervisor:
                 continue
             self._pull_in(name)
             if not all(satisfies(row) for row in self._required_rows(one)):
-                is_bundle = one.definition.service.type == "bundle" and one.row is Row.COMPLETED
-                self._lives.post(one, Event.DISSOLVED if is_bundle else Event.HELD)
+                self._lives.post(one, loss_of(one))
 
     def _required_rows(self, one: Attended) -> list[Row]:
         rows = self._lives.rows

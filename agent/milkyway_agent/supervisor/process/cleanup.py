@@ -42,7 +42,7 @@ class Burial:
             for step in (self._bury_run, _clean_up):
                 try:
                     await step(one)
-                except Exception as error:  # noqa: BLE001 (BROKEN would only clean up again)
+                except Exception as error:  # noqa: BLE001 (INTERNAL_ERROR would only clean up again)
                     self._note("cleaning_up_failed", service=name, error=str(error))
         if scope.cancelled_caught:
             self._note("cleaning_up_failed", service=name, error=f"not done within {BURY_SECONDS:g} s")

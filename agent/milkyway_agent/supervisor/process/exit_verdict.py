@@ -21,5 +21,5 @@ def judge_end(one: Attended, code: int | None, now_ms: int, chance: float) -> Ev
         detail = verdict.reason.partition("; ")[2]
         one.reason = f"{one.reason}; {detail}" if detail else one.reason
     else:
-        one.reason = "" if verdict.event in (Event.COMPLETED, Event.RESTED) and code == 0 else verdict.reason
+        one.reason = "" if verdict.event in (Event.COMPLETED, Event.REARMED) and code == 0 else verdict.reason
     return verdict.event

@@ -76,7 +76,7 @@ class HealthChecks:
     def _hung(self, one: Attended, run: Run | None) -> None:
         one.reason = f"its watchdog heard nothing for {one.definition.service.watchdog_ms / 1000:g} s"
         self._note("service_hung", service=one.definition.name)
-        self._post(one, Event.HUNG, run)
+        self._post(one, Event.WATCHDOG_TIMEOUT, run)
 
     def _ask_later(self, one: Attended) -> None:
         health = one.definition.service.health

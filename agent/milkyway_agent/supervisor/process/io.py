@@ -358,7 +358,7 @@ class ServiceRuns:
             self.on_watchdog(one)
         elif words.get("WATCHDOG") == "trigger" and one.row is Row.STARTED:
             one.reason = "it says itself that it hangs"
-            self._post(one, Event.HUNG, run)
+            self._post(one, Event.WATCHDOG_TIMEOUT, run)
 
     def _hung_up(self, one: Attended, descriptor: int, _events: int) -> None:
         self._watch.remove(descriptor)

@@ -81,7 +81,7 @@ def test_one_that_waits_for_its_backoff_waits_for_nobody() -> None:
 
 def test_two_that_wait_for_each_other_are_an_end() -> None:
     needs = {"a": Needs(conflicts=("b",)), "b": Needs(conflicts=("a",))}
-    stopping = Seen(row=Row.RESTARTING, cause=Event.HELD)
+    stopping = Seen(row=Row.RESTARTING, cause=Event.DEPENDENCY_LOST)
     found = why("a", {"a": waiting(), "b": stopping}, Graph(needs), {"a": Row.WAITING, "b": Row.RESTARTING}, 0)
     assert [(one.relation, one.service) for one in found.because] == [("conflicts with", "b")]
     assert found.holds_back == []

@@ -106,20 +106,20 @@ def test_chance_decides_over_the_share_that_is_left_to_it() -> None:
 @pytest.mark.parametrize("when", ["always", "on-failure", "never"])
 @pytest.mark.parametrize("kind", ["longrun", "oneshot"])
 def test_what_has_a_trigger_rests_until_the_next_one_when_it_ended_well(when: str, kind: str) -> None:
-    assert judged(service(when, kind, timers=TIMERS), 0) is Event.RESTED
-    assert judged(service(when, kind, listeners=LISTENERS), 0) is Event.RESTED
+    assert judged(service(when, kind, timers=TIMERS), 0) is Event.REARMED
+    assert judged(service(when, kind, listeners=LISTENERS), 0) is Event.REARMED
 
 
 def test_timers_go_on_after_a_failure_and_say_why() -> None:
     one = service("never", timers=TIMERS)
     verdict = judge(one, 1, Starts((0,)), 5, 0.0, triggered=True)
-    assert (verdict.event, verdict.reason) == (Event.RESTED, "ended with status 1")
+    assert (verdict.event, verdict.reason) == (Event.REARMED, "ended with status 1")
     assert judged(service("on-failure", timers=TIMERS), 1) is Event.RETRIED, "a policy that retries does so now"
 
 
 def test_a_timer_outlives_the_start_limit() -> None:
     verdict = judge(service(timers=TIMERS), 1, Starts((0, 1, 2), 2), 5, 0.0, triggered=True)
-    assert verdict.event is Event.RESTED
+    assert verdict.event is Event.REARMED
     assert verdict.reason == "ended with status 1; given up until its next time after 3 starts within 10 s"
 
 

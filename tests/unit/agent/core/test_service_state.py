@@ -17,13 +17,16 @@ from milkyway_agent.core.service_state import (
     step,
 )
 
-ASKED = (Event.WANTED, Event.UNWANTED, Event.RESTART_ASKED, Event.HELD, Event.BROKEN)
-JUDGED = (Event.COMPLETED, Event.RETRIED, Event.FINISHED, Event.RESTED, Event.GAVE_UP)
+ASKED = (Event.WANTED, Event.UNWANTED, Event.RESTART_ASKED, Event.DEPENDENCY_LOST, Event.INTERNAL_ERROR)
+JUDGED = (Event.COMPLETED, Event.RETRIED, Event.FINISHED, Event.REARMED, Event.GAVE_UP)
 
 
 def test_never_kills_without_asking_first() -> None:
     """Only the stop timer, or a supervisor that can't go on, may order SIGKILL, whatever the row."""
-    assert {event for (_, event), found in TABLE.items() if Effect.KILL in found.effects} == {Event.OVERDUE, Event.BROKEN}
+    assert {event for (_, event), found in TABLE.items() if Effect.KILL in found.effects} == {
+        Event.STOP_TIMEOUT,
+        Event.INTERNAL_ERROR,
+    }
 
 
 def test_whatever_people_ask_has_a_meaning_in_every_row() -> None:
@@ -51,7 +54,7 @@ def test_wanting_never_leads_to_an_unwanted_row_nor_the_other_way() -> None:
 
 def test_what_others_do_never_changes_what_is_wanted() -> None:
     """Only people, a service that is done by its own policy, and a condition change what is wanted."""
-    changing = {Event.WANTED, Event.UNWANTED, Event.RESTART_ASKED, Event.FINISHED, Event.SKIPPED, Event.BROKEN}
+    changing = {Event.WANTED, Event.UNWANTED, Event.RESTART_ASKED, Event.FINISHED, Event.SKIPPED, Event.INTERNAL_ERROR}
     for (row, event), found in TABLE.items():
         if event not in changing:
             assert found.row.wanted == row.wanted, f"{row} {event}"
@@ -72,7 +75,9 @@ def test_what_one_row_is_not_left_with_is_begun_exactly_when_it_is_entered() -> 
     ):
         for (row, event), found in TABLE.items():
             assert (begin in found.effects) == (row is not own and found.row is own), f"{row} {event}"
-            assert (end in found.effects) == ((row is own and found.row is not own) or event is Event.BROKEN), f"{row} {event}"
+            assert (end in found.effects) == ((row is own and found.row is not own) or event is Event.INTERNAL_ERROR), (
+                f"{row} {event}"
+            )
 
 
 def test_an_effect_that_may_bring_about_the_next_event_stands_last() -> None:
@@ -82,14 +87,14 @@ def test_an_effect_that_may_bring_about_the_next_event_stands_last() -> None:
 
 
 def test_what_breaks_is_undone_whatever_row_it_had_reached() -> None:
-    undoing = {effect for (_, event), found in TABLE.items() if event is Event.BROKEN for effect in found.effects}
+    undoing = {effect for (_, event), found in TABLE.items() if event is Event.INTERNAL_ERROR for effect in found.effects}
     begun = {effect for found in TABLE.values() for effect in found.effects} - undoing
     assert begun == {
         *(Effect.START_BACKOFF_TIMER, Effect.START_READY_TIMER, Effect.START_STOP_TIMER),  # undone by CANCEL_TIMER
         *(Effect.START_HEALTH_CHECKS, Effect.ARM, Effect.START),  # by STOP_HEALTH_CHECKS, DISARM, CLEAN_UP
         *(Effect.TERMINATE, Effect.RELOAD, Effect.AWAIT_PERMISSION, Effect.FORGET_STARTS),  # leave nothing behind
     }
-    assert all(step(row, Event.BROKEN).effects == step(Row.IDLE, Event.BROKEN).effects for row in Row)
+    assert all(step(row, Event.INTERNAL_ERROR).effects == step(Row.IDLE, Event.INTERNAL_ERROR).effects for row in Row)
 
 
 def test_a_reload_means_something_only_once_started_and_changes_no_row() -> None:
@@ -97,7 +102,7 @@ def test_a_reload_means_something_only_once_started_and_changes_no_row() -> None
     assert step(Row.STARTED, Event.RELOAD_ASKED) == (Row.STARTED, (Effect.RELOAD,))
 
 
-@pytest.mark.parametrize("event", [Event.UNHEALTHY, Event.HUNG])
+@pytest.mark.parametrize("event", [Event.UNHEALTHY, Event.WATCHDOG_TIMEOUT])
 def test_what_is_not_well_is_asked_to_end_and_then_judged(event: Event) -> None:
     found = step(Row.STARTED, event)
     assert judges_end(found.row)
@@ -111,7 +116,7 @@ def test_whatever_the_judge_says_has_a_meaning_wherever_it_judges() -> None:
 
 
 def test_a_service_that_rests_keeps_what_its_dependents_count_on() -> None:
-    assert not is_lost(Row.STARTED, step(Row.STARTED, Event.RESTED).row)
+    assert not is_lost(Row.STARTED, step(Row.STARTED, Event.REARMED).row)
     assert not is_lost(Row.ARMED, step(Row.ARMED, Event.TRIGGERED).row)
     assert is_lost(Row.STARTING, step(Row.STARTING, Event.GAVE_UP).row), "what counted on its socket counts on nothing now"
 
@@ -135,7 +140,7 @@ def test_stopping_always_has_an_end() -> None:
     for found in TABLE.values():
         if Effect.TERMINATE in found.effects:
             assert Effect.START_STOP_TIMER in found.effects
-            assert Effect.KILL in step(found.row, Event.OVERDUE).effects
+            assert Effect.KILL in step(found.row, Event.STOP_TIMEOUT).effects
 
 
 def test_a_timer_is_cancelled_wherever_its_row_is_left() -> None:
@@ -162,7 +167,9 @@ def test_every_row_can_be_reached_and_left() -> None:
                 queue.append(found.row)
     assert reached == set(Row)
     for row in Row:
-        assert any(found.row is not row for (here, event), found in TABLE.items() if here is row and event is not Event.BROKEN)
+        assert any(
+            found.row is not row for (here, event), found in TABLE.items() if here is row and event is not Event.INTERNAL_ERROR
+        )
 
 
 def test_a_fresh_start_forgets_those_before_and_what_follows_from_a_failure_does_not() -> None:
@@ -173,7 +180,7 @@ def test_a_fresh_start_forgets_those_before_and_what_follows_from_a_failure_does
 
 
 def test_a_oneshot_that_is_done_stays_done_when_what_it_needed_goes() -> None:
-    assert step(Row.COMPLETED, Event.HELD) == (Row.COMPLETED, ())
+    assert step(Row.COMPLETED, Event.DEPENDENCY_LOST) == (Row.COMPLETED, ())
 
 
 def test_wanted_again_while_it_stops_it_starts_afresh_once_stopped() -> None:

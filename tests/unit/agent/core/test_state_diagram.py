@@ -27,7 +27,7 @@ def test_every_change_of_row_is_an_arrow_but_for_what_breaks() -> None:
     }
     for (row, event), following in TABLE.items():
         is_drawn = (row.label, event.value, following.row.label) in drawn
-        assert is_drawn == (event is not Event.BROKEN and (following.row is not row or bool(following.effects)))
+        assert is_drawn == (event is not Event.INTERNAL_ERROR and (following.row is not row or bool(following.effects)))
 
 
 def test_the_prose_names_every_row_with_what_it_shows() -> None:
