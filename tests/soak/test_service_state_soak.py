@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from milkyway_agent.core.service_state import TABLE
-from tests.fakes.service_world import live
+from tests.fakes.service_lives import live
 from tests.soak.report import Report
 
 SEQUENCES = 100_000

@@ -16,22 +16,11 @@ from milkyway_agent.api.machine import LogLine, LogQuery
 from milkyway_agent.api.usage import Figures, Top, Use
 from milkyway_agent.core import explanation, start_times
 from milkyway_agent.core.explanation import Seen, Tree, Why
-from milkyway_agent.core.restart import is_on_demand
 from milkyway_agent.core.start_times import Blame, CriticalPath
 from milkyway_agent.log.log import Log
-from milkyway_agent.supervisor.service_record import Attended
 from milkyway_agent.supervisor.supervisor import Supervisor
 from milkyway_agent.system import kernel
 from milkyway_formats.errors import RefusedError
-from milkyway_formats.service import (
-    ReadyAtOnce,
-    ReadyByDescriptor,
-    ReadyByExit,
-    ReadyByNotify,
-    ReadyByProbe,
-    ReadyByTcp,
-    Service,
-)
 
 
 class Observation:
@@ -59,7 +48,7 @@ class Observation:
 
     def seen(self) -> dict[str, Seen]:
         """Return all services as they are now."""
-        return {name: seen_of(self._supervisor.attended(name)) for name in self._supervisor.names()}
+        return self._supervisor.seen()
 
     async def tree(self) -> Tree:
         """Return all services with what they need and why they are where they are."""
@@ -92,11 +81,7 @@ class Observation:
 
     async def top(self) -> Top:
         """Return what every service uses."""
-        states = {
-            name: (one.row.current, one.run.running.pid if one.run else 0)
-            for name in self._supervisor.names()
-            for one in [self._supervisor.attended(name)]
-        }
+        states = {name: (seen.row.current, seen.pid) for name, seen in self.seen().items()}
         others = self._others()
         uptime = self._clock_ms()
 
@@ -134,39 +119,11 @@ class Observation:
         raise RefusedError(f"cannot {deed} {name}: there is no such service", hint=hint_for(name, names))
 
     def _times(self) -> dict[str, start_times.Times]:
-        return {name: self._supervisor.attended(name).times for name in self._supervisor.names()}
+        return {name: seen.times for name, seen in self.seen().items()}
 
     def _groups(self) -> dict[str, str]:
         """Return the control groups of all that runs, by name."""
-        found = dict(self._others())
-        for name in self._supervisor.names():
-            one = self._supervisor.attended(name)
-            group = getattr(one.definition.starter, "cgroup", "")
-            if one.run is not None and group:
-                found[name] = group
-        return found
-
-
-def seen_of(one: Attended) -> Seen:
-    """Return what is seen of one service."""
-    service, needs = one.definition.service, one.definition.needs
-    return Seen(
-        row=one.row,
-        since_ms=one.since_ms,
-        kind=service.type,
-        pid=one.run.running.pid if one.run else 0,
-        restarts=one.restarts,
-        reason=one.reason,
-        cause=one.cause,
-        origin=one.origin,
-        times=one.times,
-        awaits_permission=one.awaits_permission,
-        delay_ms=one.delay_ms,
-        trigger=_trigger(service),
-        readiness=_readiness(service),
-        requires=needs.requires,
-        wants=needs.wants,
-    )
+        return {**self._others(), **self._supervisor.groups()}
 
 
 def hint_for(name: str, names: Iterable[str]) -> str:
@@ -177,27 +134,3 @@ def hint_for(name: str, names: Iterable[str]) -> str:
     near = [other for other in known if other.rpartition("/")[2] == name]
     near = near or difflib.get_close_matches(name, known, n=2, cutoff=0.6)
     return f"did you mean {' or '.join(near)}?" if near else "`mwctl services` lists them"
-
-
-def _trigger(service: Service) -> str:
-    by_client = is_on_demand(service)
-    if service.timers:
-        return "a client, or its time" if by_client else "its time"
-    return "a client" if by_client else ""
-
-
-def _readiness(service: Service) -> str:
-    """Return what a start of *service* waits for, as what follows "until it"."""
-    match service.readiness:
-        case ReadyAtOnce():
-            return "is executed" if service.type != "oneshot" else "has ended"
-        case ReadyByExit():
-            return "has ended"
-        case ReadyByNotify():
-            return "says READY=1"
-        case ReadyByDescriptor(descriptor=descriptor):
-            return f"writes a line to descriptor {descriptor}"
-        case ReadyByTcp(port=port):
-            return f"listens on TCP port {port}"
-        case ReadyByProbe():
-            return "passes its readiness probe"

@@ -51,15 +51,15 @@ def is_triggered(service: Service) -> bool:
     return bool(service.timers) or is_on_demand(service)
 
 
-def permission(service: Service, starts: Starts, conditions_hold: bool, *, asked: bool = False) -> Event:
+def permission(service: Service, starts: Starts, conditions_hold: bool, *, at_once: bool = False) -> Event:
     """Return the answer to AWAIT_PERMISSION once nothing holds *service* back: PERMITTED, ARM or SKIPPED.
 
-    One that is to be tried again after a failure is not left to its next trigger, nor is one that somebody *asked* to
-    be restarted.
+    One that is to be tried again after a failure is not left to its next trigger, nor is one that somebody wants to be
+    restarted *at_once*.
     """
     if not conditions_hold:
         return Event.SKIPPED
-    return Event.ARM if is_triggered(service) and not (starts.failures or asked) else Event.PERMITTED
+    return Event.ARM if is_triggered(service) and not (starts.failures or at_once) else Event.PERMITTED
 
 
 def started(starts: Starts, now: int, policy: Restart) -> Starts:
@@ -78,14 +78,15 @@ def delay_ms(policy: Restart, failures: int, chance: float) -> int:
     return whole - left_to_chance + int(left_to_chance * chance)
 
 
-def judge(service: Service, code: int | None, starts: Starts, now: int, chance: float, triggered: bool) -> Verdict:
+def judge(service: Service, code: int | None, starts: Starts, now: int, chance: float, *, faltered: bool = False) -> Verdict:
     """Say what becomes of *service*, which ended by itself at *now*.
 
-    *code*: its exit status, or minus the signal that killed it; None where it did not even start, or was being
-    stopped because it was late, unhealthy or hung: that it then ends well is no success. *triggered*: whether it
-    goes back to waiting for its trigger (``is_triggered``).
+    *code*: its exit status, or minus the signal that killed it; None where it did not even start. *faltered*: it was being
+    stopped because it was late, unhealthy or hung. That it then ends well is no success, but for a oneshot, which is done.
     """
-    policy = service.restart
+    if faltered and service.type != "oneshot":
+        code = None
+    policy, triggered = service.restart, is_triggered(service)
     reason = describe_end(code)
     counted = _counted(starts, now, policy)
     is_full = len(counted) >= policy.start_limit

@@ -74,6 +74,7 @@ class Event(Enum):
     PERMITTED = "permitted"  # all that it needs is there
     ARM = "arm"  # the same, and it is to wait for its trigger
     SKIPPED = "skipped"  # the same, but one of its conditions does not hold
+    ARM_FAILED = "arm failed"  # there is nothing that could trigger it: its listener can't be opened
     TRIGGERED = "triggered"  # a client came, or its time
     DEPENDENCY_LOST = "dependency lost"  # something that it requires went away
     PART_LOST = "part lost"  # the same for a bundle, which is no more than its parts
@@ -153,6 +154,7 @@ TABLE: dict[tuple[Row, Event], Step] = {
     # Whoever asks for a restart does not want to wait for a client.
     (Row.ARMED, Event.RESTART_ASKED): Step(Row.STARTING, (Effect.DISARM, Effect.FORGET_STARTS, *_BEGIN)),
     (Row.ARMED, Event.DEPENDENCY_LOST): Step(Row.WAITING, (Effect.DISARM, Effect.AWAIT_PERMISSION)),
+    (Row.ARMED, Event.ARM_FAILED): Step(Row.FAILED, (Effect.DISARM,)),
     (Row.ARMED, Event.TRIGGERED): Step(Row.STARTING, (Effect.DISARM, *_BEGIN)),
     (Row.STARTING, Event.WANTED): Step(Row.STARTING),
     (Row.STARTING, Event.UNWANTED): Step(Row.STOPPING, _STOP),

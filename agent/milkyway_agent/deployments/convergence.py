@@ -38,7 +38,7 @@ from milkyway_agent.ipc.messages import (
     SendReport,
     VerifyLayer,
 )
-from milkyway_agent.launching.container import Machine
+from milkyway_agent.launching.oci_config import Machine
 from milkyway_agent.log.log import Log
 from milkyway_agent.pid1.agent_programs import Programs
 from milkyway_agent.pid1.snapshot import KeptDeployments

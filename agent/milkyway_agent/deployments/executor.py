@@ -23,12 +23,14 @@ from milkyway_agent.core.granted import check_listeners
 from milkyway_agent.core.service_state import satisfies
 from milkyway_agent.core.transition import Plan, Step
 from milkyway_agent.core.uid_range import RANGE, first_uid
-from milkyway_agent.launching.child import clear_group
-from milkyway_agent.launching.container import CGROUPS, CRUN, Container, Machine, domain_of
+from milkyway_agent.launching.container import CGROUPS, CRUN, Container
+from milkyway_agent.launching.control_groups import clear_group
+from milkyway_agent.launching.oci_config import Machine, domain_of
 from milkyway_agent.launching.program import make_group
 from milkyway_agent.log.log import Log
 from milkyway_agent.runtime.reaper import Reaper
-from milkyway_agent.supervisor.supervisor import Definition, Supervisor
+from milkyway_agent.supervisor.definition import Definition
+from milkyway_agent.supervisor.supervisor import Supervisor
 from milkyway_agent.system import loop, mounts, verity
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 from milkyway_formats.manifest import BLOCK_SIZE

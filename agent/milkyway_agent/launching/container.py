@@ -10,36 +10,23 @@ handler. One without a handler for its stop signal is killed after its stop time
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import msgspec
 import trio
 
-from milkyway_agent.core.contexts import object_context, process_context
-from milkyway_agent.core.group_files import group_files
-from milkyway_agent.core.stack import stack_mount, type_name
-from milkyway_agent.core.uid_range import first_uid
-from milkyway_agent.launching.child import (
-    NONE,
-    Running,
-    bury,
-    clear_group,
-    collect,
-    end_now,
-    hold,
-    kill_group,
-    kill_process_group,
-    settled,
-)
-from milkyway_agent.launching.seccomp import profile
+from milkyway_agent.core.contexts import process_context
+from milkyway_agent.launching.child import Running, bury, end_now, hold, kill_process_group, settled
+from milkyway_agent.launching.control_groups import clear_group, kill_group
+from milkyway_agent.launching.oci_config import Machine, configuration, domain_of, group_of
+from milkyway_agent.launching.run_to_end import collect
+from milkyway_agent.launching.starter import NONE, Abilities, TaskStarter
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_formats.deployment import Deployment
 from milkyway_formats.errors import UnavailableError
-from milkyway_formats.grants import Connect, HoldCapability, Listen, UseData
 from milkyway_formats.manifest import Manifest
 from milkyway_formats.service import Service
 
@@ -49,142 +36,6 @@ NO_DESCRIPTORS: Mapping[int, int] = {}
 CRUN_STATE = "/run/milkyway/crun"
 BUNDLES = "/run/milkyway/bundles"
 CGROUPS = "/sys/fs/cgroup"
-NOTIFY_INSIDE = "/dev/milkyway-notify"  # in the container's own /dev, the one place where a file can appear
-_DATA_BY_CLASS = {"common": "/data/common", "secure": "/data/secure", "group": "/data/group"}
-# What of /proc says more about the machine than a layer need know (the list is the one that runc and crun ship).
-MASKED = (
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
-)  # fmt: skip
-READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-
-
-class Machine(NamedTuple):
-    """What of the machine shapes a container: its controllers, and whether there is SELinux."""
-
-    controllers: frozenset[str]
-    selinux: bool
-
-
-def group_of(deployment: Deployment, service: Service) -> str:
-    """Return the control group of a deployment's service, below the root of the hierarchy."""
-    return f"/deployments/{deployment.id}/{service.name}"
-
-
-def domain_of(deployment: Deployment, service: Service) -> str:
-    """Return the SELinux domain that the service runs in."""
-    return type_name(deployment.id, deployment.generation, service.domain)
-
-
-def has_network(deployment: Deployment) -> bool:
-    """Tell whether the deployment shares the machine's network; without a grant for it, its own is empty."""
-    return any(isinstance(grant, Listen | Connect) for grant in deployment.grants)
-
-
-def capabilities(deployment: Deployment) -> list[str]:
-    """Return the capabilities that the deployment was granted, by the kernel's names."""
-    return sorted({f"CAP_{grant.name.upper()}" for grant in deployment.grants if isinstance(grant, HoldCapability)})
-
-
-def configuration(
-    service: Service,
-    deployment: Deployment,
-    manifest: Manifest,
-    machine: Machine,
-    *,
-    notify: str | None = None,
-    listeners: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Return the OCI configuration (config.json) of *service* of *deployment*, whose app layer's *manifest* this is."""
-    user = first_uid(deployment.id) + service.user
-    kept = capabilities(deployment)
-    environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **service.environment}
-    if notify:
-        environment["NOTIFY_SOCKET"] = NOTIFY_INSIDE
-        if service.watchdog_ms:
-            environment |= {"WATCHDOG_USEC": str(service.watchdog_ms * 1000), "WATCHDOG_PID": "1"}
-    if listeners:  # its program is the first of its pid namespace
-        environment |= {"LISTEN_FDS": str(len(listeners)), "LISTEN_FDNAMES": ":".join(listeners), "LISTEN_PID": "1"}
-    process: dict[str, Any] = {
-        "terminal": False,
-        "user": {"uid": user, "gid": user, "umask": service.execution.umask},
-        "args": service.command,
-        "env": [f"{name}={value}" for name, value in environment.items()],
-        "cwd": service.working_directory,
-        # Ambient too: the program is nobody special, and keeps over execve only what is ambient.
-        "capabilities": dict.fromkeys(("bounding", "effective", "permitted", "inheritable", "ambient"), kept),
-        "noNewPrivileges": True,
-        "rlimits": [
-            {"type": f"RLIMIT_{name.upper()}", "soft": most, "hard": most} for name, most in service.execution.limits.items()
-        ],
-    }
-    if service.execution.nice:
-        process["scheduler"] = {"policy": "SCHED_OTHER", "nice": service.execution.nice}
-    if service.execution.oom_score:
-        process["oomScoreAdj"] = service.execution.oom_score
-    linux: dict[str, Any] = {
-        "namespaces": [{"type": kind} for kind in namespaces(deployment)],
-        "cgroupsPath": group_of(deployment, service),
-        "seccomp": profile(),
-        "maskedPaths": list(MASKED),
-        "readonlyPaths": list(READ_ONLY),
-    }
-    if files := group_files_of(service, machine.controllers):
-        linux["resources"] = {"unified": files}
-    scratch = ""
-    if machine.selinux:
-        process["selinuxLabel"] = process_context(domain_of(deployment, service))
-        scratch = object_context(type_name(deployment.id, deployment.generation, "scratch"))
-    return {
-        "ociVersion": "1.0.2",
-        "process": process,
-        "root": {"path": stack_mount(deployment.id, deployment.generation), "readonly": True},
-        "hostname": deployment.name,
-        "mounts": mounts(service, deployment, manifest, user=user, scratch=scratch, notify=notify),
-        "linux": linux,
-    }
-
-
-def namespaces(deployment: Deployment) -> list[str]:
-    """Return the kinds of namespace that the deployment's services have of their own."""
-    return ["pid", "mount", "ipc", "uts", "cgroup", *(() if has_network(deployment) else ("network",))]
-
-
-def group_files_of(service: Service, controllers: frozenset[str]) -> dict[str, str]:
-    """Return what is written into the files of the service's group, of what the machine has *controllers* for."""
-    files = group_files(service.limits, controllers)
-    # By the group, not by the process: it could give itself the others back.
-    if service.execution.processors and "cpuset" in controllers:
-        files["cpuset.cpus"] = ",".join(map(str, service.execution.processors))
-    return files
-
-
-def mounts(
-    service: Service, deployment: Deployment, manifest: Manifest, *, user: int, scratch: str, notify: str | None
-) -> list[dict[str, Any]]:
-    """Return what is mounted over the stack: /proc, a small /dev, each writable path, each granted data source.
-
-    *scratch* is the context of the tmpfs ones ("": no SELinux). Mount points in the stack are the layer's to have.
-    """
-    label = [f'rootcontext="{scratch}"'] if scratch else []
-    found: list[dict[str, Any]] = [
-        _mount("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"]),
-        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "noexec", "strictatime", "mode=755", "size=64k", *label]),
-    ]
-    for path in service.scratch:
-        sizes = [f"size={path.size_bytes}", f"nr_inodes={path.inodes}", "mode=0755", f"uid={user}", f"gid={user}"]
-        found.append(_mount(path.path, "tmpfs", "tmpfs", ["noexec", "nosuid", "nodev", *sizes, *label]))
-    bindings = {binding.name: binding for binding in deployment.data}
-    places = {wanted.name: wanted.path for wanted in manifest.data}
-    for grant in deployment.grants:
-        if isinstance(grant, UseData) and grant.name in bindings and places.get(grant.name):
-            binding = bindings[grant.name]
-            source = f"{_DATA_BY_CLASS[binding.data_class]}/{binding.source}"
-            access = "rw" if grant.access == "write" else "ro"
-            found.append(_mount(places[grant.name], "bind", source, ["bind", access, "noexec", "nosuid", "nodev"]))
-    if notify:
-        found.append(_mount(NOTIFY_INSIDE, "bind", notify, ["bind", "noexec", "nosuid", "nodev"]))
-    return found
 
 
 def _kill_with_its_own(running: Running) -> None:
@@ -192,15 +43,10 @@ def _kill_with_its_own(running: Running) -> None:
     kill_process_group(running.pid)
 
 
-def _mount(destination: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
-    return {"destination": destination, "type": kind, "source": source, "options": options}
-
-
-class Container:
+class Container(TaskStarter):
     """Starts one service of a deployment through crun."""
 
-    takes_listeners = True
-    reads_execution = True
+    abilities = Abilities(listeners=True, execution=True, commands=True)  # PID 1 asks nobody over the network
 
     def __init__(
         self,
@@ -251,7 +97,7 @@ class Container:
         return await settled(running, self._context, self._reaper)
 
     async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str], output: int = -1) -> int | None:
-        """Run *command* in the container, as the service is; see ``starter.Commanding``."""
+        """Run *command* in the container, as the service is; see ``Starter``."""
         if output >= 0:
             return await self._execute(command, seconds, environment, output)
         reading, writing = os.pipe2(os.O_CLOEXEC)

@@ -5,118 +5,32 @@ becomes the launcher's words here; secrets and dynamic users are made before and
 """
 
 import os
-import platform
-import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 import trio
 
-from milkyway_agent.core.group_files import group_files
-from milkyway_agent.early.launcher import Launcher, Launchers, NotStarted, Started, encoded
+from milkyway_agent.early.launcher import encoded
 from milkyway_agent.launching import credentials
-from milkyway_agent.launching.accounts import Account, DynamicUsers, busy_users, resolve
-from milkyway_agent.launching.arguments import words_of
-from milkyway_agent.launching.child import Running, bury, clear_group, kill_group, kill_process_group
+from milkyway_agent.launching.accounts import Account, busy_users, resolve
+from milkyway_agent.launching.child import Running, bury, kill_process_group
+from milkyway_agent.launching.control_groups import clear_group, kill_group
 from milkyway_agent.launching.credentials import Secret
-from milkyway_agent.launching.seccomp_filter import default_filter
-from milkyway_agent.runtime.alarms import Alarm, Alarms
-from milkyway_agent.runtime.reaper import Reaper
-from milkyway_agent.runtime.watch import Watch
-from milkyway_agent.supervisor.service_record import Done, Start
-from milkyway_agent.system import cgroups, processes
-from milkyway_formats.errors import RefusedError, UnavailableError
+from milkyway_agent.launching.launcher_link import Launching
+from milkyway_agent.launching.places import Places
+from milkyway_agent.launching.service_arguments import plan_words
+from milkyway_agent.launching.starter import Abilities, Done, Spawn, Start
+from milkyway_agent.system import cgroups
 from milkyway_formats.service import Service
 
-PATIENCE_SECONDS = 30.0  # a program on a slow disk is read in less
 NO_COMMANDS: dict[trio.Event, int] = {}  # one for all at rest; never changed, only replaced
-Answered = Callable[[Running | Exception], None]
-
-
-class Launching:
-    """The launcher of one supervisor, and who waits for which of its answers."""
-
-    def __init__(
-        self, launcher: Launcher | Launchers, watch: Watch, alarms: Alarms, reaper: Reaper, patience: float = PATIENCE_SECONDS
-    ) -> None:
-        """*patience*: seconds for one start in the launcher; at most twice that passes until one that hangs is ended."""
-        self._launcher = launcher
-        self._seconds = patience
-        self._alarms = alarms
-        self._patience: Alarm | None = None  # with a launcher, while something is asked of it
-        self.reaper = reaper
-        self._numbers = count(1_000_000)  # below are those of whoever used the launcher before
-        self._asked: dict[int, Answered] = {}
-        watch.add(launcher.fileno(), self._answer)
-        reaper.hold_while(lambda: launcher.pending > 0)
-
-    def submit(self, words: list[str] | bytes, descriptors: Mapping[int, int], answered: Answered) -> None:
-        """Ask for one start; *answered*, which must not raise, is told what came of it. Raises OSError."""
-        number = next(self._numbers)
-        self._launcher.submit(number, words, descriptors)
-        self._asked[number] = answered
-        if self._patience is None:
-            self._be_patient()
-
-    def _be_patient(self) -> None:
-        self._patience = self._alarms.set(self._seconds, partial(self._lose_patience, self._launcher.at_hand))
-
-    def _lose_patience(self, at_hand: tuple[int, ...]) -> None:
-        """End launchers that are *at_hand* still: whatever holds up one start must not hold up all others for ever."""
-        self._take(self._launcher.give_up(at_hand))
-        if self._launcher.pending:
-            self._be_patient()
-
-    def _answer(self, _events: int) -> None:
-        self._take(self._launcher.results())
-
-    def _take(self, results: Sequence[Started | NotStarted]) -> None:
-        for result in results:
-            answered = self._asked.pop(result.number, None)
-            if isinstance(result, Started):
-                running = Running(result.pid, result.pidfd)
-                if answered is None:  # whoever asked has gone
-                    processes.pidfd_send_signal(running.pidfd, signal.SIGKILL)
-                    os.close(running.pidfd)
-                else:
-                    self.reaper.claim(result.pid)
-                    answered(running)
-            elif answered is not None:
-                answered(UnavailableError(result.why))
-        if not self._launcher.pending:
-            self._alarms.cancel(self._patience)
-            self._patience = None
-            self.reaper.look_again()
-
-
-class Places:
-    """Where a supervisor keeps what starts need: the directory of its groups ("" for none) and of its files in memory."""
-
-    def __init__(self, groups: str, runtime: Path) -> None:
-        self.groups = groups
-        self.runtime = runtime
-        self.controllers = frozenset(cgroups.controllers(groups)) if groups else frozenset[str]()
-        self.users = DynamicUsers()
-
-    def seccomp(self) -> str:
-        """Return the file with the default filter, made when first asked for. Raises RefusedError where there is none."""
-        path = self.runtime / "seccomp-default.bpf"
-        if not path.exists():
-            try:
-                text = default_filter(platform.machine())
-            except KeyError:
-                raise RefusedError(f"cannot filter system calls: no profile is known for {platform.machine()}") from None
-            path.write_bytes(text)
-        return str(path)
 
 
 class Direct:
     """Starts one service through the launcher."""
 
-    takes_listeners = True
-    reads_execution = True
+    abilities = Abilities(listeners=True, execution=True, descriptors=True, commands=True, network=True)
     __slots__ = ("_commands", "_launching", "_name", "_places", "_same", "_secrets", "_service", "_session", "cgroup")
 
     def __init__(self, name: str, service: Service, launching: Launching, places: Places) -> None:
@@ -130,12 +44,12 @@ class Direct:
         self._secrets = ""  # where they are, while they are
         self._same = b""  # the words of each start, once known, where no start differs from another
 
-    def submit(self, start: Start, done: Done) -> None:
-        """Start the service; see ``attended.DirectStarter``."""
+    def submit(self, start: Start, done: Done, spawn: Spawn) -> None:  # noqa: ARG002 (it needs no task)
+        """Start the service; see ``Starter``."""
         self._submit(start, partial(self._started, done))
 
     def serve(self, start: Start, done: Done) -> None:
-        """Start a process for one connection; see ``attended.DirectStarter``."""
+        """Start a process for one connection; see ``Starter``."""
         self._submit(start, done)
 
     def _submit(self, start: Start, done: Done) -> None:
@@ -161,7 +75,7 @@ class Direct:
         done(outcome)
 
     async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str], output: int = -1) -> int | None:
-        """Run *command* as the service is; see ``attended.DirectStarter``."""
+        """Run *command* as the service is; see ``Starter``."""
         told = trio.Event()
         answers: list[Running | Exception] = []
 
@@ -204,7 +118,7 @@ class Direct:
         self._same = words
 
     def adopt(self, running: Running) -> None:
-        """Take over the main process; see ``attended.DirectStarter``."""
+        """Take over the main process; see ``Starter``."""
         self._session = running.pid
         if self._service.execution.credentials:
             self._secrets = self._place()
@@ -278,43 +192,3 @@ class Direct:
 
     def _place(self) -> str:
         return f"{self._places.runtime}/credentials/{self._name}"
-
-
-def plan_words(
-    service: Service,
-    places: Places | None,
-    cgroup: str,
-    account: Account | None,
-    environment: Mapping[str, str],
-    command: list[str],
-    *,
-    beside: bool = False,
-) -> list[str]:
-    """Return the launcher's words for *command* as *service* is to be. Raises RefusedError for what there is not.
-
-    *places* None: of a service that needs none of it, without a group. *beside*: only where its group is there already.
-    """
-    execution = service.execution
-    try:
-        return words_of(
-            command,
-            cgroup=cgroup,
-            make_cgroup=bool(cgroup) and not beside,
-            cgroup_files=group_files(service.limits, places.controllers) if places and cgroup and not beside else {},
-            user=account.user if account else None,
-            groups=account.groups if account else (),
-            capabilities=execution.capabilities,
-            no_new_privileges=execution.no_new_privileges,
-            seccomp=places.seccomp() if places and execution.seccomp == "default" else "",
-            namespaces=execution.namespaces,
-            umask=execution.umask,
-            nice=execution.nice,
-            oom_score=execution.oom_score or None,
-            processors=execution.processors,
-            limits={str(name): most for name, most in execution.limits.items()},
-            directory=service.working_directory,
-            environment=environment,
-            listen_pid="LISTEN_FDS" in environment,
-        )
-    except ValueError as error:
-        raise RefusedError(f"cannot start {service.name}: {error}") from error

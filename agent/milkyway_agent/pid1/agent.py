@@ -38,10 +38,12 @@ from milkyway_agent.pid1.program_table import ADMIN_GROUP, FIRST, VERIFIER_USER
 from milkyway_agent.pid1.reexecution import Succession, go_on
 from milkyway_agent.pid1.shutdown import go_down
 from milkyway_agent.pid1.snapshot import KeptAgent, KeptDeployments
+from milkyway_agent.runtime.alarms import Alarms
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.reexecution import Renewal
 from milkyway_agent.runtime.signal_receiver import arriving
 from milkyway_agent.runtime.tasks import keep
+from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.supervisor.activation.timer_stamps import TimerStamps
 from milkyway_agent.supervisor.supervisor import Supervisor
 from milkyway_agent.system import console, kernel, memory, power, signals, watchdog
@@ -146,7 +148,11 @@ class Agent:
         """*before*: an agent that has failed, whose services this one goes on with."""
         self.log = log
         self.reaper: Reaper = before.reaper if before else Reaper(log)
-        self.supervisor: Supervisor = before.supervisor if before else Supervisor(log, self.reaper)
+        self.alarms: Alarms = before.alarms if before else Alarms(log.note)
+        self.watch: Watch = before.watch if before else Watch(log.note, self.alarms)
+        self.supervisor: Supervisor = (
+            before.supervisor if before else Supervisor(log, self.reaper, alarms=self.alarms, watch=self.watch)
+        )
         self.supervisor.keeps_at_end = True
         self.command_line: kernel.CommandLine | None = before.command_line if before else None
         self.boot: BootRun = BootRun(BOOT, self._deeds(), clock_ms=kernel.boottime_ms, note=log.note)
@@ -352,8 +358,8 @@ class Agent:
 
     def _open_files(self) -> None:
         self.log.open_files(FileSink(str(DATA_AGENT / "log")))
-        if not self.supervisor.triggers.keeps_stamps:  # else an agent before this one did, and may be writing
-            self.supervisor.triggers.keep_stamps(TimerStamps(PathDirectory(str(DATA_AGENT / "state"))))
+        if not self.supervisor.keeps_stamps:  # else an agent before this one did, and may be writing
+            self.supervisor.keep_stamps(TimerStamps(PathDirectory(str(DATA_AGENT / "state"))))
 
     def reopen_files(self) -> None:
         """Keep the log and the timers' stamps in files again, where the data disk is there."""

@@ -11,7 +11,9 @@ from collections.abc import Callable
 import trio
 
 from milkyway_agent.core.restart import describe_end
-from milkyway_agent.launching.child import Launched, Running, abandon, end_now, let_go, run_to_end
+from milkyway_agent.launching.child import Running, abandon, end_now, let_go
+from milkyway_agent.launching.run_to_end import run_to_end
+from milkyway_agent.launching.spawned import Launched
 from milkyway_agent.log.log import Log
 from milkyway_agent.log.service_output import carry_lines
 from milkyway_agent.pid1.program_table import GROUPS, PROGRAMS

@@ -1,9 +1,9 @@
 """The services of CoreOS that are supervised like any other: the network's, and on a development machine the consoles."""
 
-from milkyway_agent.launching.child import Launched
+from milkyway_agent.launching.spawned import Launched
 from milkyway_agent.pid1.program_table import FIRST, GROUPS, PROGRAMS, TERMINALS, console_program
 from milkyway_agent.runtime.reaper import Reaper
-from milkyway_agent.supervisor.supervisor import Definition
+from milkyway_agent.supervisor.definition import Definition
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.service import Restart, Service
 

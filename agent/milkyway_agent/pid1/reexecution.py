@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from milkyway_agent.core.effects import RunServices
 from milkyway_agent.deployments.executor import service_definitions
-from milkyway_agent.launching.container import Machine
+from milkyway_agent.launching.oci_config import Machine
 from milkyway_agent.pid1.coreos_services import definition
 from milkyway_agent.pid1.snapshot import KeptAgent, KeptDeployments, descriptors
 from milkyway_agent.runtime.reexecution import Kept

@@ -21,8 +21,8 @@ from milkyway_agent.core.restart import is_triggered
 from milkyway_agent.early.launcher import encoded
 from milkyway_agent.early.start import CONTROLLERS, DEFAULT, PLAN_FORMAT, files_of
 from milkyway_agent.launching.arguments import capability_mask
-from milkyway_agent.launching.direct import plan_words
 from milkyway_agent.launching.listeners import check_address
+from milkyway_agent.launching.service_arguments import plan_words
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
 from milkyway_formats.service import ReadyAtOnce, ReadyByExit, ReadyByProbe, ReadyByTcp, Service
 from milkyway_formats.service_check import check_listeners_of_all, check_service

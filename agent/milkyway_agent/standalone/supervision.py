@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,18 +19,25 @@ from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.early import carried_code, start
 from milkyway_agent.early.start import Early
 from milkyway_agent.launching.accounts import DynamicUsers
-from milkyway_agent.launching.child import Running, clear_group
-from milkyway_agent.launching.direct import Direct, Launching, Places
+from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.control_groups import clear_group
+from milkyway_agent.launching.direct import Direct
+from milkyway_agent.launching.launcher_link import Launching
+from milkyway_agent.launching.places import Places
+from milkyway_agent.launching.starter import Starter
 from milkyway_agent.log.log import OUTPUT, FileSink, LineSink, Log
 from milkyway_agent.log.record import Record, describe
+from milkyway_agent.runtime.alarms import Alarms
 from milkyway_agent.runtime.reaper import Reaper, wait_ended
 from milkyway_agent.runtime.reexecution import Kept, OldProgram, Renewal, close_on_exec, newest_program, read_state
 from milkyway_agent.runtime.signal_receiver import arriving
 from milkyway_agent.runtime.tasks import keep
+from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.standalone.command import Options, plan_file
 from milkyway_agent.supervisor.activation.timer_stamps import TimerStamps
+from milkyway_agent.supervisor.definition import Definition
 from milkyway_agent.supervisor.snapshot import KeptState, descriptors_of
-from milkyway_agent.supervisor.supervisor import Definition, Supervisor
+from milkyway_agent.supervisor.supervisor import Supervisor
 from milkyway_agent.system import cgroups, kernel, processes, reaper, signals, sockets
 from milkyway_agent.system.state_file import PathDirectory
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
@@ -97,17 +104,21 @@ class Supervision:
         self._drain = Drain()
         self.reaper = Reaper(log)
         self._renewal = Renewal(self, self.reaper, newest_program(), OldProgram())
+        alarms = Alarms(log.note)
+        watch = Watch(log.note, alarms)
         self.supervisor = Supervisor(
             log,
             self.reaper,
+            alarms=alarms,
+            watch=watch,
             notify_directory=str(self._runtime / "notify"),
             on_reboot=lambda name: log.note("reboot_not_done", service=name, why="this supervisor is not the machine's"),
         )
         state = PathDirectory(self._state_directory())
-        self.supervisor.triggers.keep_stamps(TimerStamps(state))
+        self.supervisor.keep_stamps(TimerStamps(state))
         self.supervisor.keeps_at_end = True
         self._places = Places(begun.groups, self._runtime)
-        self._launching = Launching(begun.launcher, self.supervisor.watch, self.supervisor.alarms, self.reaper)
+        self._launching = Launching(begun.launcher, watch, alarms, self.reaper)
 
     async def live(self) -> int:
         """Take over what runs, start the rest, and live until an end is asked for."""
@@ -121,8 +132,9 @@ class Supervision:
             if not kept:
                 raise UnavailableError(f"cannot keep logs in {self.options.logs}: {error.strerror}") from error
             self.log.note("log_files_failed", why=str(error))  # services go on, and so do their logs in memory
-        self.supervisor.add(*(self.definition(service) for service in services))
-        self.supervisor.triggers.forget_stale()
+        definitions = [self.definition(service) for service in services]
+        self.supervisor.add(*definitions)
+        self.supervisor.forget_stale_stamps()
         self._clock_offset = trio.current_time() - time.monotonic()
         async with trio.open_nursery() as nursery:
             await nursery.start(self.supervisor.run)
@@ -137,7 +149,7 @@ class Supervision:
                 self._places.users = DynamicUsers(kept.users)
                 self._go_on(kept)
             else:
-                self._take_over()
+                self._take_over({one.name: one.starter for one in definitions})
                 self.supervisor.start(*self._wanted(services), by="the boot")
             nursery.start_soon(tidy_up)
             await self._end.wait()
@@ -156,7 +168,7 @@ class Supervision:
         self.supervisor.restore(kept.services)
         lost = {service.name for service in kept.definitions} - {one.name for one in kept.services}
         for name in lost:
-            self.supervisor.attended(name).definition.starter.kill()
+            self.supervisor.kill(name)
         self.supervisor.start(*lost, by="a supervisor that has failed")
         self.log.note("supervisor_re_executed", services=len(kept.definitions))
 
@@ -193,10 +205,9 @@ class Supervision:
 
     def keep(self) -> Kept:
         """Return all that is known now."""
-        services = [self.supervisor.attended(name).definition.service for name in self.supervisor.names()]
         state = KeptState(
             format="milkyway.supervisor/1",
-            definitions=services,
+            definitions=self.supervisor.definitions(),
             # Not trio.current_time(): after a failure trio does not run any more.
             services=self.supervisor.keep(time.monotonic() + self._clock_offset),
             users=dict(self._places.users.held),
@@ -269,11 +280,11 @@ class Supervision:
             raise RefusedError(f"cannot start {', '.join(unknown)}: {self._directory} defines no such service")
         return services
 
-    def _take_over(self) -> None:
-        """Take what was started early under supervision."""
+    def _take_over(self, starters: Mapping[str, Starter]) -> None:
+        """Take what was started early under supervision; *starters*: of all services, by name."""
         for name, (answer, reading, writing, words) in self._begun.started.items():
             self.reaper.claim(answer.pid)
-            starter = self.supervisor.attended(name).definition.starter
+            starter = starters[name]
             assert isinstance(starter, Direct), "as ``definition`` has it"
             starter.repeat(words)
             self.supervisor.adopt(name, Running(answer.pid, answer.pidfd), reading, writing)
@@ -315,7 +326,7 @@ class Supervision:
         try:
             services = await trio.to_thread.run_sync(self._read)
             changes = await self.supervisor.replace({service.name: self.definition(service) for service in services})
-            self.supervisor.triggers.forget_stale()
+            self.supervisor.forget_stale_stamps()
             wanted = self._wanted(services)
             self.supervisor.start(*(name for name in wanted if name in changes.added), by="a changed directory")
         except MilkyWayError as error:

@@ -4,22 +4,22 @@ from collections.abc import Iterator, Mapping
 
 from milkyway_agent.core.dependencies import Graph
 from milkyway_agent.core.service_state import Event, Row, has_process
-from milkyway_agent.supervisor.service_record import Attended
+from milkyway_agent.supervisor.service_record import ServiceRecord
 
 
 class RowsForOthers(Mapping[str, Row]):
     """The rows of all services by name, as they count for others: what is on its way out is not there any more."""
 
-    def __init__(self, services: Mapping[str, Attended]) -> None:
+    def __init__(self, services: Mapping[str, ServiceRecord]) -> None:
         self._services = services
 
     def __getitem__(self, name: str) -> Row:
-        one = self._services[name]
-        if one.leaving or one.held:
+        record = self._services[name]
+        if record.leaving or record.held:
             return Row.STOPPING
-        if one.busy and not has_process(one.row):  # what it left is still being cleared away
-            return Row.RESTARTING if one.row is Row.WAITING else Row.STOPPING
-        return one.row
+        if record.busy and not has_process(record.row):  # what it left is still being cleared away
+            return Row.RESTARTING if record.row is Row.WAITING else Row.STOPPING
+        return record.row
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._services)
@@ -28,7 +28,7 @@ class RowsForOthers(Mapping[str, Row]):
         return len(self._services)
 
 
-def losses(name: str, graph: Graph, services: Mapping[str, Attended]) -> Iterator[tuple[Attended, Event]]:
+def losses(name: str, graph: Graph, services: Mapping[str, ServiceRecord]) -> Iterator[tuple[ServiceRecord, Event]]:
     """Return each service that loses something with *name*, and what its loss is to it."""
     for other in graph.required_by(name):
         if other in services:  # else it has been removed
@@ -38,6 +38,6 @@ def losses(name: str, graph: Graph, services: Mapping[str, Attended]) -> Iterato
             yield services[other], Event.PART_LOST
 
 
-def loss_of(one: Attended) -> Event:
+def loss_of(record: ServiceRecord) -> Event:
     """Return what the loss of something that it requires is to a service."""
-    return Event.PART_LOST if one.definition.service.type == "bundle" else Event.DEPENDENCY_LOST
+    return Event.PART_LOST if record.definition.service.type == "bundle" else Event.DEPENDENCY_LOST

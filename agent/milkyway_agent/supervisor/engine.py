@@ -1,548 +1,504 @@
-"""The lives of all services: events are fed to each one's table, and the effects that it answers with are carried out.
+"""The engine: feeds events to each service's table, and has the organs carry out the effects that it answers with.
 
-Each service has one queue, and its events are handled one at a time, at once where they arise: there is no
-task for each service. One epoll watches all descriptors (``runtime.watch``), one heap holds all timers
-(``alarms``); a task exists only where something must be waited for (a container's start, clearing away what
-survived, a command), and only as long. Messages say what they belong to: one about an earlier process or a
-cancelled timer is dropped. Whatever goes wrong while an effect is carried out is logged and makes that
-service ``failed``; all others go on.
+Each service has one queue, and its events are handled one at a time, at once where they arise. Messages say what they
+are about: one about an earlier process or a cancelled alarm is dropped. What is beside the table about the meaning of an
+event is in ``_event_of``, and nowhere else; what is said about a service (its ``reason``) is written here alone. Whatever
+goes wrong while an effect is carried out is logged and makes that service ``failed``; all others go on.
 
-What the rows mean is ``core.service_state``'s, who must wait for whom ``core.dependencies``', when to
-try again ``core.restart``'s, how a process comes to be a ``Starter``'s, what is open for it ``supervisor.process.io``'.
+It waits for nothing and asks no kernel: *organs* carry out, *clock* tells the time, *chance* draws from 0 to 1. So it is
+the same in the tests' world. What the rows mean is ``core.service_state``'s, who must wait for whom
+``core.dependencies``', when to try again ``core.restart``'s.
 """
 
-import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
-
-import trio
+from typing import Protocol
 
 from milkyway_agent.core import restart
 from milkyway_agent.core.dependencies import Graph
 from milkyway_agent.core.explanation import Origin
 from milkyway_agent.core.service_state import (
     ONLY_IN,
-    PERMISSIONS,
+    TABLE,
     TIMERS,
     Effect,
     Event,
-    IllegalEventError,
     Row,
     is_lost,
     judges_end,
     step,
 )
-from milkyway_agent.launching.child import Running, let_go
-from milkyway_agent.log.log import Log
-from milkyway_agent.runtime.alarms import Alarms
-from milkyway_agent.runtime.dispatch_first import preceding
-from milkyway_agent.runtime.reaper import Reaper
-from milkyway_agent.runtime.watch import Watch
-from milkyway_agent.supervisor.activation.conditions import unmet
-from milkyway_agent.supervisor.activation.connections import Connections
-from milkyway_agent.supervisor.activation.triggers import ServiceTriggers
+from milkyway_agent.launching.child import Running
+from milkyway_agent.supervisor.definition import Definition, accepts
 from milkyway_agent.supervisor.dependents import RowsForOthers, losses
-from milkyway_agent.supervisor.process.cleanup import Burial, clear
-from milkyway_agent.supervisor.process.commands import ServiceCommands
-from milkyway_agent.supervisor.process.exit_verdict import judge_end
-from milkyway_agent.supervisor.process.health import HealthChecks
-from milkyway_agent.supervisor.process.io import ServiceRuns
-from milkyway_agent.supervisor.process.pressure import PressureWarnings
-from milkyway_agent.supervisor.service_record import AT_ONCE, Attended, Change, Message, Run, accepts, is_direct
-from milkyway_formats.errors import MilkyWayError, UnavailableError
+from milkyway_agent.supervisor.inbox import Inbox
+from milkyway_agent.supervisor.organs import Organs
+from milkyway_agent.supervisor.service_record import Change, MainProcess, Message, Question, ServiceRecord
+from milkyway_formats.errors import MilkyWayError
 
 HISTORY = 1000
-_AT_REST = frozenset({Row.IDLE, Row.ARMED, Row.COMPLETED, Row.FAILED})  # no run follows on its own
 LEAST_DELAY_MS = 1  # after a start that came to nothing at once: starts without end must let others have their turn
+_AT_REST = frozenset({Row.IDLE, Row.ARMED, Row.COMPLETED, Row.FAILED})  # no process follows on its own
 
 
-class Lives:
-    """All services with all that is done for them. ``services``: by name; whoever changes them sets ``graph`` too."""
+class Clock(Protocol):
+    """The two clocks of the engine, in milliseconds."""
+
+    def now_ms(self) -> int:
+        """Return the time of a clock that never goes back, and that alarms go by."""
+
+    def boottime_ms(self) -> int:
+        """Return the time since the kernel's start (CLOCK_BOOTTIME), for people."""
+
+
+class Engine:
+    """All services with all that happens to them. ``services``: by name; whoever changes them sets ``graph`` too."""
 
     def __init__(
         self,
-        log: Log,
-        reaper: Reaper,
-        *,
-        clock_ms: Callable[[], int],
-        notify_directory: str,
+        organs: Organs,
+        clock: Clock,
         chance: Callable[[], float],
-        on_reboot: Callable[[str], None],
+        *,
+        note: Callable[..., None],
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """See ``Supervisor``."""
+        """*note* logs an event; *on_change* is called after something has happened."""
         self.history: deque[Change] = deque(maxlen=HISTORY)
-        self.keeps_at_end = False
-        self.services: dict[str, Attended] = {}
+        self.services: dict[str, ServiceRecord] = {}
         self.rows: Mapping[str, Row] = RowsForOthers(self.services)
         self.graph = Graph({})
-        self.awaiting: dict[str, Attended] = {}
-        self.log = log
-        self.reaper = reaper
-        self._clock_ms = clock_ms
+        self._organs = organs
+        self._clock = clock
         self._chance = chance
-        self._on_reboot = on_reboot
-        self._ready: deque[Attended] = deque()
-        self._pumping = False
-        self._nursery: trio.Nursery | None = None
-        self._changed = trio.Event()
-        self._waiting = 0  # for a change
-        self._news = False
-        self.alarms = Alarms(log.note)
-        self.watch = Watch(log.note, self.alarms)
-        self.runs = ServiceRuns(self.watch, self.alarms, log, self.post, self._spawn, notify_directory)
-        self._commands = ServiceCommands(log, self._spawn)
-        self.health = HealthChecks(self.alarms, self.post, self._spawn, log.note, PressureWarnings(self.watch, log.note))
-        self.triggers = ServiceTriggers(
-            self.watch, self.alarms, log.note, self._triggered, self._spawn, clock_ms=clock_ms, chance=chance
-        )
-        self.connections = Connections(self.watch, reaper, log.note, self.runs.open_output, self.triggers.room_came)
-        self._cut_off: list[tuple[Any, ...]] = []  # what was under way when an agent failed, for the next one to do again
-        self._burial = Burial(self.watch, self.runs, reaper, log.note)
-        self.runs.on_watchdog = self.health.feed
-        self.runs.on_probe = self.health.await_ready
-        self.triggers.on_connection = self.connections.serve
-        self.triggers.has_room = self.connections.has_room
+        self._note = note
+        self._awaiting: dict[str, ServiceRecord] = {}
+        self._inbox = Inbox(self._handle, on_change)
+        organs.report_to(self)
 
-    async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Let services live, until cancelled; their processes go on.
+    # --- which services there are --------------------------------------------------------------------------------------
 
-        ``keeps_at_end``: what is open for them stays so, and run again, it goes on where it was cut off.
-        """
-        self._changed = trio.Event()
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                nursery.start_soon(self.watch.run)
-                nursery.start_soon(self.alarms.run)
-                begun, self._cut_off = self._cut_off, []
-                for task in begun:
-                    nursery.start_soon(self._guarded, *task)
-                self._pump()
-                task_status.started()
-                with preceding(self.watch.dispatch):
-                    await trio.sleep_forever()
-        finally:
-            self._nursery = None
-            self._changed.set()
-            if not self.keeps_at_end:
-                self.release()
+    def new_record(self, definition: Definition) -> ServiceRecord:
+        """Return a record of a service that is stopped."""
+        return ServiceRecord(definition, self._clock.boottime_ms())
 
-    def release(self) -> None:
-        """Close every descriptor. Twice is the same as once."""
-        for one in self.services.values():
-            self.runs.let_go(one)
-            self.connections.let_go(one)
-            self.triggers.close(one)
-        self.triggers.close_clock()
-        self.health.pressure.close()
-        self.watch.close()
+    def forget(self, record: ServiceRecord) -> None:
+        """Forget a service that is stopped: what is told of it from now on is told to nobody."""
+        del self.services[record.definition.name]
+        self._awaiting.pop(record.definition.name, None)
 
-    async def change(self) -> None:
-        """Wait until something has happened to some service. Raises UnavailableError when nothing will."""
-        if self._nursery is None:
-            raise UnavailableError("cannot wait for a service: the supervisor does not run")
-        self._waiting += 1
-        try:
-            await self._changed.wait()
-        finally:
-            self._waiting -= 1
+    def hold_back(self, records: Iterable[ServiceRecord]) -> None:
+        """Keep services from starting. Undo: ``let_go``, once for each time."""
+        for record in records:
+            record.held += 1
 
-    def forget(self, one: Attended) -> None:
-        """Forget a service that is stopped."""
-        self.triggers.remove(one)
-        self.runs.forget(one)
-        del self.services[one.definition.name]
-        self.awaiting.pop(one.definition.name, None)
+    def let_go(self, records: Iterable[ServiceRecord]) -> None:
+        """Undo ``hold_back``."""
+        for record in records:
+            record.held -= 1
+        self.permit_all()
+
+    # --- what is asked of them -----------------------------------------------------------------------------------------
+
+    def want(self, *names: str) -> None:
+        """Want services, and what they require and want, to run; stop what conflicts with any of these."""
+        self.pull_in(*names)
+        for name in names:
+            self.post(self.services[name], Event.WANTED)
+
+    def pull_in(self, *names: str) -> None:
+        """Want all that *names* require and want, but not these; stop what conflicts with any of them."""
+        for other in self.graph.pulled_in(*names):
+            self.displace(other)
+            if other not in names:
+                self.post(self.services[other], Event.WANTED)
+
+    def displace(self, name: str) -> None:
+        """Stop what conflicts with *name*."""
+        for rival in self.graph.conflicting(name):
+            self.unwant(self.services[rival], Origin("displaced", name))
+
+    def unwant(self, record: ServiceRecord, origin: Origin) -> None:
+        """Stop a service, and remember why."""
+        if record.row.wanted:
+            record.origin = origin
+        self.post(record, Event.UNWANTED)
+
+    def restart(self, record: ServiceRecord) -> None:
+        """Ask for a fresh start that waits for no trigger; what conflicts is stopped."""
+        self.displace(record.definition.name)
+        self._tell(record, Message(Event.RESTART_ASKED, at_once=True))
 
     # --- events --------------------------------------------------------------------------------------------------------
 
-    def post(self, one: Attended, event: Event | None, source: object | None = None) -> None:
-        """Let *event* happen to a service: at once, or when what is being done to it is done.
+    @property
+    def is_open(self) -> bool:
+        """Whether what happens is handled."""
+        return self._inbox.is_open
 
-        *source*: what it is about; when that is history by then, so is the event. (``AT_ONCE``: see ``Attended.asked``.)
+    def open(self) -> None:
+        """Handle what happens from now on, what has waited first. Undo: ``close``."""
+        self._inbox.open()
+
+    def close(self) -> None:
+        """Let what happens wait. Idempotent."""
+        self._inbox.close()
+
+    def post(self, record: ServiceRecord, what: Event | Question, source: object | None = None, why: str = "") -> None:
+        """Let *what* happen to a service; see ``organs.Post``. Of one that was removed nobody hears."""
+        self._tell(record, Message(what, source, why))
+
+    def say(self, record: ServiceRecord, text: str) -> None:
+        """Take what a service says that it is at as its reason."""
+        record.reason = text
+
+    def fail(self, record: ServiceRecord, error: Exception) -> None:
+        """Take note of an error that is not the service's, and make it failed."""
+        self.post(record, Event.INTERNAL_ERROR, why=self._failure(record, error))
+
+    def _tell(self, record: ServiceRecord, message: Message) -> None:
+        if self.services.get(record.definition.name) is record:
+            self._inbox.put(record, message)
+
+    def _handle(self, record: ServiceRecord, message: Message) -> None:
+        """Handle one message. Never raises: a bug in one service's life must not end the others'."""
+        try:
+            event = self._event_of(record, message)
+            if event is None:
+                return
+            if event is message.what and (record.row, event) not in TABLE:  # the sender's bug: the service goes on as it was
+                error = f"{event.value!r} has no meaning for a service that is {record.row.label}"
+                self._note("event_without_meaning", service=record.definition.name, error=error)
+                return
+            self._explain(record, event, message)
+            self._happen(record, event)
+        except Exception as error:  # noqa: BLE001 (see above)
+            self._break(record, error)
+
+    def _event_of(self, record: ServiceRecord, message: Message) -> Event | None:
+        """Return which event *message* is by now; None: none any more.
+
+        Beside the table, these are all the rules: (1) what is said about a process or an alarm that is history counts for
+        nothing; (2) what has a meaning in one row alone comes too late in any other; (3) an end is judged when it is heard,
+        and (4) so is whether and how a service may start.
         """
-        if self.services.get(one.definition.name) is not one:
-            return  # it was removed
-        if one.queue is None:
-            one.queue = deque()
-        one.queue.append(Message(event, source))
-        if not one.queued:
-            one.queued = True
-            self._ready.append(one)
-        if not self._pumping:
-            self._pump()
+        what = message.what
+        if message.source is not None and message.source not in (record.process, record.alarm):
+            return None
+        if what is Question.END:
+            return self._end_of(record)
+        if what is Question.START:
+            return self._permission(record)
+        return what if ONLY_IN.get(what, record.row) is record.row else None
 
-    def unwant(self, one: Attended, origin: Origin) -> None:
-        """Stop a service, and remember why."""
-        if one.row.wanted:
-            one.origin = origin
-        self.post(one, Event.UNWANTED)
+    def _explain(self, record: ServiceRecord, event: Event, message: Message) -> None:
+        """Write why the service will be where *event* takes it."""
+        match event:
+            case Event.START_TIMEOUT:
+                unready = f": {record.process.unready}" if record.process and record.process.unready else ""
+                record.reason = f"not ready within {record.definition.service.ready_timeout_ms / 1000:g} s{unready}"
+            case Event.WANTED:
+                record.reason = "" if record.row in (Row.IDLE, Row.FAILED) else record.reason
+            case Event.RESTART_ASKED | Event.UNWANTED:
+                record.at_once = message.at_once
+                record.reason = record.reason if record.row is Row.FALTERING else ""
+            case _:
+                record.reason = message.why or record.reason
 
-    def _pump(self) -> None:
-        """Handle all that waits to be handled and can be."""
-        if self._nursery is None:
-            return
-        self._pumping = True
-        try:
-            while self._ready:
-                one = self._ready.popleft()
-                one.queued = False
-                while one.queue and not one.busy:
-                    try:
-                        self._handle(one, one.queue.popleft())
-                    except Exception as error:  # noqa: BLE001 (a bug in one service's life must not end the others')
-                        self._break(one, error)
-                    self._news = True
-                if not one.queue:
-                    one.queue = None
-        finally:
-            self._pumping = False
-        if self._news:
-            self._news = False
-            if self._waiting:
-                self._changed.set()
-                self._changed = trio.Event()
-
-    def _handle(self, one: Attended, message: Message) -> None:
-        event = message.event
-        if message.source is not None and message.source not in (one.run, one.alarm, one, AT_ONCE):
-            return  # about a process or a timer that is history
-        if event is None:
-            self._happen(one, self._end_of(one))
-            return
-        if event in PERMISSIONS and (not one.awaits_permission or one.row is not Row.WAITING or self.held_back(one)):
-            return  # it was given up, found waiting for something else, or held back anew meanwhile
-        if ONLY_IN.get(event, one.row) is not one.row:
-            return
-        if event is Event.START_TIMEOUT:
-            why = f": {one.run.unready}" if one.run and one.run.unready else ""
-            one.reason = f"not ready within {one.definition.service.ready_timeout_ms / 1000:g} s{why}"
-        elif event is Event.WANTED:
-            one.reason = "" if one.row in (Row.IDLE, Row.FAILED) else one.reason
-        elif event in (Event.RESTART_ASKED, Event.UNWANTED):
-            one.asked = message.source is AT_ONCE
-            one.reason = one.reason if one.row is Row.FALTERING else ""
-        elif event is Event.ARM and not self._can_listen(one):
-            event = Event.PERMITTED  # to be started in vain, and judged and tried again like anything else that can't be
-        try:
-            following = step(one.row, event)
-        except IllegalEventError as error:  # our bug: not the service's, which goes on as it was
-            self.log.note("event_without_meaning", service=one.definition.name, error=str(error))
-            return
-        self.enter(one, following.row, event)
-        self._go_on(one, following.effects)
-
-    def _can_listen(self, one: Attended) -> bool:
-        try:
-            self.triggers.open(one)
-        except (MilkyWayError, OSError):
-            return False
-        return True
-
-    def _happen(self, one: Attended, event: Event) -> None:
+    def _happen(self, record: ServiceRecord, event: Event) -> None:
         """Go to the row that *event* leads to and carry out the effects; an effect may itself bring about an event."""
-        following = step(one.row, event)
-        self.enter(one, following.row, event)
-        self._go_on(one, following.effects)
+        following = step(record.row, event)
+        self.enter(record, following.row, event)
+        self._go_on(record, following.effects)
 
-    def _go_on(self, one: Attended, effects: tuple[Effect, ...]) -> None:
+    def _go_on(self, record: ServiceRecord, effects: tuple[Effect, ...]) -> None:
         """Carry out *effects*, as far as they take no time; the rest is for ``_resume``."""
         for index, effect in enumerate(effects):
-            event = self.carry_out(one, effect)
-            if one.busy:
-                one.effects = effects[index + 1 :]
+            event = self._carry_out(record, effect)
+            if record.busy:
+                record.effects = effects[index + 1 :]
                 return
             if event is not None:
-                self._happen(one, event)
+                self._happen(record, event)
                 return
 
-    def _resume(self, one: Attended, event: Event | None = None) -> None:
+    def _resume(self, record: ServiceRecord, event: Event | None = None) -> None:
         """Go on after an effect that took its time; *event*: what it brought about."""
-        one.busy = False
-        effects, one.effects = one.effects, ()
-        try:
-            self.permit(self.graph.concerned(one.definition.name))
-            if event is not None:
-                self._happen(one, event)
-            else:
-                self._go_on(one, effects)
-        except Exception as error:  # noqa: BLE001 (as in _pump)
-            self._break(one, error)
-        self._news = True
-        if one.queue and not one.queued:
-            one.queued = True
-            self._ready.append(one)
-        if not self._pumping:
-            self._pump()
+        self._inbox.resume(record, partial(self._carry_on, record, event))
 
-    def enter(self, one: Attended, row: Row, cause: Event) -> None:
+    def _carry_on(self, record: ServiceRecord, event: Event | None) -> None:
+        record.busy = False
+        effects, record.effects = record.effects, ()
+        try:
+            self.permit(self.graph.concerned(record.definition.name))
+            if event is not None:
+                self._happen(record, event)
+            else:
+                self._go_on(record, effects)
+        except Exception as error:  # noqa: BLE001 (as in _handle)
+            self._break(record, error)
+
+    def enter(self, record: ServiceRecord, row: Row, cause: Event) -> None:
         """Have a service in *row*, note it, and let others go on that waited for that. No effect is carried out."""
-        was, one.row = one.row, row
+        was, record.row = record.row, row
         if was is row:
             return
-        name = one.definition.name
+        name = record.definition.name
         if row is not Row.WAITING:
-            one.awaits_permission = False
-            self.awaiting.pop(name, None)
+            record.awaits_permission = False
+            self._awaiting.pop(name, None)
         if row in (Row.STARTING, Row.IDLE, Row.FAILED):
-            one.asked = False
-        one.since_ms = self._clock_ms()
-        one.cause, one.times = cause, one.times.entered(row, one.since_ms)
-        self.history.append(Change(name, was, row, cause, one.since_ms))
-        facts = {"reason": one.reason} if one.reason else {}
-        self.log.note("service_state_changed", service=name, was=was.label, now=row.label, cause=cause.value, **facts)
+            record.at_once = False
+        record.since_ms = self._clock.boottime_ms()
+        record.cause, record.times = cause, record.times.entered(row, record.since_ms)
+        self.history.append(Change(name, was, row, cause, record.since_ms))
+        facts = {"reason": record.reason} if record.reason else {}
+        self._note("service_state_changed", service=name, was=was.label, now=row.label, cause=cause.value, **facts)
         if is_lost(was, row):
-            for lost, event in losses(name, self.graph, self.services):
-                self.post(lost, event)
+            for other, loss in losses(name, self.graph, self.services):
+                self.post(other, loss)
         if row in _AT_REST:
-            self.runs.give_up_output(one)
+            self._organs.rest(record)
         if row in (Row.IDLE, Row.FAILED):
-            self.triggers.close(one)
-            self.runs.forget(one)
+            self._organs.forget(record)
         if row is Row.FAILED:
-            self.log.note("service_failed", service=name, why=one.reason)
-            self._on_failure(one)
+            self._note("service_failed", service=name, why=record.reason)
+            self._on_failure(record)
         # Who merely comes after one that waits in vain is let go, and need not be a neighbour of the one that makes it vain.
-        self.permit(list(self.awaiting) if row in (Row.IDLE, Row.FAILED, Row.WAITING) else self.graph.concerned(name))
+        self.permit(list(self._awaiting) if row in (Row.IDLE, Row.FAILED, Row.WAITING) else self.graph.concerned(name))
 
-    def _on_failure(self, one: Attended) -> None:
-        name = one.definition.name
-        match one.definition.service.restart.on_failure:
+    def _on_failure(self, record: ServiceRecord) -> None:
+        name = record.definition.name
+        match record.definition.service.restart.on_failure:
             case "isolate":
-                self.log.note("service_isolated", service=name)
+                self._note("service_isolated", service=name)
                 for other in self.graph.isolated(name):
                     self.unwant(self.services[other], Origin("isolated", name))
             case "reboot":
-                self.log.note("service_asks_for_reboot", service=name)
-                self._on_reboot(name)
+                self._note("service_asks_for_reboot", service=name)
+                self._organs.ask_for_reboot(name)
             case "nothing":
                 pass
 
     # --- effects -------------------------------------------------------------------------------------------------------
 
-    def carry_out(self, one: Attended, effect: Effect) -> Event | None:
-        """Carry out one effect. Returns the event that it brought about at once; ``one.busy``: it takes its time."""
-        service, starter = one.definition.service, one.definition.starter
+    def _carry_out(self, record: ServiceRecord, effect: Effect) -> Event | None:
+        """Carry out one effect. Returns the event that it brought about at once; ``record.busy``: it takes its time."""
+        service, organs = record.definition.service, self._organs
         match effect:
             case Effect.AWAIT_PERMISSION:
-                one.awaits_permission = True
-                self.awaiting[one.definition.name] = one
-                self.permit([one.definition.name])
+                record.awaits_permission = True
+                self._awaiting[record.definition.name] = record
+                self.permit([record.definition.name])
             case Effect.START:
-                return self._start(one)
+                return self._start(record)
             case Effect.ARM:
-                self.triggers.arm(one)
+                try:
+                    organs.arm(record)
+                except (MilkyWayError, OSError) as error:
+                    record.reason = str(error)
+                    return Event.ARM_FAILED
             case Effect.DISARM:
-                self._disarm(one)
+                record.busy = not organs.disarm(record, partial(self._resume, record))
             case Effect.START_READY_TIMER:
                 if service.ready_timeout_ms:
-                    self.start_alarm(one, service.ready_timeout_ms, Event.START_TIMEOUT)
+                    self._start_alarm(record, service.ready_timeout_ms, Event.START_TIMEOUT)
             case Effect.START_STOP_TIMER:
-                self.start_alarm(one, service.stop.timeout_ms, Event.STOP_TIMEOUT)
+                self._start_alarm(record, service.stop.timeout_ms, Event.STOP_TIMEOUT)
             case Effect.START_BACKOFF_TIMER:
-                if not one.delay_ms:
+                if not record.delay_ms:
                     return Event.BACKOFF_OVER
-                self.start_alarm(one, one.delay_ms, Event.BACKOFF_OVER)
+                self._start_alarm(record, record.delay_ms, Event.BACKOFF_OVER)
             case Effect.CANCEL_TIMER:
-                self.alarms.cancel(one.alarm)
-                one.alarm = None
+                organs.cancel_alarm(record.alarm)
+                record.alarm = None
             case Effect.START_HEALTH_CHECKS:
-                self.health.start(one)
+                organs.start_health_checks(record)
             case Effect.STOP_HEALTH_CHECKS:
-                self.health.stop(one)
+                organs.stop_health_checks(record)
             case Effect.RELOAD:
-                self._commands.reload(one)
+                organs.reload(record)
             case Effect.TERMINATE:
-                self._commands.terminate(one)
+                organs.terminate(record)
             case Effect.KILL:
-                asked = TIMERS.get(one.row) is Event.STOP_TIMEOUT  # to end before
-                late = {"after_ms": one.definition.service.stop.timeout_ms} if asked else {}
-                self.log.note("service_killed", service=one.definition.name, **late)
-                starter.kill()
-                if one.run is not None:
-                    one.run.signal(signal.SIGKILL)
+                asked = TIMERS.get(record.row) is Event.STOP_TIMEOUT  # to end before
+                late = {"after_ms": service.stop.timeout_ms} if asked else {}
+                self._note("service_killed", service=record.definition.name, **late)
+                organs.kill(record)
             case Effect.CLEAN_UP:
-                self._clean_up(one)
+                record.busy = not organs.clean_up(record, partial(self._cleaned_up, record))
+                if not record.busy:
+                    record.process = None
             case Effect.FORGET_STARTS:
-                one.starts = restart.Starts()
+                record.starts = restart.Starts()
         return None
 
-    def _start(self, one: Attended) -> Event | None:
+    def _start(self, record: ServiceRecord) -> Event | None:
         """Have the service's process started. Returns what comes of it when that is known at once."""
-        service = one.definition.service
-        one.starts = restart.started(one.starts, _now_ms(), service.restart)
-        one.last_line = ""
+        service = record.definition.service
+        record.starts = restart.started(record.starts, self._clock.now_ms(), service.restart)
         if service.type == "bundle":
             return Event.COMPLETED
         try:
             if accepts(service):
-                self.triggers.open(one)
-                one.starts, one.reason = restart.Starts(), ""
+                self._organs.open_listeners(record)
+                record.starts, record.reason = restart.Starts(), ""
                 return Event.REARMED  # it runs for connections alone
-            self.triggers.started(one)
-            one.busy = True
-            self.runs.start(one, self.triggers.listeners(one), lambda outcome: self._started(one, outcome))
+            self._organs.count_start(record)
+            record.busy = True
+            self._organs.start(record, partial(self._started, record))
         except (MilkyWayError, OSError) as error:
-            one.busy = False
-            return self._not_started(one, error)
+            record.busy = False
+            return self._not_started(record, error)
         return None
 
-    def _started(self, one: Attended, outcome: Running | Exception) -> None:
+    def _started(self, record: ServiceRecord, outcome: Running | Exception) -> None:
         """Go on with what came of a start. Never raises: whoever tells has others to tell."""
         event = None
         try:
             if isinstance(outcome, (MilkyWayError, OSError)):
-                event = self._not_started(one, outcome)
+                event = self._not_started(record, outcome)
             elif isinstance(outcome, Exception):
                 raise outcome
             else:
-                self.hold(one, Run(outcome))
-        except Exception as error:  # noqa: BLE001 (as in _pump)
-            self._log_failure(one, error)
+                self._attend(record, MainProcess(outcome))
+        except Exception as error:  # noqa: BLE001 (as in _handle)
+            record.reason = self._failure(record, error)
             event = Event.INTERNAL_ERROR
-        self._resume(one, event)
+        self._resume(record, event)
 
-    def hold(self, one: Attended, run: Run) -> None:
-        """Take *run* as the service's process: watch it for its end and its readiness."""
-        one.run = run
-        one.times = one.times.with_process(self._clock_ms())
-        self.log.note("service_process_started", service=one.definition.name, pid=run.running.pid)
-        self.watch.add(run.running.pidfd, partial(self.process_ended, one, run))
-        self.runs.watch_readiness(one, run)
+    def _attend(self, record: ServiceRecord, process: MainProcess) -> None:
+        record.process = process
+        record.times = record.times.with_process(self._clock.boottime_ms())
+        self._note("service_process_started", service=record.definition.name, pid=process.running.pid)
+        self._organs.attend(record, process)
 
-    def _not_started(self, one: Attended, error: Exception) -> Event:
-        self.runs.drain(one)
-        one.reason = f"{error} ({one.last_line})" if one.last_line else str(error)
-        self.log.note("service_not_started", service=one.definition.name, reason=one.reason)
-        event = self._judged(one, None)
-        one.delay_ms = max(one.delay_ms, LEAST_DELAY_MS)
+    def _not_started(self, record: ServiceRecord, error: Exception) -> Event:
+        line = self._organs.last_words(record)
+        record.reason = f"{error} ({line})" if line else str(error)
+        self._note("service_not_started", service=record.definition.name, reason=record.reason)
+        event = self._judge(record, None)
+        record.delay_ms = max(record.delay_ms, LEAST_DELAY_MS)
         return event
 
-    def process_ended(self, one: Attended, run: Run, _events: int) -> None:
-        """Hear *run* out, and have its end judged. For ``watch`` to call, once."""
-        self.watch.remove(run.running.pidfd)
-        try:
-            self.runs.hear_out(one, run)
-        except OSError as error:  # its end must not be missed for it
-            self.log.note("last_words_missed", service=one.definition.name, error=str(error))
-        run.ended = True
-        self.post(one, None, run)
-
-    def _end_of(self, one: Attended) -> Event:
-        """Reap the process that has ended, and return what its end is."""
-        assert one.run is not None, "only a process ends"
-        starter = one.definition.starter
-        if is_direct(starter):
-            starter.ended()
-        code = let_go(one.run.running, self.reaper)
-        self.runs.close(one, one.run)
-        one.run = None
-        if judges_end(one.row):
-            return self._judged(one, code)
-        self.triggers.ended(one)
+    def _end_of(self, record: ServiceRecord) -> Event:
+        """Have the process that has ended reaped, and return what its end is."""
+        assert record.process is not None, "only a process ends"
+        code = self._organs.bury(record, record.process)
+        record.process = None
+        if judges_end(record.row):
+            return self._judge(record, code)
+        self._organs.count_end(record)
         return Event.ENDED
 
-    def _judged(self, one: Attended, code: int | None) -> Event:
-        event = judge_end(one, code, _now_ms(), self._chance())
-        self.triggers.ended(one)
-        return event
+    def _judge(self, record: ServiceRecord, code: int | None) -> Event:
+        """Return the event that an end with *code* is which nobody asked for; None: it could not be started."""
+        faltered = record.row is Row.FALTERING
+        service = record.definition.service
+        verdict = restart.judge(service, code, record.starts, self._clock.now_ms(), self._chance(), faltered=faltered)
+        record.starts, record.delay_ms = verdict.starts, verdict.delay_ms
+        if verdict.event is Event.RETRIED:
+            record.restarts += 1
+        if faltered or code is None:
+            detail = verdict.reason.partition("; ")[2]
+            record.reason = f"{record.reason}; {detail}" if detail else record.reason
+        else:
+            record.reason = "" if verdict.event in (Event.COMPLETED, Event.REARMED) and code == 0 else verdict.reason
+        self._organs.count_end(record)
+        return verdict.event
 
-    def _disarm(self, one: Attended) -> None:
-        self.triggers.disarm(one)
-        if accepts(one.definition.service) and (self.connections.serving(one) or not clear(one)):
-            one.busy = True
-            self._spawn(self._end_connections, one)
+    def _cleaned_up(self, record: ServiceRecord) -> None:
+        record.process = None
+        self._resume(record)
 
-    async def _end_connections(self, one: Attended) -> None:
-        try:
-            await self.connections.end(one)
-        except Exception as error:  # noqa: BLE001 (as in _pump; what is left of them is for CLEAN_UP)
-            self._log_failure(one, error)
-        self._resume(one)
-
-    def _clean_up(self, one: Attended) -> None:
-        """Clear away what the service's start made: at once where nothing of it is left, else by a task."""
-        if one.run is None and clear(one):
-            return
-        self.runs.give_up_output(one)  # what is left of it may write until it is gone, and after if it won't
-        one.busy = True
-        self._spawn(self._bury, one)
-
-    async def _bury(self, one: Attended) -> None:
-        await self._burial.bury(one)
-        self._resume(one)
-
-    def _break(self, one: Attended, error: Exception) -> None:
+    def _break(self, record: ServiceRecord, error: Exception) -> None:
         """Make the service failed after an error in handling it. Never raises an Exception."""
-        self._log_failure(one, error)
-        following = step(one.row, Event.INTERNAL_ERROR)
-        one.busy, one.effects = False, ()
+        record.reason = self._failure(record, error)
+        following = step(record.row, Event.INTERNAL_ERROR)
+        record.busy, record.effects = False, ()
         try:
-            self.enter(one, following.row, Event.INTERNAL_ERROR)
+            self.enter(record, following.row, Event.INTERNAL_ERROR)
         except Exception as second:  # noqa: BLE001 (there is nothing left to try; the service stays failed)
-            self.log.note("service_task_failed", service=one.definition.name, error=repr(second))
+            self._note("service_task_failed", service=record.definition.name, error=repr(second))
         for index, effect in enumerate(following.effects):
             try:
-                self.carry_out(one, effect)
+                self._carry_out(record, effect)
             except Exception as second:  # noqa: BLE001 (what undoes is tried, each by itself)
-                self.log.note("service_task_failed", service=one.definition.name, error=repr(second))
-            if one.busy:
-                one.effects = following.effects[index + 1 :]
+                self._note("service_task_failed", service=record.definition.name, error=repr(second))
+            if record.busy:
+                record.effects = following.effects[index + 1 :]
                 return
 
-    def _log_failure(self, one: Attended, error: Exception) -> None:
+    def _failure(self, record: ServiceRecord, error: Exception) -> str:
+        """Note an error that is not the service's; return it for people."""
         details = "".join(traceback.format_exception(error))
-        self.log.note("service_task_failed", service=one.definition.name, error=repr(error), traceback=details)
-        is_told = isinstance(error, (MilkyWayError, OSError))
-        one.reason = str(error) if is_told else f"the supervisor failed: {error!r}"
+        self._note("service_task_failed", service=record.definition.name, error=repr(error), traceback=details)
+        return str(error) if isinstance(error, (MilkyWayError, OSError)) else f"the supervisor failed: {error!r}"
 
-    # --- what happens to it by itself --------------------------------------------------------------------------------
+    def _start_alarm(self, record: ServiceRecord, milliseconds: int, event: Event) -> None:
+        """Let *event* happen to a service in so many *milliseconds*, instead of what its alarm was set for."""
+        self._organs.cancel_alarm(record.alarm)
+        alarm = self._organs.set_alarm(milliseconds, lambda: self.post(record, event, alarm))
+        record.alarm = alarm
 
-    def _spawn(self, task: Callable[..., Any], one: Attended, *arguments: object) -> None:
-        """Run *task* for a service, for as long as it takes."""
-        assert self._nursery is not None, "services are handled only while the supervisor runs"
-        self._nursery.start_soon(self._guarded, task, one, *arguments)
+    # --- permission to start -------------------------------------------------------------------------------------------
 
-    async def _guarded(self, task: Callable[..., Any], one: Attended, *arguments: object) -> None:
-        try:
-            await task(one, *arguments)
-        except trio.Cancelled:
-            self._cut_off.append((task, one, *arguments))  # each may be begun anew, and looks whether it is still meant
-            raise
-        except Exception as error:  # noqa: BLE001 (told to the service, which it makes failed)
-            self._log_failure(one, error)
-            self.post(one, Event.INTERNAL_ERROR)
-
-    def start_alarm(self, one: Attended, milliseconds: int, event: Event) -> None:
-        """Let *event* happen to a service in so many *milliseconds*, instead of what its timer was set for."""
-        self.alarms.cancel(one.alarm)
-        alarm = self.alarms.set(milliseconds / 1000, lambda: self.post(one, event, alarm))
-        one.alarm = alarm
-
-    def _triggered(self, one: Attended, why: str) -> None:
-        self.log.note("service_triggered", service=one.definition.name, why=why)
-        self.post(one, Event.TRIGGERED)
-
-    def held_back(self, one: Attended) -> list[str]:
+    def held_back(self, record: ServiceRecord) -> list[str]:
         """Return why a service may not start now; none: it may."""
-        if one.held:
+        if record.held:
             return ["is being stopped with what it requires, or changed"]
-        return self.graph.holding_back(one.definition.name, self.rows)
+        return self.graph.holding_back(record.definition.name, self.rows)
 
     def permit(self, names: Iterable[str]) -> None:
         """Let those of *names* start that wait for others and need wait no longer."""
         for name in names:
-            one = self.awaiting.get(name)
-            if one is None or not one.awaits_permission or self.held_back(one):
-                continue
-            why = unmet(one.definition.service.conditions)
-            if why:
-                one.reason = why
-            self.post(one, restart.permission(one.definition.service, one.starts, not why, asked=one.asked), one)
+            record = self._awaiting.get(name)
+            if record is not None and record.awaits_permission and not self.held_back(record):
+                self.post(record, Question.START)
 
+    def _permission(self, record: ServiceRecord) -> Event | None:
+        """Return whether and how a service may start; None: it was given up, waits for something else, or is held back anew."""
+        if not record.awaits_permission or record.row is not Row.WAITING or self.held_back(record):
+            return None
+        why = self._organs.unmet_condition(record)
+        if why:
+            record.reason = why
+        event = restart.permission(record.definition.service, record.starts, not why, at_once=record.at_once)
+        if event is Event.ARM:
+            try:
+                self._organs.open_listeners(record)
+            except (MilkyWayError, OSError):
+                return Event.PERMITTED  # to be started in vain, and judged and tried again like anything else that can't be
+        return event
 
-def _now_ms() -> int:
-    return int(trio.current_time() * 1000)
+    # --- going on with what runs already -------------------------------------------------------------------------------
+
+    def adopt(self, record: ServiceRecord, process: MainProcess) -> None:
+        """Take *process*, which was started for an idle service before it was supervised, for its own."""
+        self.enter(record, Row.WAITING, Event.WANTED)
+        self.enter(record, Row.STARTING, Event.PERMITTED)
+        record.starts = restart.started(record.starts, self._clock.now_ms(), record.definition.service.restart)
+        self._carry_out(record, Effect.START_READY_TIMER)
+        self._attend(record, process)
+
+    def go_on(self, record: ServiceRecord, alarm_ms: int | None) -> None:
+        """Go on with a service from where a program before this one left it, as its record says.
+
+        *alarm_ms*: what its alarm had left; None: it had none.
+        """
+        if record.process is not None:
+            self._organs.attend_again(record, record.process, is_ready=record.row is not Row.STARTING)
+        if alarm_ms is not None and record.row in TIMERS:
+            self._start_alarm(record, alarm_ms, TIMERS[record.row])
+        if record.row is Row.ARMED:
+            self._organs.arm(record)
+        elif record.row is Row.STARTED:
+            self._organs.start_health_checks(record)
+        elif record.awaits_permission:
+            self._awaiting[record.definition.name] = record
+
+    def permit_all(self) -> None:
+        """Let all start that wait for others and need wait no longer."""
+        self.permit(list(self._awaiting))

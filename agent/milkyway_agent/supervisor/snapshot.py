@@ -6,7 +6,7 @@ service is in its life, and what is left of its timers. ``keep`` reads it off a 
 trio's clock begins anew.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 from msgspec import field
@@ -17,8 +17,8 @@ from milkyway_agent.core.schedule import Past
 from milkyway_agent.core.service_state import Event, Row
 from milkyway_agent.core.start_times import Times
 from milkyway_agent.launching.child import Running
-from milkyway_agent.supervisor.fd_store import FdStore, Stored
-from milkyway_agent.supervisor.service_record import Attended, Run
+from milkyway_agent.supervisor.live_organs import LiveOrgans
+from milkyway_agent.supervisor.service_record import MainProcess, ServiceRecord
 from milkyway_formats.codec import Document
 from milkyway_formats.service import Service
 
@@ -32,8 +32,9 @@ _KEPT_NAMES = {
     Event.WATCHDOG_TIMEOUT: "hung",
     Event.REARMED: "rested",
     Event.INTERNAL_ERROR: "broken",
+    Event.ARM_FAILED: "gave up",  # what came nearest to it
 }
-CAUSES = {_KEPT_NAMES.get(event, event.value): event for event in Event}
+CAUSES = {_KEPT_NAMES.get(event, event.value): event for event in Event if event is not Event.ARM_FAILED}
 
 
 class KeptStream(Document, frozen=True):
@@ -104,66 +105,67 @@ class KeptState(Document, frozen=True):
 def descriptors_of(services: Iterable[KeptService]) -> list[int]:
     """Return every descriptor of *services* that must stay open over the execution."""
     found: list[int] = []
-    for one in services:
-        found += [one.pidfd, one.notify, one.ready_pipe, *one.listeners]
-        found += [stream.descriptor for stream in one.streams]
-        found += [stored.descriptor for stored in one.stored]
-        found += [connection.pidfd for connection in one.connections]
+    for service in services:
+        found += [service.pidfd, service.notify, service.ready_pipe, *service.listeners]
+        found += [stream.descriptor for stream in service.streams]
+        found += [stored.descriptor for stored in service.stored]
+        found += [connection.pidfd for connection in service.connections]
     return [descriptor for descriptor in found if descriptor >= 0]
 
 
-def keep(services: Iterable[Attended], pasts: dict[str, Sequence[Past]], now: float) -> list[KeptService]:
-    """Return what is to be kept of *services*, none of which is busy, at *now* of trio's clock; *pasts*: of their timers."""
-    return [_keep(one, pasts.get(one.definition.name, ()), now) for one in services]
+def keep(records: Iterable[ServiceRecord], organs: LiveOrgans, now: float) -> list[KeptService]:
+    """Return what is to be kept of services, none of which is busy, at *now* in seconds of trio's clock."""
+    return [_keep(record, organs, now) for record in records]
 
 
-def _keep(one: Attended, pasts: Sequence[Past], now: float) -> KeptService:
-    assert not one.busy, "whoever keeps waits until nothing is under way"
-    run = one.run
+def _keep(record: ServiceRecord, organs: LiveOrgans, now: float) -> KeptService:
+    assert not record.busy, "whoever keeps waits until nothing is under way"
+    process = record.process
     now_ms = int(now * 1000)
-    left = one.alarm.at - now if one.alarm is not None and one.alarm.callback is not None else None
+    left = record.alarm.at - now if record.alarm is not None and record.alarm.callback is not None else None
     return KeptService(
-        name=one.definition.name,
-        row=one.row.label,
-        pid=run.running.pid if run else 0,
-        pidfd=run.running.pidfd if run else -1,
-        notify=run.notify if run else -1,
-        ready_pipe=run.ready_pipe if run else -1,
-        streams=[KeptStream(descriptor=stream.descriptor, rest=stream.rest) for stream in one.streams],
-        listeners=list(one.listeners),
+        name=record.definition.name,
+        row=record.row.label,
+        pid=process.running.pid if process else 0,
+        pidfd=process.running.pidfd if process else -1,
+        notify=process.notify if process else -1,
+        ready_pipe=process.ready_pipe if process else -1,
+        streams=[KeptStream(descriptor=stream.descriptor, rest=stream.rest) for stream in organs.output.streams(record)],
+        listeners=list(organs.triggers.sockets.descriptors(record)),
         stored=[
-            KeptStored(name=stored.name, descriptor=stored.descriptor, polled=stored.polled)
-            for stored in (one.store.stored if one.store else ())
+            KeptStored(name=entry.name, descriptor=entry.descriptor, polled=entry.polled)
+            for entry in organs.notify.stored(record)
         ],
-        restarts=one.restarts,
-        since_ms=one.since_ms,
-        reason=one.reason,
-        starts_ago_ms=[now_ms - at for at in one.starts.at],
-        failures=one.starts.failures,
-        delay_ms=one.delay_ms,
+        connections=[
+            KeptConnection(listener=connection.listener, pid=connection.running.pid, pidfd=connection.running.pidfd)
+            for connection in organs.connections.serving(record)
+            if connection.running
+        ],
+        restarts=record.restarts,
+        since_ms=record.since_ms,
+        reason=record.reason,
+        starts_ago_ms=[now_ms - at for at in record.starts.at],
+        failures=record.starts.failures,
+        delay_ms=record.delay_ms,
         alarm_ms=None if left is None else max(int(left * 1000), 0),
-        awaits_permission=one.awaits_permission,
-        unwell=one.failures,
-        cause=_KEPT_NAMES.get(one.cause, one.cause.value) if one.cause else "",
-        origin=one.origin,
-        times=one.times,
-        pasts=list(pasts),
+        awaits_permission=record.awaits_permission,
+        unwell=organs.health.failures(record),
+        cause=_KEPT_NAMES.get(record.cause, record.cause.value) if record.cause else "",
+        origin=record.origin,
+        times=record.times,
+        pasts=list(organs.triggers.timers.pasts(record)),
     )
 
 
-def restore(one: Attended, kept: KeptService, now_ms: int) -> None:
-    """Make *one* what *kept* says, as far as it is plain values; watching and timers are the supervisor's."""
-    one.row = ROWS[kept.row]
-    one.restarts, one.since_ms, one.reason = kept.restarts, kept.since_ms, kept.reason
-    one.starts = Starts(tuple(now_ms - ago for ago in kept.starts_ago_ms), kept.failures)
-    one.delay_ms = kept.delay_ms
-    one.cause = CAUSES[kept.cause] if kept.cause else None
-    one.origin, one.times = kept.origin, kept.times
-    one.awaits_permission = kept.awaits_permission
-    one.listeners = tuple(kept.listeners)
-    if kept.stored:
-        stored = [Stored(entry.name, entry.descriptor, entry.polled) for entry in kept.stored]
-        one.store = FdStore(one.definition.service.stored_descriptors, stored)
+def restore(record: ServiceRecord, kept: KeptService, now_ms: int) -> None:
+    """Make *record* what *kept* says, as far as it is the engine's; *now_ms*: of its clock. The organs have the rest."""
+    record.row = ROWS[kept.row]
+    record.restarts, record.since_ms, record.reason = kept.restarts, kept.since_ms, kept.reason
+    record.starts = Starts(tuple(now_ms - ago for ago in kept.starts_ago_ms), kept.failures)
+    record.delay_ms = kept.delay_ms
+    record.cause = CAUSES[kept.cause] if kept.cause else None
+    record.origin, record.times = kept.origin, kept.times
+    record.awaits_permission = kept.awaits_permission
     if kept.pid:
-        run = one.run = Run(Running(kept.pid, kept.pidfd))
-        run.notify, run.ready_pipe = kept.notify, kept.ready_pipe
+        process = record.process = MainProcess(Running(kept.pid, kept.pidfd))
+        process.notify, process.ready_pipe = kept.notify, kept.ready_pipe

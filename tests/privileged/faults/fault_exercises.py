@@ -20,11 +20,13 @@ from milkyway_agent.deployments.executor import Executor, LayerPlane
 from milkyway_agent.deployments.policy import PolicyPlane
 from milkyway_agent.early import launcher
 from milkyway_agent.launching import direct
-from milkyway_agent.launching.child import Launched
+from milkyway_agent.launching.launcher_link import Launching
+from milkyway_agent.launching.places import Places
 from milkyway_agent.launching.program import Program
+from milkyway_agent.launching.spawned import Launched
 from milkyway_agent.log.log import Log
 from milkyway_agent.pid1 import agent, program_table
-from milkyway_agent.supervisor.supervisor import Definition
+from milkyway_agent.supervisor.definition import Definition
 from milkyway_agent.system import cgroups
 from milkyway_formats.deployment import DataBinding
 from milkyway_formats.errors import MilkyWayError
@@ -54,7 +56,7 @@ class Exercises(agent.Agent):
     def __init__(self, log: Log, born_ms: int, before: agent.Agent | None = None) -> None:
         super().__init__(log, born_ms, before)
         self._numbers = count()
-        self._launching: direct.Launching | None = None
+        self._launching: Launching | None = None
 
     async def exercise(self, what: str) -> None:
         """Do the exercise *what*."""
@@ -68,8 +70,8 @@ class Exercises(agent.Agent):
     def _add_direct(self, name: str, service: Service, *, socket_context: str = "") -> None:
         """Supervise a service that is started by the waiting launcher, as those of ``--supervise`` are."""
         if self._launching is None:
-            self._launching = direct.Launching(launcher.Launcher(), self.supervisor.watch, self.supervisor.alarms, self.reaper)
-        places = direct.Places(program_table.GROUPS, Path("/run/milkyway"))
+            self._launching = Launching(launcher.Launcher(), self.watch, self.alarms, self.reaper)
+        places = Places(program_table.GROUPS, Path("/run/milkyway"))
         starter = direct.Direct(name, service, self._launching, places)
         self.supervisor.add(Definition(name, service, starter, socket_context=socket_context))
 

@@ -25,7 +25,7 @@ from typing import Any
 import trio
 
 from milkyway_agent.core.boot import BOOT
-from milkyway_agent.launching import child
+from milkyway_agent.launching import control_groups
 from milkyway_agent.log.log import Log
 from milkyway_agent.log.record import Record, describe
 from milkyway_agent.pid1 import agent, boot_run, program_table
@@ -249,7 +249,7 @@ def become_init(order: Facts) -> None:
         program_table.PROGRAMS[name] = program  # type: ignore[index]  # a Mapping to all others
     # What takes minutes on a server that is stuck would take as long here.
     boot_run.PHASE_SECONDS = 2.0
-    child.EMPTY_SECONDS = 0.2
+    control_groups.EMPTY_SECONDS = 0.2
     agent.AGAIN_SECONDS = (0.2,) * 20
     for what in order["stand_ins"]:
         for function, answer in STAND_INS[what].items():

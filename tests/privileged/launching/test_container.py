@@ -14,10 +14,11 @@ from milkyway_agent.core import stack
 from milkyway_agent.core.effects import MakeGroup, MountStack, RunServices
 from milkyway_agent.core.uid_range import RANGE, first_uid
 from milkyway_agent.deployments.executor import ServicePlane, StackPlane
-from milkyway_agent.launching.child import clear_group
-from milkyway_agent.launching.container import BUNDLES, CRUN_STATE, Container, Machine
+from milkyway_agent.launching.container import BUNDLES, CRUN_STATE, Container
+from milkyway_agent.launching.control_groups import clear_group
+from milkyway_agent.launching.oci_config import Machine
 from milkyway_agent.launching.program import make_group
-from milkyway_agent.supervisor.supervisor import Definition
+from milkyway_agent.supervisor.definition import Definition
 from milkyway_agent.system import mounts
 from milkyway_formats.deployment import Deployment
 from milkyway_formats.errors import UnavailableError

@@ -13,7 +13,7 @@ from threading import Event
 import pytest
 import trio
 
-from milkyway_agent.launching.child import clear_group
+from milkyway_agent.launching.control_groups import clear_group
 from milkyway_agent.launching.program import make_group
 from milkyway_agent.mwctl import client
 from milkyway_agent.standalone import leftovers

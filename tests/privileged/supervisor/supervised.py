@@ -21,12 +21,19 @@ import trio
 
 from milkyway_agent.core.dependencies import Needs, needs_of
 from milkyway_agent.early.launcher import Launcher
-from milkyway_agent.launching.child import Launched, clear_group
-from milkyway_agent.launching.direct import Direct, Launching, Places
+from milkyway_agent.launching.control_groups import clear_group
+from milkyway_agent.launching.direct import Direct
+from milkyway_agent.launching.launcher_link import Launching
+from milkyway_agent.launching.places import Places
 from milkyway_agent.launching.program import Program, make_group
+from milkyway_agent.launching.spawned import Launched
 from milkyway_agent.log.log import OUTPUT, Log
+from milkyway_agent.runtime.alarms import Alarms
 from milkyway_agent.runtime.reaper import Reaper
-from milkyway_agent.supervisor.supervisor import Definition, Supervisor
+from milkyway_agent.runtime.watch import Watch
+from milkyway_agent.supervisor.definition import Definition
+from milkyway_agent.supervisor.snapshot import KeptService
+from milkyway_agent.supervisor.supervisor import Supervisor
 from milkyway_agent.system import cgroups, kernel, mounts, processes, reaper, sockets
 from milkyway_coreos.image.programs import compile_program
 from milkyway_formats.service import Service
@@ -66,7 +73,16 @@ class Supervised:
     def __init__(self, group: str, runtime: Path, told: socket.socket, options: dict[str, Any]) -> None:
         self.log = Log(kernel.realtime_ms)
         self.reaper = Reaper(self.log)
-        self.supervisor = Supervisor(self.log, self.reaper, notify_directory=str(runtime / "notify"), **options)
+        self.alarms = Alarms(self.log.note)
+        self.watch = Watch(self.log.note, self.alarms)
+        self.supervisor = Supervisor(
+            self.log,
+            self.reaper,
+            alarms=self.alarms,
+            watch=self.watch,
+            notify_directory=str(runtime / "notify"),
+            **options,
+        )
         self.group = group
         self.runtime = runtime
         self.launcher: Launcher | None = None
@@ -104,8 +120,7 @@ class Supervised:
         """Return *service* as one that the waiting launcher starts, in a control group or (not *grouped*) in none."""
         if self._launching is None:
             self.launcher = Launcher(launch())
-            watch, alarms = self.supervisor.watch, self.supervisor.alarms
-            self._launching = Launching(self.launcher, watch, alarms, self.reaper, self.patience)
+            self._launching = Launching(self.launcher, self.watch, self.alarms, self.reaper, self.patience)
         places = Places(self.group if grouped else "", self.runtime)
         starter = Direct(service.name, service, self._launching, places)
         return Definition(service.name, service, starter, needs or Needs())
@@ -113,6 +128,10 @@ class Supervised:
     def add_direct(self, *services: Service, grouped: bool = True) -> None:
         """Supervise *services*, as ``definition`` has them, with the needs that they name."""
         self.supervisor.add(*(self.definition(one, needs=needs_of(one), grouped=grouped) for one in services))
+
+    def kept(self, name: str) -> KeptService | None:
+        """Return what the supervisor would keep of a service; None while something is under way with it."""
+        return next((kept for kept in self.supervisor.keep(trio.current_time()) if kept.name == name), None)
 
     def path(self, name: str) -> list[str]:
         """Return the rows that a service went through."""

@@ -188,6 +188,5 @@ async def test_chance_shortens_the_delay_by_as_much_as_jitter_allows(chance: flo
         one.supervisor.start("web")
         await one.event("service_process_started")
         await one.supervisor.wait_state("web", "stopped")
-        attended = one.supervisor.attended("web")
-        assert attended.delay_ms == delay
+        assert one.supervisor.seen()["web"].delay_ms == delay
         assert one.path("web") == [*UP, "waiting"]

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from milkyway_agent.launching.child import NONE, Launched, Running
+from milkyway_agent.launching.child import Running
 from milkyway_agent.launching.program import Program
+from milkyway_agent.launching.spawned import Launched
+from milkyway_agent.launching.starter import NONE
 from milkyway_agent.runtime.reaper import Reaper
-from milkyway_agent.supervisor.supervisor import Definition
+from milkyway_agent.supervisor.definition import Definition
 from milkyway_formats.service import ExecProbe, Health, ReadyByProbe, Service
 from tests.privileged.supervisor.supervised import heard_through, launch, supervised
 

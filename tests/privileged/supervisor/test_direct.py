@@ -156,7 +156,7 @@ async def test_a_launcher_that_dies_in_the_middle_loses_no_service() -> None:
 async def test_a_stop_while_its_start_is_under_way_stops_it_afterwards() -> None:
     async with supervised() as one:
         name = begin_direct(one, "ends/lives_on", restart=ONCE)
-        assert one.supervisor.attended(name).busy
+        assert one.kept(name) is None, "its start is under way"
         await one.supervisor.stop(name)
         assert one.path(name)[-1] == "idle"
         assert one.path(name)[:2] == ["waiting", "starting"]

@@ -33,7 +33,7 @@ async def says(one: Supervised, script: str, *, name: str = "web", **fields: Any
     state = await one.supervisor.wait_state(name, "started", "failed")
     assert state == "started", (one.supervisor.status_of(name).reason, one.lines(name))
     with trio.fail_after(10):
-        while one.supervisor.attended(name).streams:
+        while (kept := one.kept(name)) is None or kept.streams:
             await trio.lowlevel.checkpoint()
     return one.lines(name)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from milkyway_agent.system import processes
 from milkyway_formats.service import Restart, Service
 from tests.privileged.misbehaviour.programs import shell
 from tests.privileged.supervisor.supervised import Supervised, supervised
@@ -18,9 +17,12 @@ pytestmark = pytest.mark.privileged
 AGAIN = Restart(delay_ms=0, start_limit=50)
 
 
-def pipes(one: Supervised, name: str) -> list[str]:
+async def pipes(one: Supervised, name: str) -> list[str]:
     """Return the pipes from which the service's output comes."""
-    return [os.readlink(f"/proc/self/fd/{stream.descriptor}") for stream in one.supervisor.attended(name).streams]
+    with trio.fail_after(10):
+        while (kept := one.kept(name)) is None:
+            await trio.lowlevel.checkpoint()
+    return [os.readlink(f"/proc/self/fd/{stream.descriptor}") for stream in kept.streams]
 
 
 async def lines(one: Supervised, name: str, count: int) -> list[str]:
@@ -34,11 +36,10 @@ async def lines(one: Supervised, name: str, count: int) -> list[str]:
 async def kill(one: Supervised, name: str) -> None:
     """Kill its main process and wait until another is started."""
     await one.supervisor.wait_state(name, "started")
-    before = one.supervisor.attended(name).run
-    assert before is not None, "as it is started"
-    processes.pidfd_send_signal(before.running.pidfd, signal.SIGKILL)
+    before = one.supervisor.status_of(name).pid
+    os.kill(before, signal.SIGKILL)
     with trio.fail_after(10):
-        while one.supervisor.attended(name).run in (None, before):
+        while one.supervisor.status_of(name).pid in (0, before):
             await trio.lowlevel.checkpoint()
 
 
@@ -47,14 +48,14 @@ async def test_the_pipe_of_a_service_outlives_its_restarts_and_ends_with_it() ->
         one.add_direct(shell("web", "echo begun; exec sleep 1000", restart=AGAIN))
         one.supervisor.start("web")
         await lines(one, "web", 1)
-        first = pipes(one, "web")
+        first = await pipes(one, "web")
         for times in (2, 3):
             await kill(one, "web")
             assert await lines(one, "web", times) == ["begun"] * times
-        assert pipes(one, "web") == first and len(first) == 1
+        assert await pipes(one, "web") == first and len(first) == 1
         await one.supervisor.stop("web")
         with trio.fail_after(10):
-            while pipes(one, "web"):
+            while await pipes(one, "web"):
                 await trio.lowlevel.checkpoint()
 
 
@@ -68,10 +69,10 @@ async def test_where_somebody_of_the_last_run_may_write_the_next_has_a_pipe_of_i
         one.add_direct(shell("web", script, restart=AGAIN), grouped=grouped)
         one.supervisor.start("web")
         await lines(one, "web", 1)
-        first = pipes(one, "web")
+        first = await pipes(one, "web")
         await kill(one, "web")
         await lines(one, "web", 2)
-        assert first[0] not in pipes(one, "web")
+        assert first[0] not in await pipes(one, "web")
 
 
 async def test_a_line_that_a_run_has_begun_is_not_ended_by_the_next(tmp_path: Path) -> None:
@@ -82,12 +83,12 @@ async def test_a_line_that_a_run_has_begun_is_not_ended_by_the_next(tmp_path: Pa
         one.add_direct(shell("web", script, restart=AGAIN))
         one.supervisor.start("web")
         with trio.fail_after(10):
-            while not (streams := one.supervisor.attended("web").streams) or streams[0].rest != b"half":
+            while not (kept := one.kept("web")) or not kept.streams or kept.streams[0].rest != b"half":
                 await trio.lowlevel.checkpoint()
-        first = pipes(one, "web")
+        first = await pipes(one, "web")
         await kill(one, "web")
         assert await lines(one, "web", 2) == ["half", "whole"]
-        assert pipes(one, "web") == first
+        assert await pipes(one, "web") == first
 
 
 async def test_flags_that_a_run_has_set_on_its_output_are_not_the_next_ones() -> None:
@@ -97,7 +98,7 @@ async def test_flags_that_a_run_has_set_on_its_output_are_not_the_next_ones() ->
         one.add_direct(Service(name="web", command=command, restart=AGAIN))
         one.supervisor.start("web")
         await lines(one, "web", 2)
-        first = pipes(one, "web")
+        first = await pipes(one, "web")
         await kill(one, "web")
         assert await lines(one, "web", 4) == ["True", "set", "True", "set"]
-        assert pipes(one, "web") == first
+        assert await pipes(one, "web") == first

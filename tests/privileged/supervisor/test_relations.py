@@ -10,7 +10,7 @@ import trio
 
 from milkyway_agent.core.dependencies import Changes, needs_of
 from milkyway_agent.core.service_state import Row
-from milkyway_agent.supervisor.supervisor import Definition
+from milkyway_agent.supervisor.definition import Definition
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.listener import Listener, UnixStream
 from milkyway_formats.service import (
@@ -310,5 +310,6 @@ async def test_a_replacement_that_is_given_up_leaves_the_old_set() -> None:
         with trio.fail_after(10):
             while one.path("deaf") != [*UP, "restarting", *UP]:
                 await trio.lowlevel.checkpoint()
-        assert one.supervisor.attended("deaf").definition.service.command[-1].startswith("trap")
+        (deaf,) = one.supervisor.definitions()
+        assert deaf.command[-1].startswith("trap")
         os.kill(one.supervisor.status_of("deaf").pid, signal.SIGKILL)

@@ -13,9 +13,11 @@ from tests.privileged.supervisor.supervised import Supervised, supervised
 pytestmark = pytest.mark.privileged
 
 
-def stored(one: Supervised, name: str) -> list[str]:
-    store = one.supervisor.attended(name).store
-    return list(store.names) if store else []
+async def stored(one: Supervised, name: str) -> list[str]:
+    with trio.fail_after(10):
+        while (kept := one.kept(name)) is None:
+            await trio.lowlevel.checkpoint()
+    return [entry.name for entry in kept.stored]
 
 
 async def test_what_it_leaves_in_its_last_moment_is_given_to_its_next_life() -> None:
@@ -25,9 +27,9 @@ async def test_what_it_leaves_in_its_last_moment_is_given_to_its_next_life() -> 
         await one.up(name, "remember")
         assert one.lines(name) == ["nothing", "file"]
         assert one.path(name) == [*UP, *UP]
-        assert stored(one, name) == ["file"]
+        assert await stored(one, name) == ["file"]
         await one.supervisor.stop(name)
-        assert stored(one, name) == [], "who is stopped keeps nothing"
+        assert await stored(one, name) == [], "who is stopped keeps nothing"
 
 
 async def test_what_it_gives_up_and_what_hangs_up_is_dropped() -> None:
@@ -35,20 +37,20 @@ async def test_what_it_gives_up_and_what_hangs_up_is_dropped() -> None:
         restart = Restart(delay_ms=1)
         name = begin_direct(one, "engine/stores_pipes", stored_descriptors=2, readiness=ReadyByNotify(), restart=restart)
         pid = await one.up(name, "stored")
-        assert stored(one, name) == ["first", "second"]
+        assert await stored(one, name) == ["first", "second"]
         assert "stored_descriptor_refused" in one.log.ring.events(name)
         os.kill(pid, signal.SIGKILL)
         pid = await one.up(name, "stored", times=2)
         assert one.lines(name) == ["nothing", "nothing"], "with its first life all other ends were closed"
-        assert stored(one, name) == ["first", "second"]
+        assert await stored(one, name) == ["first", "second"]
         os.kill(pid, signal.SIGUSR1)
         await one.told("removed")
         await one.status(name, "removed")
-        assert stored(one, name) == ["second"]
+        assert await stored(one, name) == ["second"]
         os.kill(pid, signal.SIGUSR1)
         await one.told("hung up")
         with trio.fail_after(10):
-            while stored(one, name):
+            while await stored(one, name):
                 await trio.lowlevel.checkpoint()
         await one.supervisor.stop(name)
         assert one.path(name) == [*UP, *UP, *STOPPED]
@@ -58,5 +60,5 @@ async def test_who_may_store_nothing_stores_nothing() -> None:
     async with supervised() as one:
         name = begin_direct(one, "engine/stores_pipes", readiness=ReadyByNotify())
         await one.up(name, "stored")
-        assert stored(one, name) == []
+        assert await stored(one, name) == []
         assert one.log.ring.events(name).count("stored_descriptor_refused") == 3

@@ -8,9 +8,12 @@ import pytest
 import trio
 
 from milkyway_agent.core.dependencies import Needs
-from milkyway_agent.launching.child import NONE, Launched, run_to_end
+from milkyway_agent.launching.child import Running
 from milkyway_agent.launching.program import Program
-from milkyway_agent.supervisor.supervisor import Definition
+from milkyway_agent.launching.run_to_end import run_to_end
+from milkyway_agent.launching.spawned import Launched
+from milkyway_agent.launching.starter import NONE, Abilities, TaskStarter
+from milkyway_agent.supervisor.definition import Definition
 from milkyway_agent.system import cgroups, processes
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.service import ReadyByExit, ReadyByNotify, ReadyByTcp, Restart, Service, Stop
@@ -269,12 +272,13 @@ async def test_a_kill_from_outside_brings_it_back() -> None:
         assert one.supervisor.status_of("web").reason == "was killed by SIGKILL"
 
 
-class Broken:
+class Broken(TaskStarter):
     """A starter with a bug."""
 
+    abilities = Abilities()
     cgroup = "/nonexistent"
 
-    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> object:
+    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Running:
         raise ZeroDivisionError
 
     def kill(self) -> None:
@@ -286,7 +290,7 @@ class Broken:
 
 async def test_a_bug_makes_one_service_failed_and_nothing_else() -> None:
     async with supervised() as one:
-        one.supervisor.add(Definition("buggy", shell("buggy", ""), Broken()))  # type: ignore[arg-type] # that is its point
+        one.supervisor.add(Definition("buggy", shell("buggy", ""), Broken()))
         one.add(shell("web", "exec sleep 1000"))
         one.supervisor.start("buggy")
         await one.supervisor.wait_state("buggy", "failed")

@@ -19,8 +19,8 @@ from milkyway_agent.core.service_state import Row
 from milkyway_agent.runtime.alarms import Alarms
 from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.supervisor.activation.timer_stamps import TimerStamps
-from milkyway_agent.supervisor.activation.triggers import ServiceTriggers
-from milkyway_agent.supervisor.service_record import Attended
+from milkyway_agent.supervisor.activation.timers import ServiceTimers
+from milkyway_agent.supervisor.service_record import ServiceRecord
 from milkyway_agent.system import kernel
 from milkyway_agent.system.state_file import KernelDirectory, PathDirectory
 from milkyway_formats.listener import Listener, UnixStream
@@ -138,7 +138,7 @@ async def test_a_time_that_was_missed_is_made_up_for_once_and_kept(tmp_path: Pat
     with stamps(tmp_path) as kept:
         keep(kept, "job.0", missed)
         async with supervised() as one:
-            one.supervisor.triggers.keep_stamps(kept)
+            one.supervisor.keep_stamps(kept)
             one.add_direct(job(*timers))
             one.supervisor.start("job")
             await one.event("service_triggered")
@@ -156,9 +156,9 @@ async def test_stamps_of_services_that_are_no_more_are_forgotten(tmp_path: Path)
         for key in ("job.0", "job.1", "gone.0"):
             keep(kept, key, kernel.realtime_ms())
         async with supervised() as one:
-            one.supervisor.triggers.keep_stamps(kept)
+            one.supervisor.keep_stamps(kept)
             one.add_direct(job(Timer(calendar=["daily"], persistent=True)))
-            one.supervisor.triggers.forget_stale()
+            one.supervisor.forget_stale_stamps()
         keep(kept, "other.0", 1)
     with stamps(tmp_path) as kept:
         assert [key for key in ("job.0", "job.1", "gone.0") if kept.get(key) is not None] == ["job.0"]
@@ -172,7 +172,7 @@ async def test_a_stamp_that_cannot_be_kept_holds_nothing_up(tmp_path: Path) -> N
         (directory / "timer-stamps").unlink()
         directory.rmdir()
         async with supervised() as one:
-            one.supervisor.triggers.keep_stamps(kept)
+            one.supervisor.keep_stamps(kept)
             one.add_direct(job(Timer(calendar=["daily"], persistent=True)))
             one.supervisor.start("job")
             await one.event("timer_stamp_not_kept")
@@ -224,7 +224,7 @@ async def being_kept(directory: Path) -> AsyncIterator[tuple[Supervised, StuckDi
     """Give a supervisor whose service job has missed its time; that is being written to a disk that is stuck."""
     with stuck_disk(directory, "job") as stuck:
         async with supervised() as one:
-            one.supervisor.triggers.keep_stamps(TimerStamps(stuck))
+            one.supervisor.keep_stamps(TimerStamps(stuck))
             one.add_direct(job(PERSISTENT))
             one.supervisor.start("job")
             await asked(stuck)
@@ -283,7 +283,7 @@ async def test_many_times_that_come_together_are_written_together(tmp_path: Path
     names = [f"job-{number}" for number in range(20)]
     with stuck_disk(tmp_path, *names) as stuck:
         async with supervised() as one:
-            one.supervisor.triggers.keep_stamps(TimerStamps(stuck))
+            one.supervisor.keep_stamps(TimerStamps(stuck))
             one.add_direct(
                 *(shell(name, "exit 0", type="oneshot", readiness=ReadyByExit(), timers=[PERSISTENT]) for name in names)
             )
@@ -310,7 +310,7 @@ async def test_who_finds_no_thread_to_write_with_starts_nevertheless_and_goes_on
     with stamps(tmp_path) as kept:
         keep(kept, "job.0", kernel.realtime_ms() - 5 * DAY_MS)
         async with supervised() as one:
-            one.supervisor.triggers.keep_stamps(NoThreadStamps(PathDirectory(str(tmp_path))))
+            one.supervisor.keep_stamps(NoThreadStamps(PathDirectory(str(tmp_path))))
             one.add_direct(job(PERSISTENT))
             one.supervisor.start("job")
             await one.event("timer_stamp_not_kept")
@@ -357,11 +357,11 @@ async def test_a_clock_that_is_set_has_all_times_reckoned_anew() -> None:
 
     alarms = Alarms(note)
     watch = Watch(note, alarms)
-    triggers = ServiceTriggers(
+    triggers = ServiceTimers(
         watch,
         alarms,
         note,
-        lambda one, why: triggered.append(f"{one.definition.name}: {why}"),
+        lambda record, why: triggered.append(f"{record.definition.name}: {why}"),
         lambda *task: pytest.fail(f"no stamp is kept here: {task}"),
         clock_ms=lambda: clocks.boottime[0],
         chance=lambda: 0.0,
@@ -371,23 +371,21 @@ async def test_a_clock_that_is_set_has_all_times_reckoned_anew() -> None:
         nursery.start_soon(alarms.run)
         # Its nearest time is some hours after its end; once the clock has jumped, that of the calendar.
         definition = one.definition(job(Timer(calendar=["daily"]), Timer(after_end_ms=3_600_000)))
-        attended = Attended(definition, 0)
-        attended.row = Row.ARMED
-        triggers.add(attended)
-        triggers.ended(attended)
-        triggers.arm(attended)
-        due = triggers.next_start(attended)
-        assert due is not None and due.cause == "end"
+        record = ServiceRecord(definition, 0)
+        record.row = Row.ARMED
+        triggers.add(record)
+        triggers.ended(record)
+        triggers.arm(record)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not triggered
         clocks.realtime[0] += 3 * DAY_MS
         triggers._clock_set()
-        due = triggers.next_start(attended)
-        assert due is not None and due.cause == "calendar"
         with trio.fail_after(10):
             while not triggered:
                 await trio.lowlevel.checkpoint()
         assert triggered == ["job: daily"]
         assert notes == ["clock_was_set"]
-        triggers.remove(attended)
+        triggers.remove(record)
         triggers.close_clock()
         watch.close()
         nursery.cancel_scope.cancel()

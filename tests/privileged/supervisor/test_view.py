@@ -80,7 +80,7 @@ async def test_the_times_of_a_first_start_are_those_of_its_history() -> None:
         supervisor.start("web")
         await supervisor.wait_state("web", "started")
         at = {(change.name, change.now): change.at_ms for change in supervisor.history}
-        times = supervisor.attended("web").times
+        times = supervisor.seen()["web"].times
         assert times.wanted_ms == at["web", Row.WAITING] > 0
         assert times.permitted_ms == at["web", Row.STARTING] >= at["disk", Row.COMPLETED]
         assert times.ready_ms == times.settled_ms == at["web", Row.STARTED] >= times.started_ms >= times.permitted_ms
@@ -92,7 +92,7 @@ async def test_the_times_of_a_first_start_are_those_of_its_history() -> None:
         supervisor.restart("web")
         await supervisor.wait_state("web", "stopping")
         await supervisor.wait_state("web", "started")
-        assert supervisor.attended("web").times == times
+        assert supervisor.seen()["web"].times == times
 
 
 async def test_blame_tells_one_that_is_underway_from_one_that_is_ready() -> None:

@@ -15,9 +15,10 @@ import trio
 
 from milkyway_agent.launching.child import Running, kill_process_group, let_go
 from milkyway_agent.launching.listeners import Connection
+from milkyway_agent.launching.starter import Start
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.watch import Watch
-from milkyway_agent.supervisor.service_record import Attended, Start, is_direct
+from milkyway_agent.supervisor.service_record import ServiceRecord
 from milkyway_agent.system import processes
 from milkyway_formats.errors import MilkyWayError
 from milkyway_formats.listener import Listener
@@ -26,7 +27,7 @@ CONNECTION = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 BURY_SECONDS = 10.0
 
 
-class Served:
+class ConnectionProcess:
     """One connection's process. ``running``: None while its start is under way."""
 
     __slots__ = ("listener", "running")
@@ -49,133 +50,132 @@ class Connections:
         watch: Watch,
         reaper: Reaper,
         note: Callable[..., None],
-        open_output: Callable[[Attended], int],
-        room_came: Callable[[Attended], None],
+        open_output: Callable[[ServiceRecord], int],
+        room_came: Callable[[ServiceRecord], None],
     ) -> None:
         self._watch = watch
         self._reaper = reaper
         self._note = note
         self._open_output = open_output
         self._room_came = room_came
-        self._served: dict[Attended, list[Served]] = {}
-        self._ending: dict[Attended, trio.Event] = {}
+        self._processes: dict[ServiceRecord, list[ConnectionProcess]] = {}
+        self._ending: dict[ServiceRecord, trio.Event] = {}
         self._answered = trio.Event()
 
-    def has_room(self, one: Attended, listener: Listener) -> bool:
+    def has_room(self, record: ServiceRecord, listener: Listener) -> bool:
         """Tell whether one connection more may come to *listener*."""
-        return sum(served.listener == listener.name for served in self._served.get(one, ())) < listener.connections
+        return sum(process.listener == listener.name for process in self._processes.get(record, ())) < listener.connections
 
-    def serving(self, one: Attended) -> list[Served]:
+    def serving(self, record: ServiceRecord) -> list[ConnectionProcess]:
         """Return the service's connections, as they are now."""
-        return list(self._served.get(one, ()))
+        return list(self._processes.get(record, ()))
 
-    def serve(self, one: Attended, listener: Listener, connection: Connection) -> None:
+    def serve(self, record: ServiceRecord, listener: Listener, connection: Connection) -> None:
         """Start a process for *connection*, whose descriptor is closed here, also where that fails: then it is noted."""
-        starter = one.definition.starter
-        served = Served(listener.name)
+        starter = record.definition.starter
+        process = ConnectionProcess(listener.name)
         try:
-            assert is_direct(starter), "Supervisor.add saw to it"
-            output = self._open_output(one)
+            output = self._open_output(record)
             try:
                 given = Start(output, None, {CONNECTION: connection.descriptor}, connection.environment(listener))
-                starter.serve(given, partial(self._started, one, served))
+                starter.serve(given, partial(self._started, record, process))
             finally:
                 os.close(output)
         except (MilkyWayError, OSError) as error:
-            self._note("connection_not_served", service=one.definition.name, why=str(error))
+            self._note("connection_not_served", service=record.definition.name, why=str(error))
         else:
-            self._served.setdefault(one, []).append(served)
+            self._processes.setdefault(record, []).append(process)
         finally:
             os.close(connection.descriptor)
 
     async def wait_answered(self) -> None:
         """Return when no connection's start is under way."""
-        while any(served.running is None for all_of_one in self._served.values() for served in all_of_one):
+        while any(process.running is None for found in self._processes.values() for process in found):
             self._answered = trio.Event()
             await self._answered.wait()
 
-    def adopt(self, one: Attended, listener: str, running: Running) -> None:
+    def adopt(self, record: ServiceRecord, listener: str, running: Running) -> None:
         """Take over a process that an agent before us started for a connection to *listener*."""
-        served = Served(listener)
-        self._served.setdefault(one, []).append(served)
+        process = ConnectionProcess(listener)
+        self._processes.setdefault(record, []).append(process)
         self._reaper.claim(running.pid)
-        self._hold(one, served, running)
+        self._hold(record, process, running)
 
-    async def end(self, one: Attended) -> None:
+    async def end(self, record: ServiceRecord) -> None:
         """End all of the service's connections: ask, wait as long as it may take to stop, kill; clear away what is left."""
-        stop = one.definition.service.stop
-        empty = self._ending[one] = trio.Event()
+        stop = record.definition.service.stop
+        empty = self._ending[record] = trio.Event()
         try:
-            for served in self.serving(one):
-                served.signal(signal.Signals[f"SIG{stop.signal}"])
+            for process in self.serving(record):
+                process.signal(signal.Signals[f"SIG{stop.signal}"])
             with trio.move_on_after(stop.timeout_ms / 1000):
-                await self._wait_empty(one, empty)
-            if one in self._served:
-                self._note("service_killed", service=one.definition.name)
+                await self._wait_empty(record, empty)
+            if record in self._processes:
+                self._note("service_killed", service=record.definition.name)
                 with trio.move_on_after(BURY_SECONDS):
-                    one.definition.starter.kill()
-                    for served in self.serving(one):
-                        served.signal(signal.SIGKILL)
-                    await self._wait_empty(one, empty)
-            self.let_go(one)  # what does not die: when it does, it is an orphan like any other
-            await one.definition.starter.clean_up()
+                    record.definition.starter.kill()
+                    for process in self.serving(record):
+                        process.signal(signal.SIGKILL)
+                    await self._wait_empty(record, empty)
+            self.let_go(record)  # what does not die: when it does, it is an orphan like any other
+            await record.definition.starter.clean_up()
         except (MilkyWayError, OSError) as error:
-            self._note("cleaning_up_failed", service=one.definition.name, error=str(error))
+            self._note("cleaning_up_failed", service=record.definition.name, error=str(error))
         finally:
-            del self._ending[one]
+            del self._ending[record]
 
-    def let_go(self, one: Attended) -> None:
+    def let_go(self, record: ServiceRecord) -> None:
         """Close every descriptor of the service's connections; their processes go on without us."""
-        for served in self._served.pop(one, ()):
-            if served.running is not None:
-                self._watch.remove(served.running.pidfd)
-                os.close(served.running.pidfd)
-                self._reaper.release(served.running.pid)
+        for process in self._processes.pop(record, ()):
+            if process.running is not None:
+                self._watch.remove(process.running.pidfd)
+                os.close(process.running.pidfd)
+                self._reaper.release(process.running.pid)
 
-    async def _wait_empty(self, one: Attended, empty: trio.Event) -> None:
-        if one in self._served:
+    async def _wait_empty(self, record: ServiceRecord, empty: trio.Event) -> None:
+        if record in self._processes:
             await empty.wait()
 
-    def _started(self, one: Attended, served: Served, outcome: Running | Exception) -> None:
-        if served not in self._served.get(one, ()):
+    def _started(self, record: ServiceRecord, process: ConnectionProcess, outcome: Running | Exception) -> None:
+        if process not in self._processes.get(record, ()):
             if isinstance(outcome, Running):  # it was let go of meanwhile
                 os.close(outcome.pidfd)
                 self._reaper.release(outcome.pid)
         elif isinstance(outcome, Running):
-            self._hold(one, served, outcome)
-            if one in self._ending:
-                served.signal(signal.Signals[f"SIG{one.definition.service.stop.signal}"])
+            self._hold(record, process, outcome)
+            if record in self._ending:
+                process.signal(signal.Signals[f"SIG{record.definition.service.stop.signal}"])
         else:
-            self._note("connection_not_served", service=one.definition.name, why=str(outcome))
-            self._remove(one, served)
+            self._note("connection_not_served", service=record.definition.name, why=str(outcome))
+            self._remove(record, process)
         self._answered.set()
 
-    def _hold(self, one: Attended, served: Served, running: Running) -> None:
-        served.running = running
-        self._note("connection_process_started", service=one.definition.name, pid=running.pid)
+    def _hold(self, record: ServiceRecord, process: ConnectionProcess, running: Running) -> None:
+        process.running = running
+        self._note("connection_process_started", service=record.definition.name, pid=running.pid)
         try:
-            self._watch.add(running.pidfd, lambda _: self._ended(one, served, running))
+            self._watch.add(running.pidfd, lambda _: self._ended(record, process, running))
         except OSError as error:  # what can't be watched must not run
-            self._note("connection_not_served", service=one.definition.name, why=str(error))
-            served.signal(signal.SIGKILL)
+            self._note("connection_not_served", service=record.definition.name, why=str(error))
+            process.signal(signal.SIGKILL)
             os.close(running.pidfd)
             self._reaper.release(running.pid)
-            self._remove(one, served)
+            self._remove(record, process)
 
-    def _ended(self, one: Attended, served: Served, running: Running) -> None:
+    def _ended(self, record: ServiceRecord, process: ConnectionProcess, running: Running) -> None:
         self._watch.remove(running.pidfd)
-        if not one.definition.starter.cgroup:
+        if not record.definition.starter.cgroup:
             kill_process_group(running.pid)  # what it leaves; once it is reaped, its number may be another's
         code = let_go(running, self._reaper)
-        self._note("connection_process_ended", service=one.definition.name, pid=running.pid, code=code)
-        self._remove(one, served)
+        self._note("connection_process_ended", service=record.definition.name, pid=running.pid, code=code)
+        self._remove(record, process)
 
-    def _remove(self, one: Attended, served: Served) -> None:
-        left = [other for other in self._served[one] if other is not served]
+    def _remove(self, record: ServiceRecord, process: ConnectionProcess) -> None:
+        left = [other for other in self._processes[record] if other is not process]
         if left:
-            self._served[one] = left
+            self._processes[record] = left
         else:
-            del self._served[one]
-            if one in self._ending:
-                self._ending[one].set()
-        self._room_came(one)
+            del self._processes[record]
+            if record in self._ending:
+                self._ending[record].set()
+        self._room_came(record)

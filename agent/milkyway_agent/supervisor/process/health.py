@@ -8,98 +8,129 @@ from collections.abc import Callable
 from functools import partial
 
 from milkyway_agent.core.service_state import Event, Row
-from milkyway_agent.runtime.alarms import Alarms
+from milkyway_agent.runtime.alarms import Alarm, Alarms
+from milkyway_agent.supervisor.organs import Reports
 from milkyway_agent.supervisor.process.pressure import PressureWarnings
 from milkyway_agent.supervisor.process.probes import LEAST_INTERVAL, probe
-from milkyway_agent.supervisor.service_record import Attended, Run
+from milkyway_agent.supervisor.service_record import MainProcess, ServiceRecord
 from milkyway_formats.service import ReadyByProbe
 
-Post = Callable[[Attended, Event | None, object | None], None]
 READY_SECONDS = 1.0  # what an answer about readiness may take at least, however often it is asked for
+
+
+class _Checks:
+    """The checks of one started service: when it is asked next, when its watchdog expires, how often in a row it was unwell."""
+
+    __slots__ = ("asked", "failures", "watchdog")
+
+    def __init__(self) -> None:
+        self.asked: Alarm | None = None
+        self.watchdog: Alarm | None = None
+        self.failures = 0
 
 
 class HealthChecks:
     """Readiness probes, health probes and watchdogs of all services."""
 
     def __init__(
-        self, alarms: Alarms, post: Post, spawn: Callable[..., None], note: Callable[..., None], pressure: PressureWarnings
+        self, alarms: Alarms, spawn: Callable[..., None], note: Callable[..., None], pressure: PressureWarnings
     ) -> None:
         self._alarms = alarms
-        self._post = post
         self._spawn = spawn
         self._note = note
-        self.pressure = pressure
+        self._pressure = pressure
+        self._checks: dict[ServiceRecord, _Checks] = {}
+        self.reports: Reports | None = None
+
+    def failures(self, record: ServiceRecord) -> int:
+        """Return how often in a row the service was found unwell."""
+        checks = self._checks.get(record)
+        return checks.failures if checks else 0
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        self._pressure.close()
 
     # --- ready? --------------------------------------------------------------------------------------------------------
 
-    def await_ready(self, one: Attended, run: Run) -> None:
+    def await_ready(self, record: ServiceRecord, process: MainProcess) -> None:
         """Ask the readiness probe of a starting service until it is well, and post READY then."""
-        self._spawn(self._ask_ready, one, run)
+        self._spawn(record, self._ask_ready, record, process)
 
-    async def _ask_ready(self, one: Attended, run: Run) -> None:
-        readiness = one.definition.service.readiness
-        if not isinstance(readiness, ReadyByProbe) or one.run is not run or one.row is not Row.STARTING:
+    async def _ask_ready(self, record: ServiceRecord, process: MainProcess) -> None:
+        readiness = record.definition.service.readiness
+        if not isinstance(readiness, ReadyByProbe) or record.process is not process or record.row is not Row.STARTING:
             return
         interval = max(readiness.interval_ms / 1000, LEAST_INTERVAL)
-        why = await probe(one, run, readiness.probe, max(interval, READY_SECONDS))
-        if one.run is not run or run.ended:
+        why = await probe(record, process, readiness.probe, max(interval, READY_SECONDS))
+        if record.process is not process or process.ended:
             return
         if why:
-            run.unready = why
-            run.probing = self._alarms.set(interval, partial(self.await_ready, one, run))
+            process.unready = why
+            process.probing = self._alarms.set(interval, partial(self.await_ready, record, process))
         else:
-            self._post(one, Event.READY, run)
+            self._post(record, Event.READY, process)
 
     # --- well? ---------------------------------------------------------------------------------------------------------
 
-    def start(self, one: Attended) -> None:
+    def start(self, record: ServiceRecord) -> None:
         """Begin to ask and to listen. Undo: ``stop``."""
-        one.failures = 0
-        self._ask_later(one)
-        self.feed(one)
-        self.pressure.start(one)
+        service = record.definition.service
+        if service.health is not None or service.watchdog_ms:
+            checks = self._checks[record] = _Checks()
+            self._ask_later(record, checks)
+            self.feed(record)
+        self._pressure.start(record)
 
-    def stop(self, one: Attended) -> None:
-        """Ask and listen no more; the answer to what was asked counts for nothing. Twice is the same as once."""
-        self._alarms.cancel(one.health)
-        self._alarms.cancel(one.watchdog)
-        one.health = one.watchdog = None
-        self.pressure.stop(one)
+    def stop(self, record: ServiceRecord) -> None:
+        """Ask and listen no more; the answer to what was asked counts for nothing. Idempotent."""
+        checks = self._checks.pop(record, None)
+        if checks is not None:
+            self._alarms.cancel(checks.asked)
+            self._alarms.cancel(checks.watchdog)
+        self._pressure.stop(record)
 
-    def feed(self, one: Attended) -> None:
+    def feed(self, record: ServiceRecord) -> None:
         """Take a sign of life (WATCHDOG=1): the watchdog of a started service counts anew."""
-        milliseconds = one.definition.service.watchdog_ms
-        if milliseconds and one.row is Row.STARTED:
-            self._alarms.cancel(one.watchdog)
-            one.watchdog = self._alarms.set(milliseconds / 1000, partial(self._hung, one, one.run))
+        milliseconds, checks = record.definition.service.watchdog_ms, self._checks.get(record)
+        if milliseconds and checks is not None:
+            self._alarms.cancel(checks.watchdog)
+            checks.watchdog = self._alarms.set(milliseconds / 1000, partial(self._expired, record, record.process))
 
-    def _hung(self, one: Attended, run: Run | None) -> None:
-        one.reason = f"its watchdog heard nothing for {one.definition.service.watchdog_ms / 1000:g} s"
-        self._note("service_hung", service=one.definition.name)
-        self._post(one, Event.WATCHDOG_TIMEOUT, run)
+    def _expired(self, record: ServiceRecord, process: MainProcess | None) -> None:
+        self._note("service_hung", service=record.definition.name)
+        seconds = record.definition.service.watchdog_ms / 1000
+        self._post(record, Event.WATCHDOG_TIMEOUT, process, f"its watchdog heard nothing for {seconds:g} s")
 
-    def _ask_later(self, one: Attended) -> None:
-        health = one.definition.service.health
+    def _ask_later(self, record: ServiceRecord, checks: _Checks) -> None:
+        health = record.definition.service.health
         if health is not None:
-            one.health = self._alarms.set(max(health.interval_ms / 1000, LEAST_INTERVAL), partial(self._ask, one))
+            interval = max(health.interval_ms / 1000, LEAST_INTERVAL)
+            checks.asked = self._alarms.set(interval, partial(self._ask, record, checks))
 
-    def _ask(self, one: Attended) -> None:
-        self._spawn(self._probe, one, one.run)
+    def _ask(self, record: ServiceRecord, checks: _Checks) -> None:
+        self._spawn(record, self._probe, record, record.process, checks)
 
-    async def _probe(self, one: Attended, run: Run | None) -> None:
-        health, asked = one.definition.service.health, one.health
-        if health is None or asked is None or run is None or one.run is not run or run.ended:
+    async def _probe(self, record: ServiceRecord, process: MainProcess | None, checks: _Checks) -> None:
+        health = record.definition.service.health
+        if health is None or process is None or self._is_history(record, process, checks):
             return
-        why = await probe(one, run, health.probe, health.timeout_ms / 1000)
-        if one.health is not asked or one.run is not run or run.ended:
-            return  # it has ended or is being stopped, or is asked otherwise by now; whoever comes next has its own checks
+        why = await probe(record, process, health.probe, health.timeout_ms / 1000)
+        if self._is_history(record, process, checks):
+            return  # it has ended or is being stopped, or is asked otherwise by now; what comes next has its own checks
         if not why:
-            one.failures = 0
+            checks.failures = 0
         else:
-            one.failures += 1
-            self._note("service_unwell", service=one.definition.name, why=why, failures=one.failures)
-        if one.failures >= health.failures:
-            one.reason = f"unwell: {why} ({one.failures} times)"
-            self._post(one, Event.UNHEALTHY, run)
+            checks.failures += 1
+            self._note("service_unwell", service=record.definition.name, why=why, failures=checks.failures)
+        if checks.failures >= health.failures:
+            self._post(record, Event.UNHEALTHY, process, f"unwell: {why} ({checks.failures} times)")
         else:
-            self._ask_later(one)
+            self._ask_later(record, checks)
+
+    def _is_history(self, record: ServiceRecord, process: MainProcess, checks: _Checks) -> bool:
+        return self._checks.get(record) is not checks or record.process is not process or process.ended
+
+    def _post(self, record: ServiceRecord, event: Event, process: MainProcess | None, why: str = "") -> None:
+        assert self.reports is not None, "organs are told to whom to report before anything else"
+        self.reports.post(record, event, process, why)

@@ -1,60 +1,166 @@
-"""Readiness: how the supervisor learns that a service is ready for others. It said so, or we saw it listen.
+"""What services say by sd_notify(3): that they are ready, what they are at, that they live; and descriptors that they store.
 
-Each function returns when the service is ready and waits for ever when it never is; the ready timer
-is the supervisor's.
+A few messages are taken at a time, so that a service that talks without end keeps nobody waiting. Who sent a message is
+known from the kernel: only a service's own processes are heard.
 """
 
 import contextlib
 import os
+import select
 import socket
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-import trio
-
+from milkyway_agent.core.service_state import Event
 from milkyway_agent.launching.child import Running
-from milkyway_agent.system import cgroups, processes, sockets
+from milkyway_agent.launching.starter import notify_path
+from milkyway_agent.runtime.watch import Watch
+from milkyway_agent.supervisor.fd_store import FdStore, Stored
+from milkyway_agent.supervisor.organs import Reports
+from milkyway_agent.supervisor.process.output_pipes import has_more
+from milkyway_agent.supervisor.service_record import MainProcess, ServiceRecord
+from milkyway_agent.system import cgroups, sockets
+from milkyway_formats.service import ReadyByNotify, Service
 
-NOTIFY_BYTES = 4096
-
-
-async def wait_listening(running: Running, port: int, interval: float, users: Container[int] | None) -> None:
-    """Return when one of *users* (None: anybody) listens on TCP *port* in the service's network namespace.
-
-    The kernel's table is read instead of connecting: that takes no network from PID 1, looks like no client to the
-    service, and tells a stranger's socket from the service's own.
-    """
-    while True:
-        listening = processes.listening_users(running.pid, port)
-        if listening and (users is None or any(user in users for user in listening)):
-            return
-        await trio.sleep(interval)
+MESSAGES_AT_ONCE = 16
+LAST_MESSAGES = 64  # rounds of them that one which ends may leave unread; the kernel queues fewer (net.unix.max_dgram_qlen)
+MOST_HANDED_OVER = 250  # of what the launcher takes, less both outputs and the descriptor for readiness
+STATUS_LETTERS = 256
+_NOTHING_STORED: Sequence[Stored] = ()
 
 
-@contextlib.contextmanager
-def open_notify(path: str) -> Iterator[socket.socket]:
-    """Give the sd_notify socket at *path*; afterwards it is gone."""
-    opened = sockets.datagram(path, 0o666)
-    try:
-        yield opened
-    finally:
+class NotifySockets:
+    """The notify sockets and the stored descriptors of all services. *on_sign_of_life* is told of each WATCHDOG=1."""
+
+    def __init__(
+        self,
+        watch: Watch,
+        note: Callable[..., None],
+        directory: str,
+        on_sign_of_life: Callable[[ServiceRecord], None],
+    ) -> None:
+        self._watch = watch
+        self._note = note
+        self._directory = directory
+        self._on_sign_of_life = on_sign_of_life
+        self._stores: dict[ServiceRecord, FdStore] = {}
+        self.reports: Reports | None = None
+
+    # --- sockets -------------------------------------------------------------------------------------------------------
+
+    def open(self, record: ServiceRecord) -> tuple[socket.socket, str]:
+        """Make the socket of a service; return it and its path. Undo: ``close``."""
+        path = notify_path(self._directory, record.definition.name)
+        opened = sockets.datagram(path, 0o666)
+        opened.setblocking(False)
+        return opened, path
+
+    def close(self, record: ServiceRecord, opened: socket.socket) -> None:
+        """Close a socket that no process has come to use, and remove it."""
         opened.close()
+        self._unlink(record)
+
+    def listen(self, record: ServiceRecord, process: MainProcess) -> None:
+        """Hear what comes through the socket of *process*."""
+        self._watch.add(process.notify, partial(self._came, record, process))
+
+    def hear_out(self, record: ServiceRecord, process: MainProcess) -> None:
+        """Take what a process that has ended said before."""
+        for _ in range(LAST_MESSAGES):
+            if process.notify < 0 or not has_more(process.notify):
+                return
+            self._came(record, process, 0)
+
+    def close_of(self, record: ServiceRecord, process: MainProcess) -> None:
+        """Close the socket of a process that has ended, and remove it. Idempotent."""
+        if process.notify >= 0:
+            self._watch.remove(process.notify)
+            os.close(process.notify)
+            process.notify = -1
+            self._unlink(record)
+
+    def _unlink(self, record: ServiceRecord) -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+            os.unlink(notify_path(self._directory, record.definition.name))
 
+    def _came(self, record: ServiceRecord, process: MainProcess, _events: int) -> None:
+        belongs = belongs_to(process.running, record.definition.starter.cgroup)
+        with sockets.borrowed(process.notify) as opened:
+            for _ in range(MESSAGES_AT_ONCE):
+                message = sockets.receive_notify(opened)
+                if message is None:
+                    return
+                if message.refused:
+                    self._note("notification_refused", service=record.definition.name, why=message.refused)
+                elif belongs(message.pid):
+                    self._take(record, process, message.words, message.descriptors)
+                else:
+                    for descriptor in message.descriptors:
+                        os.close(descriptor)
 
-async def wait_notified(opened: socket.socket, belongs: Callable[[int], bool], tell: Callable[[str], None]) -> None:
-    """Return when a process that *belongs* to the service says READY=1 (sd_notify(3)); *tell* gets each STATUS."""
-    waiting = trio.socket.from_stdlib_socket(opened)
-    while True:
-        data, ancillary, _, _ = await waiting.recvmsg(NOTIFY_BYTES, socket.CMSG_SPACE(16))
-        who = sockets.sender(ancillary)
-        if who is None or not belongs(who.pid):
-            continue
-        words = dict(line.partition("=")[::2] for line in data.decode("utf-8", "replace").splitlines())
+    def _take(self, record: ServiceRecord, process: MainProcess, words: Mapping[str, str], descriptors: Sequence[int]) -> None:
+        """Heed one message."""
+        assert self.reports is not None, "organs are told to whom to report before anything else"
+        self._store(record, words, descriptors)
+        if words.get("READY") == "1" and isinstance(record.definition.service.readiness, ReadyByNotify):
+            self.reports.post(record, Event.READY, process)
         if "STATUS" in words:
-            tell(words["STATUS"][:256])
-        if words.get("READY") == "1":
-            return
+            self.reports.say(record, words["STATUS"][:STATUS_LETTERS])
+        if words.get("WATCHDOG") == "1":
+            self._on_sign_of_life(record)
+        elif words.get("WATCHDOG") == "trigger":
+            self.reports.post(record, Event.WATCHDOG_TIMEOUT, process, "it says itself that it hangs")
+
+    # --- stored descriptors --------------------------------------------------------------------------------------------
+
+    def stored(self, record: ServiceRecord) -> Sequence[Stored]:
+        """Return what a service has stored, in the order in which it is handed back."""
+        store = self._stores.get(record)
+        return store.stored if store else _NOTHING_STORED
+
+    def restore(self, record: ServiceRecord, stored: Sequence[Stored]) -> None:
+        """Go on with what the program before this one stored for a service."""
+        self._stores[record] = FdStore(record.definition.service.stored_descriptors, stored)
+        for entry in stored:
+            if entry.polled:
+                self._watch_stored(record, entry.descriptor)
+
+    def forget_stored(self, record: ServiceRecord) -> None:
+        """Close what a service has stored. Idempotent."""
+        store = self._stores.pop(record, None)
+        for descriptor in store.clear() if store else ():
+            self._watch.remove(descriptor)
+            os.close(descriptor)
+
+    def _store(self, record: ServiceRecord, words: Mapping[str, str], descriptors: Sequence[int]) -> None:
+        service = record.definition.service
+        store = self._stores.get(record)
+        if store is None and service.stored_descriptors:
+            room = MOST_HANDED_OVER - len(service.listeners)
+            store = self._stores[record] = FdStore(min(service.stored_descriptors, room))
+        taken = (store or FdStore(0)).take(words, descriptors)
+        for descriptor in taken.close:
+            self._watch.remove(descriptor)
+            os.close(descriptor)
+        for descriptor in taken.watch:
+            self._watch_stored(record, descriptor)
+        if taken.refused:
+            self._note("stored_descriptor_refused", service=record.definition.name, why=taken.refused)
+
+    def _watch_stored(self, record: ServiceRecord, descriptor: int) -> None:
+        with contextlib.suppress(PermissionError):  # a file, as a memfd is one: it never hangs up
+            self._watch.add(descriptor, partial(self._hung_up, record, descriptor), select.EPOLLHUP | select.EPOLLERR)
+
+    def _hung_up(self, record: ServiceRecord, descriptor: int, _events: int) -> None:
+        self._watch.remove(descriptor)
+        store = self._stores.get(record)
+        for gone in store.hung_up(descriptor) if store else ():
+            os.close(gone)
+
+
+def has_notify(service: Service) -> bool:
+    """Tell whether *service* has something to say by sd_notify(3)."""
+    return bool(isinstance(service.readiness, ReadyByNotify) or service.watchdog_ms or service.stored_descriptors)
 
 
 def belongs_to(running: Running, cgroup: str) -> Callable[[int], bool]:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from milkyway_agent.runtime.watch import Watch
-from milkyway_agent.supervisor.service_record import Attended
+from milkyway_agent.supervisor.service_record import ServiceRecord
 from milkyway_agent.system import cgroups
 from milkyway_formats.service import Pressure
 
@@ -28,7 +28,7 @@ RESOURCES = ("memory", "cpu", "io")
 class _Threshold(NamedTuple):
     """What the descriptor of one trigger stands for."""
 
-    one: Attended
+    record: ServiceRecord
     resource: str
     percent: int
 
@@ -42,36 +42,36 @@ class PressureWarnings:
         self._thresholds: dict[int, _Threshold] = {}
         self._waiter: _Waiter | None = None
 
-    def start(self, one: Attended) -> None:
+    def start(self, record: ServiceRecord) -> None:
         """Warn of a service from now on, as far as it asks for it. Undo: ``stop``."""
-        asked = one.definition.service.pressure
+        asked = record.definition.service.pressure
         if asked == Pressure():
             return
-        self.stop(one)
+        self.stop(record)
         for resource in RESOURCES:
             percent = getattr(asked, f"{resource}_percent")
             if percent:
-                self._open(_Threshold(one, resource, percent))
+                self._open(_Threshold(record, resource, percent))
 
-    def stop(self, one: Attended) -> None:
-        """Warn of a service no more. Twice is the same as once."""
-        for descriptor in [number for number, threshold in self._thresholds.items() if threshold.one is one]:
+    def stop(self, record: ServiceRecord) -> None:
+        """Warn of a service no more. Idempotent."""
+        for descriptor in [number for number, threshold in self._thresholds.items() if threshold.record is record]:
             del self._thresholds[descriptor]
             if self._waiter is not None:
                 self._waiter.remove(descriptor)
             os.close(descriptor)
 
     def close(self) -> None:
-        """Warn of nothing any more. Twice is the same as once."""
-        for one in {threshold.one for threshold in self._thresholds.values()}:
-            self.stop(one)
+        """Warn of nothing any more. Idempotent."""
+        for record in {threshold.record for threshold in self._thresholds.values()}:
+            self.stop(record)
         if self._waiter is not None:
             self._watch.remove(self._waiter.came)
             self._waiter.end()
             self._waiter = None
 
     def _open(self, threshold: _Threshold) -> None:
-        name, group = threshold.one.definition.name, threshold.one.definition.starter.cgroup
+        name, group = threshold.record.definition.name, threshold.record.definition.starter.cgroup
         if not group:
             self._note("pressure_not_watched", service=name, resource=threshold.resource, why="it has no control group")
             return
@@ -103,10 +103,10 @@ class PressureWarnings:
         for descriptor in self._waiter.take():
             threshold = self._thresholds.get(descriptor)
             if threshold is not None:
-                one, resource, percent = threshold
-                now = cgroups.pressure(one.definition.starter.cgroup, resource)
+                record, resource, percent = threshold
+                now = cgroups.pressure(record.definition.starter.cgroup, resource)
                 self._note(
-                    "service_under_pressure", service=one.definition.name, resource=resource, threshold=percent, percent=now
+                    "service_under_pressure", service=record.definition.name, resource=resource, threshold=percent, percent=now
                 )
 
 

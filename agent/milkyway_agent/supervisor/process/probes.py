@@ -2,8 +2,8 @@
 
 import trio
 
-from milkyway_agent.launching.child import runs_commands
-from milkyway_agent.supervisor.service_record import Attended, Run, environment_for_commands
+from milkyway_agent.supervisor.process.commands import environment_for_commands
+from milkyway_agent.supervisor.service_record import MainProcess, ServiceRecord
 from milkyway_agent.system import processes
 from milkyway_formats.errors import MilkyWayError
 from milkyway_formats.service import ExecProbe, HttpProbe, Probe, TcpProbe
@@ -12,19 +12,17 @@ HEAD_BYTES = 512
 LEAST_INTERVAL = 0.01  # seconds: a definition may say 0, which would ask without end
 
 
-async def probe(one: Attended, run: Run, asked: Probe, seconds: float) -> str:
+async def probe(record: ServiceRecord, process: MainProcess, asked: Probe, seconds: float) -> str:
     """Ask whether the service is well; return "", or why it is not. Never takes much longer than *seconds*."""
     try:
         match asked:
             case TcpProbe(port=port):
-                return "" if is_listening(one, run, port) else f"nobody listens on port {port}"
+                return "" if is_listening(record, process, port) else f"nobody listens on port {port}"
             case HttpProbe(port=port, path=path):
                 with trio.fail_after(seconds):
                     return await _get(port, path)
             case ExecProbe(command=command):
-                starter = one.definition.starter
-                assert runs_commands(starter), "Supervisor.add saw to it"
-                code = await starter.execute(command, seconds, environment_for_commands(one))
+                code = await record.definition.starter.execute(command, seconds, environment_for_commands(record))
                 if code is None:
                     return f"its probe took longer than {seconds:g} s"
                 return "" if code == 0 else f"its probe ended with {code}"
@@ -36,10 +34,10 @@ async def probe(one: Attended, run: Run, asked: Probe, seconds: float) -> str:
         return str(error)
 
 
-def is_listening(one: Attended, run: Run, port: int) -> bool:
+def is_listening(record: ServiceRecord, process: MainProcess, port: int) -> bool:
     """Tell whether one of the service's users listens: the kernel's table is read, so the service sees no client."""
-    users = processes.listening_users(run.running.pid, port)
-    allowed = one.definition.users
+    users = processes.listening_users(process.running.pid, port)
+    allowed = record.definition.users
     return bool(users) and (allowed is None or any(user in allowed for user in users))
 
 

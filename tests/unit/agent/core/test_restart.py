@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milkyway_agent.core.restart import Starts, delay_ms, describe_end, is_triggered, judge, permission, started
+from milkyway_agent.core.restart import Starts, delay_ms, describe_end, judge, permission, started
 from milkyway_agent.core.service_state import Event
 from milkyway_formats.listener import Listener, Tcp
 from milkyway_formats.service import Restart, Service
@@ -34,7 +34,7 @@ def service(
 
 
 def judged(one: Service, code: int | None, starts: tuple[int, ...] = (0,)) -> Event:
-    return judge(one, code, Starts(starts), 5, 0.0, is_triggered(one)).event
+    return judge(one, code, Starts(starts), 5, 0.0).event
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_the_start_limit_gives_up_and_says_so() -> None:
     starts = Starts()
     for now in (0, 1000, 2000):
         starts = started(starts, now, POLICY)
-        verdict = judge(service(), 1, starts, now + 1, 0.0, triggered=False)
+        verdict = judge(service(), 1, starts, now + 1, 0.0)
         starts = verdict.starts
     assert verdict.event is Event.GAVE_UP
     assert verdict.reason == "ended with status 1; given up after 3 starts within 10 s"
@@ -78,7 +78,7 @@ def test_starts_that_are_long_past_do_not_count() -> None:
     starts = Starts()
     for now in (0, 9_000, 18_000, 27_000, 36_000):
         starts = started(starts, now, POLICY)
-        verdict = judge(service(), 1, starts, now + 1, 0.0, triggered=False)
+        verdict = judge(service(), 1, starts, now + 1, 0.0)
         starts = verdict.starts
         assert verdict.event is Event.RETRIED
     assert len(starts.at) <= 2, "forgotten ones take no room"
@@ -86,8 +86,8 @@ def test_starts_that_are_long_past_do_not_count() -> None:
 
 def test_a_long_run_ends_a_row_of_failures() -> None:
     starts = Starts((0,), failures=8)
-    assert judge(service(), 1, starts, 9_999, 0.0, False).starts.failures == 9
-    assert judge(service(), 1, starts, 10_000, 0.0, False).starts.failures == 1
+    assert judge(service(), 1, starts, 9_999, 0.0).starts.failures == 9
+    assert judge(service(), 1, starts, 10_000, 0.0).starts.failures == 1
 
 
 @given(st.integers(1, 100), st.integers(0, 100), st.floats(0, 1))
@@ -112,13 +112,13 @@ def test_what_has_a_trigger_rests_until_the_next_one_when_it_ended_well(when: st
 
 def test_timers_go_on_after_a_failure_and_say_why() -> None:
     one = service("never", timers=TIMERS)
-    verdict = judge(one, 1, Starts((0,)), 5, 0.0, triggered=True)
+    verdict = judge(one, 1, Starts((0,)), 5, 0.0)
     assert (verdict.event, verdict.reason) == (Event.REARMED, "ended with status 1")
     assert judged(service("on-failure", timers=TIMERS), 1) is Event.RETRIED, "a policy that retries does so now"
 
 
 def test_a_timer_outlives_the_start_limit() -> None:
-    verdict = judge(service(timers=TIMERS), 1, Starts((0, 1, 2), 2), 5, 0.0, triggered=True)
+    verdict = judge(service(timers=TIMERS), 1, Starts((0, 1, 2), 2), 5, 0.0)
     assert verdict.event is Event.REARMED
     assert verdict.reason == "ended with status 1; given up until its next time after 3 starts within 10 s"
 
@@ -129,7 +129,7 @@ def test_a_client_that_is_left_waiting_does_not_start_it_for_ever(when: str) -> 
 
 
 def test_what_ends_well_without_taking_its_client_pauses_until_a_start_no_longer_counts() -> None:
-    verdict = judge(service(listeners=LISTENERS), 0, Starts((100, 200, 300)), 1_000, 0.0, triggered=True)
+    verdict = judge(service(listeners=LISTENERS), 0, Starts((100, 200, 300)), 1_000, 0.0)
     assert (verdict.event, verdict.delay_ms) == (Event.RETRIED, 9_100)
     assert verdict.reason == "ended with status 0; pauses after 3 starts within 10 s"
     assert permission(service(listeners=LISTENERS), verdict.starts, True) is Event.ARM

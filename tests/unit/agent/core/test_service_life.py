@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from milkyway_agent.core.service_state import TABLE, Event, Row, Step
 from milkyway_formats.listener import Listener, Tcp
 from milkyway_formats.service import ReadyByNotify, Restart, Service, Stop
-from tests.fakes.service_world import World, live
+from tests.fakes.service_lives import live
+from tests.fakes.service_world import World
 
 
 @given(st.binary(min_size=160, max_size=160))
@@ -28,7 +29,7 @@ def daemon(name: str = "web", **fields: object) -> Service:
 def rows(one: World, name: str = "web") -> list[str]:
     """Return the rows that a service went through."""
     found = [was.label for _, whose, was, _, now in one.history if whose == name and was is not now]
-    return [*found, one.inhabitants[name].row.label]
+    return [*found, one.row(name).label]
 
 
 def test_what_ignores_the_stop_signal_is_killed_when_its_time_is_over_and_not_before() -> None:
@@ -62,12 +63,12 @@ def test_what_counts_on_a_socket_runs_while_the_service_behind_it_starts_and_goe
     )
     one = world(database, daemon(requires=["database"]))
     one.start("web")
-    assert one.inhabitants["web"].row is Row.STARTED
+    assert one.row("web") is Row.STARTED
     one.come("database")
-    assert (one.inhabitants["database"].row, one.inhabitants["web"].row) == (Row.STARTING, Row.STARTED)
+    assert (one.row("database"), one.row("web")) == (Row.STARTING, Row.STARTED)
     one.end("database", 1)
     one.pass_time(1)
-    assert (one.inhabitants["database"].row, one.inhabitants["web"].row) == (Row.FAILED, Row.WAITING)
+    assert (one.row("database"), one.row("web")) == (Row.FAILED, Row.WAITING)
 
 
 def test_of_two_that_conflict_the_one_that_was_asked_for_last_runs() -> None:
@@ -75,7 +76,7 @@ def test_of_two_that_conflict_the_one_that_was_asked_for_last_runs() -> None:
     one.start("a")
     one.start("b")
     one.fall_quiet()
-    assert (one.inhabitants["a"].row, one.inhabitants["b"].row) == (Row.IDLE, Row.STARTED)
+    assert (one.row("a"), one.row("b")) == (Row.IDLE, Row.STARTED)
 
 
 def test_a_bundle_is_up_when_its_parts_are_and_dissolves_with_one_of_them() -> None:
@@ -97,7 +98,7 @@ def test_a_bundle_is_up_when_its_parts_are_and_dissolves_with_one_of_them() -> N
     [
         ((Row.STARTED, Event.UNWANTED), Step(Row.IDLE), "web has a process in"),
         ((Row.WAITING, Event.UNWANTED), Step(Row.WAITING), "web is wanted: False in"),
-        ((Row.STARTED, Event.GAVE_UP), Step(Row.FAILED), "web has a process in"),
+        ((Row.STARTED, Event.GAVE_UP), Step(Row.FAILED), "web is checked: True in"),
     ],
 )
 def test_the_world_refuses_a_wrong_table(pair: tuple[Row, Event], wrong: Step, said: str) -> None:

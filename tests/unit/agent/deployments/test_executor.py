@@ -7,7 +7,7 @@ import pytest
 from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.core.effects import RunServices
 from milkyway_agent.deployments.executor import Executor, service_definitions
-from milkyway_agent.launching.container import Machine
+from milkyway_agent.launching.oci_config import Machine
 from milkyway_agent.log.log import Log
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_formats.deployment import Deployment

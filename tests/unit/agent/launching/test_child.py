@@ -1,7 +1,7 @@
 """What the static launcher is told."""
 
-from milkyway_agent.launching.child import notify_path
 from milkyway_agent.launching.program import Program, launch_command
+from milkyway_agent.launching.starter import notify_path
 
 
 def test_a_plain_program_is_given_its_group_and_no_privileges() -> None:

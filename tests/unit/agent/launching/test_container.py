@@ -6,7 +6,7 @@ import pytest
 
 from milkyway_agent.core.uid_range import first_uid
 from milkyway_agent.launching import seccomp
-from milkyway_agent.launching.container import Machine, configuration
+from milkyway_agent.launching.oci_config import Machine, configuration
 from milkyway_formats.deployment import DataBinding, Deployment
 from milkyway_formats.execution import Execution
 from milkyway_formats.grants import Connect, Grant, HoldCapability, Listen, UseData

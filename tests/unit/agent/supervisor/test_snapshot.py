@@ -16,4 +16,4 @@ ROWS_OF_FORMAT_1 = {
 def test_causes_and_rows_are_kept_by_the_names_that_format_1_has_for_them() -> None:
     assert set(CAUSES) == CAUSES_OF_FORMAT_1
     assert set(ROWS) == ROWS_OF_FORMAT_1
-    assert set(CAUSES.values()) == set(Event)
+    assert set(CAUSES.values()) == set(Event) - {Event.ARM_FAILED}, "of which format 1 does not know"

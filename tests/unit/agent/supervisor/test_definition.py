@@ -2,13 +2,12 @@
 
 import pytest
 
-from milkyway_agent.launching.child import Launched
 from milkyway_agent.launching.direct import Direct
 from milkyway_agent.launching.program import Program
+from milkyway_agent.launching.spawned import Launched
 from milkyway_agent.log.log import Log
 from milkyway_agent.runtime.reaper import Reaper
-from milkyway_agent.supervisor.definition_checks import check
-from milkyway_agent.supervisor.service_record import Definition
+from milkyway_agent.supervisor.definition import Definition, check
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.listener import Listener, Tcp
 from milkyway_formats.service import ReadyByDescriptor, Reload, Service, Stop

@@ -1,0 +1,79 @@
+"""A service as it is supervised: what it is, who starts it, what it needs; and whether it can be supervised at all."""
+
+from collections.abc import Container
+from typing import NamedTuple
+
+from milkyway_agent.core.calendar import parse
+from milkyway_agent.core.dependencies import Needs
+from milkyway_agent.launching.starter import Starter
+from milkyway_formats.errors import RefusedError
+from milkyway_formats.execution import Execution
+from milkyway_formats.service import ExecProbe, HttpProbe, ReadyByDescriptor, ReadyByProbe, Service
+from milkyway_formats.service_check import check_service
+
+FIRST_LISTENER = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
+
+
+class Definition(NamedTuple):
+    """A service to supervise. *name* is its full one ("web/nginx"), as are those in *needs*.
+
+    *users*: who may listen on its port for it to count as ready; None: anybody. *socket_context*: the SELinux context of
+    its listeners, "": our own.
+    """
+
+    name: str
+    service: Service
+    starter: Starter
+    needs: Needs = Needs()
+    users: Container[int] | None = None
+    socket_context: str = ""
+
+
+def accepts(service: Service) -> bool:
+    """Tell whether each connection to *service* is a process of its own; then it has no main process."""
+    return any(listener.accept for listener in service.listeners)
+
+
+def check(definition: Definition) -> None:
+    """Raise RefusedError when the service contradicts itself, or asks for what its starter does not give."""
+    check_service(definition.service)
+    for timer in definition.service.timers:
+        for text in timer.calendar:
+            parse(text)
+    _check_starter(definition)
+    _check_listeners(definition)
+
+
+def _check_listeners(definition: Definition) -> None:
+    name, service = definition.name, definition.service
+    if accepts(service):
+        if not all(listener.accept for listener in service.listeners):
+            raise RefusedError(f"cannot supervise {name}: either all of its listeners accept connections, or none does")
+        if service.timers:
+            raise RefusedError(f"cannot supervise {name}: it runs for each connection, not at times")
+        if service.stop.command or service.reload.command:
+            raise RefusedError(f"cannot supervise {name}: a command can't say which of its connections' processes it is for")
+    elif isinstance(service.readiness, ReadyByDescriptor):
+        taken = FIRST_LISTENER + len(service.listeners) + service.stored_descriptors
+        if service.readiness.descriptor < taken and taken > FIRST_LISTENER:
+            number = service.readiness.descriptor
+            raise RefusedError(f"cannot supervise {name}: descriptor {number} is for a listener, or one that it has stored")
+
+
+def _check_starter(definition: Definition) -> None:
+    name, service, gives = definition.name, definition.service, definition.starter.abilities
+    if service.listeners and not gives.listeners:
+        raise RefusedError(f"cannot supervise {name}: its starter gives it no listeners")
+    if service.execution != Execution() and not gives.execution:
+        raise RefusedError(f"cannot supervise {name}: its starter does not read execution")
+    further = accepts(service) or service.stored_descriptors or isinstance(service.readiness, ReadyByDescriptor)
+    if further and not gives.descriptors:
+        raise RefusedError(f"cannot supervise {name}: its starter serves no connections, and passes no further descriptors")
+    probes = [service.health.probe] if service.health else []
+    if isinstance(service.readiness, ReadyByProbe):
+        probes.append(service.readiness.probe)
+    if any(isinstance(probe, HttpProbe) for probe in probes) and not gives.network:
+        raise RefusedError(f"cannot supervise {name}: whoever supervises it asks nobody over the network")
+    asks = bool(service.stop.command or service.reload.command) or any(isinstance(probe, ExecProbe) for probe in probes)
+    if asks and not gives.commands:
+        raise RefusedError(f"cannot supervise {name}: its starter runs no commands beside it")

@@ -1,0 +1,129 @@
+"""The output pipes of services: what they write is carried into the log.
+
+A pipe's reading end lives on until its last writer is gone. Where a service has a control group, so that nothing of a
+process can be left unseen, its pipe is kept for the next one: we hold a writing end ourselves. Reading is bounded: a chunk
+at a time, so that a service that writes without end keeps nobody waiting.
+"""
+
+import fcntl
+import os
+import select
+from collections.abc import Sequence
+from functools import partial
+
+import trio
+
+from milkyway_agent.log.log import OUTPUT, Log
+from milkyway_agent.log.service_output import AT_ONCE, ENDED, Stream
+from milkyway_agent.runtime.alarms import Alarms
+from milkyway_agent.runtime.watch import Watch
+from milkyway_agent.supervisor.service_record import ServiceRecord
+
+CHUNKS_AT_END = 16
+LINE_BYTES = 200
+_NONE: Sequence[Stream] = ()
+
+
+class OutputPipes:
+    """The pipes of all services: of each the last, and those that something left behind still holds."""
+
+    def __init__(self, watch: Watch, alarms: Alarms, log: Log) -> None:
+        self._watch = watch
+        self._alarms = alarms
+        self._log = log
+        self._streams: dict[ServiceRecord, tuple[Stream, ...]] = {}
+        self._writing: dict[ServiceRecord, int] = {}  # our writing end of the last, while it is kept for the next process
+
+    def streams(self, record: ServiceRecord) -> Sequence[Stream]:
+        """Return the pipes of a service that are read now, the newest last."""
+        return self._streams.get(record, _NONE)
+
+    def open(self, record: ServiceRecord) -> int:
+        """Open a pipe and read it; return the end that is the service's."""
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(reading, False)
+        self.read(record, Stream(reading, record.definition.name, self._log))
+        return writing
+
+    def kept(self, record: ServiceRecord) -> int:
+        """Return the writing end of a pipe that stays ours over the next process: of the last, if that is free.
+
+        It is when nobody has called ``give_up`` since: then nothing is left of the last process that could write.
+        """
+        writing = self._writing.get(record, -1)
+        if writing >= 0 and self._streams[record][-1].begin_anew(trio.current_time()):
+            # All of its flags: what a program makes of its standard output is so for all who share the description.
+            fcntl.fcntl(writing, fcntl.F_SETFL, 0)
+            return writing
+        self.give_up(record)
+        writing = self._writing[record] = self.open(record)
+        return writing
+
+    def keep(self, record: ServiceRecord, writing: int) -> None:
+        """Keep *writing*, our end of the pipe that is read last, for the next process."""
+        self._writing[record] = writing
+
+    def give_up(self, record: ServiceRecord) -> None:
+        """Let the pipe end with its last writer: no process follows, or something of the last is left. Idempotent."""
+        writing = self._writing.pop(record, -1)
+        if writing >= 0:
+            os.close(writing)
+
+    def read(self, record: ServiceRecord, stream: Stream) -> None:
+        """Carry what comes through *stream* until its writers are gone; then its descriptor is closed."""
+        self._streams[record] = (*self._streams.get(record, ()), stream)
+        self._watch.add(stream.descriptor, partial(self._output_came, record, stream))
+
+    def drain(self, record: ServiceRecord) -> str:
+        """Read what a start that failed has written, as far as it is there already; return its last line."""
+        for stream in self.streams(record)[-1:]:  # those before it are of other processes
+            for _ in range(CHUNKS_AT_END):
+                if not has_more(stream.descriptor):
+                    break
+                if stream.ready(trio.current_time()) == ENDED:
+                    self._watch.remove(stream.descriptor)
+                    self._end(record, stream)
+                    break
+        for line in reversed(self._log.ring.records):
+            if line.service == record.definition.name:
+                return str(line.facts.get("line", ""))[:LINE_BYTES] if line.event == OUTPUT else ""
+        return ""
+
+    def close(self, record: ServiceRecord) -> None:
+        """Close every pipe of a service."""
+        self.give_up(record)
+        for stream in self.streams(record):
+            self._watch.remove(stream.descriptor)
+            self._end(record, stream)
+
+    def _output_came(self, record: ServiceRecord, stream: Stream, _events: int) -> None:
+        again = stream.ready(trio.current_time())
+        if again == AT_ONCE:
+            return
+        self._watch.remove(stream.descriptor)
+        if again == ENDED:
+            self._end(record, stream)
+        else:
+            self._alarms.set(again - trio.current_time(), partial(self._watch_again, record, stream))
+
+    def _watch_again(self, record: ServiceRecord, stream: Stream) -> None:
+        if stream in self.streams(record):
+            self._watch.add(stream.descriptor, partial(self._output_came, record, stream))
+
+    def _end(self, record: ServiceRecord, stream: Stream) -> None:
+        streams = self._streams[record]
+        if stream is streams[-1]:
+            self.give_up(record)
+        left = tuple(other for other in streams if other is not stream)
+        if left:
+            self._streams[record] = left
+        else:
+            del self._streams[record]
+        os.close(stream.descriptor)
+
+
+def has_more(descriptor: int) -> bool:
+    """Tell whether there is something to read from *descriptor* now."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(0))

@@ -1,0 +1,55 @@
+"""Tasks for services, where something must be waited for: a container's start, clearing away, a command, a probe."""
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from milkyway_agent.supervisor.service_record import ServiceRecord
+from milkyway_formats.errors import UnavailableError
+
+Task = Callable[..., Awaitable[object]]
+
+
+class ServiceTasks:
+    """Runs them while ``run`` does. *fail* is told of a service whose task failed."""
+
+    def __init__(self, fail: Callable[[ServiceRecord, Exception], None]) -> None:
+        self._fail = fail
+        self._nursery: trio.Nursery | None = None
+        self._cut_off: list[tuple[ServiceRecord, Task, tuple[object, ...]]] = []
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run tasks until cancelled.
+
+        Run again, it begins anew those that were cut off: each looks whether it is still meant.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                begun, self._cut_off = self._cut_off, []
+                for record, task, arguments in begun:
+                    nursery.start_soon(self._guarded, record, task, arguments)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+
+    @property
+    def are_run(self) -> bool:
+        """Whether ``run`` runs."""
+        return self._nursery is not None
+
+    def spawn(self, record: ServiceRecord, task: Task, *arguments: object) -> None:
+        """Run *task* for a service, for as long as it takes. Raises UnavailableError when tasks are not run."""
+        if self._nursery is None:
+            raise UnavailableError("cannot do this for a service: the supervisor does not run")
+        self._nursery.start_soon(self._guarded, record, task, arguments)
+
+    async def _guarded(self, record: ServiceRecord, task: Task, arguments: tuple[object, ...]) -> None:
+        try:
+            await task(*arguments)
+        except trio.Cancelled:
+            self._cut_off.append((record, task, arguments))
+            raise
+        except Exception as error:  # noqa: BLE001 (told to the service, which it makes failed)
+            self._fail(record, error)
