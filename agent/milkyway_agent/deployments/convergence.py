@@ -23,7 +23,8 @@ from milkyway_agent.core.uid_range import check_apart
 from milkyway_agent.deployments.data import DataPlane
 from milkyway_agent.deployments.executor import Executor, GroupPlane, LayerDamagedError, LayerPlane, ServicePlane, StackPlane
 from milkyway_agent.deployments.layer_store import LayerStore
-from milkyway_agent.deployments.policy import PolicyPlane
+from milkyway_agent.deployments.policy import PolicyPlane, Programs
+from milkyway_agent.deployments.snapshot import KeptDeployments
 from milkyway_agent.deployments.verifier_link import NotAdmittedError, TrustLink
 from milkyway_agent.ipc.messages import (
     Acted,
@@ -40,8 +41,6 @@ from milkyway_agent.ipc.messages import (
 )
 from milkyway_agent.launching.container import Machine
 from milkyway_agent.log.log import Log
-from milkyway_agent.pid1.agent_programs import Programs
-from milkyway_agent.pid1.snapshot import KeptDeployments
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.supervisor.supervisor import Supervisor
 from milkyway_agent.system import cgroups, kernel, selinux

@@ -6,15 +6,15 @@ the policy it has. Nothing compiled is ever read from the writable disk.
 """
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from milkyway_agent.core.effects import LoadInstance
+from milkyway_agent.deployments.snapshot import KeptInstance
 from milkyway_agent.deployments.verifier_link import TrustLink
 from milkyway_agent.ipc.messages import CheckPolicy, PolicyChecked
 from milkyway_agent.ipc.sealed_memory import MFD_NOEXEC_SEAL, seal
-from milkyway_agent.pid1.agent_programs import Programs
-from milkyway_agent.pid1.snapshot import KeptInstance
 from milkyway_agent.system import selinux
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.policy_binary import check_foundation
@@ -23,7 +23,14 @@ from milkyway_formats.policy_shared import Placed, shared
 BASE_POLICY = Path("/usr/lib/milkyway/policy/base.policy")
 MAX_BYTES = 16 * 1024 * 1024
 
-Compile = Callable[[bytes], Awaitable[bytes]]
+
+class Programs(Protocol):
+    """The agent's own programs, of which the compiler is one."""
+
+    async def run(
+        self, name: str, arguments: tuple[str, ...] = (), descriptors: dict[int, int] | None = None
+    ) -> tuple[int, str]:
+        """Run the program *name* to its end, with copies of *descriptors*; return its exit status and what it wrote."""
 
 
 class PolicyPlane:

@@ -24,6 +24,7 @@ from milkyway_agent.api.requests import Answers
 from milkyway_agent.core.boot import BOOT
 from milkyway_agent.deployments.convergence import Convergence, protect_installed
 from milkyway_agent.deployments.layer_store import LayerStore
+from milkyway_agent.deployments.snapshot import KeptDeployments
 from milkyway_agent.deployments.verifier_link import TrustLink
 from milkyway_agent.ipc.messages import Begin
 from milkyway_agent.launching.child import Running
@@ -37,7 +38,7 @@ from milkyway_agent.pid1.machine_api import LiveMachine
 from milkyway_agent.pid1.program_table import ADMIN_GROUP, FIRST, VERIFIER_USER
 from milkyway_agent.pid1.reexecution import Succession, go_on
 from milkyway_agent.pid1.shutdown import go_down
-from milkyway_agent.pid1.snapshot import KeptAgent, KeptDeployments
+from milkyway_agent.pid1.snapshot import KeptAgent
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.reexecution import Renewal
 from milkyway_agent.runtime.signal_receiver import arriving
