@@ -21,10 +21,13 @@ from milkyway_agent.core.polling import Patience, delay_ms
 from milkyway_agent.core.transition import wanted_effects
 from milkyway_agent.core.uid_range import check_apart
 from milkyway_agent.deployments.data import DataPlane
-from milkyway_agent.deployments.executor import Executor, GroupPlane, LayerDamagedError, LayerPlane, ServicePlane, StackPlane
+from milkyway_agent.deployments.executor import Executor
 from milkyway_agent.deployments.layer_store import LayerStore
+from milkyway_agent.deployments.layers import LayerDamagedError, LayerPlane
 from milkyway_agent.deployments.policy import PolicyPlane, Programs
+from milkyway_agent.deployments.services import GroupPlane, ServicePlane
 from milkyway_agent.deployments.snapshot import KeptDeployments
+from milkyway_agent.deployments.stacks import StackPlane
 from milkyway_agent.deployments.verifier_link import NotAdmittedError, TrustLink
 from milkyway_agent.ipc.messages import (
     Acted,

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 from milkyway_agent.core.effects import RunServices
-from milkyway_agent.deployments.executor import service_definitions
+from milkyway_agent.deployments.services import service_definitions
 from milkyway_agent.deployments.snapshot import KeptDeployments
 from milkyway_agent.launching.container import Machine
 from milkyway_agent.pid1.coreos_services import definition

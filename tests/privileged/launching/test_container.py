@@ -13,7 +13,8 @@ import trio
 from milkyway_agent.core import stack
 from milkyway_agent.core.effects import MakeGroup, MountStack, RunServices
 from milkyway_agent.core.uid_range import RANGE, first_uid
-from milkyway_agent.deployments.executor import ServicePlane, StackPlane
+from milkyway_agent.deployments.services import ServicePlane
+from milkyway_agent.deployments.stacks import StackPlane
 from milkyway_agent.launching.child import clear_group
 from milkyway_agent.launching.container import BUNDLES, CRUN_STATE, Container, Machine
 from milkyway_agent.launching.program import make_group
