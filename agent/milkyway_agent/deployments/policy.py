@@ -12,7 +12,7 @@ from typing import Protocol
 
 from milkyway_agent.core.effects import LoadInstance
 from milkyway_agent.deployments.snapshot import KeptInstance
-from milkyway_agent.deployments.verifier_link import TrustLink
+from milkyway_agent.deployments.verifier_link import Verifier
 from milkyway_agent.ipc.messages import CheckPolicy, PolicyChecked
 from milkyway_agent.ipc.sealed_memory import MFD_NOEXEC_SEAL, seal
 from milkyway_agent.system import selinux
@@ -36,8 +36,8 @@ class Programs(Protocol):
 class PolicyPlane:
     """Loads and unloads instances. *layer_path* gives the installed file of a layer."""
 
-    def __init__(self, link: TrustLink, programs: Programs, layer_path: Callable[[str], Path]) -> None:
-        self._link = link
+    def __init__(self, verifier: Verifier, programs: Programs, layer_path: Callable[[str], Path]) -> None:
+        self._verifier = verifier
         self._programs = programs
         self._layer_path = layer_path
         self._instances: dict[str, tuple[Placed, bytes]] = {}
@@ -66,12 +66,12 @@ class PolicyPlane:
             layer = os.open(self._layer_path(effect.sha256), os.O_RDONLY | os.O_CLOEXEC)
             try:
                 question = CheckPolicy(
-                    request=self._link.number(),
+                    request=self._verifier.number(),
                     deployment=effect.deployment,
                     generation=effect.generation,
                     sha256=effect.sha256,
                 )
-                checked = await self._link.ask(question, PolicyChecked, [layer, output])
+                checked = await self._verifier.ask(question, PolicyChecked, [layer, output])
             finally:
                 os.close(layer)
             placed = Placed(effect.deployment, effect.generation, tuple(checked.domains.values()), effect.data)

@@ -60,6 +60,19 @@ class NotAdmittedError(RefusedError):
         self.failed_check = failed_check
 
 
+class Verifier(Protocol):
+    """The verifier, as the other modules of this room ask it; ``TrustLink`` is the line to the one that runs."""
+
+    def number(self) -> int:
+        """Return a new request number."""
+
+    async def ask(self, message: ToVerifier, kind: type[AnswerT], fds: Sequence[int] = ()) -> AnswerT:
+        """Send *message* and return the answer, which is a *kind*; see ``TrustLink.ask``."""
+
+    async def tell(self, message: ToVerifier, fds: Sequence[int] = ()) -> None:
+        """Send *message* and wait for no answer. Raises UnavailableError when there is no verifier now."""
+
+
 class TrustLink:
     """The line. *begin* gives the first message and its two descriptors, each time anew; ``run`` keeps it alive."""
 

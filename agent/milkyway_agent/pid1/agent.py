@@ -22,7 +22,8 @@ from milkyway_agent.api import server
 from milkyway_agent.api.draining import Drain
 from milkyway_agent.api.requests import Answers
 from milkyway_agent.core.boot import BOOT
-from milkyway_agent.deployments.convergence import Convergence, protect_installed
+from milkyway_agent.deployments.convergence import Convergence
+from milkyway_agent.deployments.layer_install import protect_installed
 from milkyway_agent.deployments.layer_store import LayerStore
 from milkyway_agent.deployments.snapshot import KeptDeployments
 from milkyway_agent.deployments.verifier_link import TrustLink

@@ -7,6 +7,7 @@ import pytest
 from milkyway_agent.deployments.executor import Executor
 from milkyway_agent.log.log import Log
 from milkyway_formats.errors import UnavailableError
+from tests.fakes.planes import RecordingPlane
 
 
 class Deed(NamedTuple):
@@ -20,25 +21,6 @@ class Deed(NamedTuple):
         return f"{self.key} {self.version}"
 
 
-class RecordingPlane:
-    """Records what it does, and refuses what is in *failing*."""
-
-    def __init__(self) -> None:
-        self.done: list[str] = []
-        self.failing: set[str] = set()
-
-    async def do(self, effect: Deed) -> None:
-        self._take(f"+{effect.describe()}")
-
-    async def undo(self, effect: Deed) -> None:
-        self._take(f"-{effect.describe()}")
-
-    def _take(self, word: str) -> None:
-        if word in self.failing:
-            raise UnavailableError(f"cannot do {word}: the test says so")
-        self.done.append(word)
-
-
 A, B1, B2 = Deed("a"), Deed("b"), Deed("b", 2)
 RUN1, RUN2 = Deed("run", 1, exclusive=True), Deed("run", 2, exclusive=True)
 
@@ -49,32 +31,32 @@ def executor() -> tuple[Executor, RecordingPlane, Log]:
 
 
 async def test_what_is_wanted_comes_to_hold_and_twice_is_once() -> None:
-    one, plane, _ = executor()
-    await one.converge([A, B1, RUN1])  # type: ignore[list-item] # an effect by its protocol
-    await one.converge([A, B1, RUN1])  # type: ignore[list-item]
+    tested, plane, _ = executor()
+    await tested.converge([A, B1, RUN1])  # type: ignore[list-item] # an effect by its protocol
+    await tested.converge([A, B1, RUN1])  # type: ignore[list-item]
     assert plane.done == ["+a 1", "+b 1", "+run 1"]
-    assert set[object](one.present) == {A, B1, RUN1}
+    assert set[object](tested.present) == {A, B1, RUN1}
 
 
 async def test_where_a_step_fails_the_old_state_comes_back() -> None:
-    one, plane, log = executor()
-    await one.converge([A, RUN1])  # type: ignore[list-item]
+    tested, plane, log = executor()
+    await tested.converge([A, RUN1])  # type: ignore[list-item]
     plane.done.clear()
     plane.failing = {"+run 2"}
     with pytest.raises(UnavailableError, match=r"cannot do \+run 2"):
-        await one.converge([A, B2, RUN2])  # type: ignore[list-item]
+        await tested.converge([A, B2, RUN2])  # type: ignore[list-item]
     assert plane.done == ["+b 2", "-run 1", "+run 1", "-b 2"]
-    assert set[object](one.present) == {A, RUN1}
+    assert set[object](tested.present) == {A, RUN1}
     assert "transition_failed" in log.ring.events()
 
 
 async def test_what_cannot_be_cleared_away_is_tried_again_the_next_time() -> None:
-    one, plane, log = executor()
-    await one.converge([A, RUN1])  # type: ignore[list-item]
+    tested, plane, log = executor()
+    await tested.converge([A, RUN1])  # type: ignore[list-item]
     plane.failing = {"-a 1"}
-    await one.converge([])
-    assert set[object](one.present) == {A}
+    await tested.converge([])
+    assert set[object](tested.present) == {A}
     assert "step_failed" in log.ring.events()
     plane.failing = set()
-    await one.converge([])
-    assert one.present == ()
+    await tested.converge([])
+    assert tested.present == ()
