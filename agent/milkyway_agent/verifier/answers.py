@@ -307,9 +307,6 @@ class Verifier:
             ),
             now=now,
         )
-        answer = DesiredAdmitted(request=request, desired=desired, id=accepted.digest)
-        if len(encode(answer)) > MAX_MESSAGE_BYTES:
-            raise OversizeRefusedError(f"cannot accept desired state {desired.version}: it is too long for this machine")
         for deployment in desired.deployments:
             self._check_separation(trust, document, deployment, self._layers)
         store.save_desired(
@@ -325,7 +322,7 @@ class Verifier:
             ),
         )
         self._in_force = [document, *self._in_force[:1]]
-        return [ToPid1(answer)]
+        return [ToPid1(DesiredAdmitted(request=request, desired=desired, id=accepted.digest))]
 
     def _admit_command(self, standing: Standing, trust: Trust, request: int, data: bytes, now: UnixSeconds) -> list[Outgoing]:
         store, state = standing.store, standing.store.state

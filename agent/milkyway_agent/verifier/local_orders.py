@@ -11,6 +11,7 @@ from milkyway_agent.core.admission import LocalRefusedError, check_local
 from milkyway_agent.verifier.machine_keys import MachineSecrets, identity_key
 from milkyway_formats.desired import DESIRED_TYPE, Desired
 from milkyway_formats.envelope import Envelope, EnvelopeRefusedError, payload_of, read_envelope, write_envelope
+from milkyway_formats.limits import MAX_DESIRED_BYTES
 from milkyway_formats.trust import Trust, Verified, verify_by_key
 
 WHAT = "desired state"
@@ -51,6 +52,6 @@ def verify_kept(data: bytes, trust: Trust, secrets: MachineSecrets) -> tuple[Des
     key = identity_key(secrets).public_key
     if [signature.keyid for signature in read_envelope(data, what=WHAT).signatures] != [key.key_id]:
         return trust.verify_desired(data)
-    desired, verified = verify_by_key(data, key, DESIRED_TYPE, Desired, what=WHAT)
+    desired, verified = verify_by_key(data, key, DESIRED_TYPE, Desired, what=WHAT, limit=MAX_DESIRED_BYTES)
     check_local(trust.owner, f"resume {WHAT} {desired.version}")
     return desired, verified

@@ -45,7 +45,8 @@ from milkyway_agent.system.state_file import KernelDirectory
 from milkyway_agent.verifier.answers import Arrival, ForUplink, Outgoing, ToPid1, Verifier
 from milkyway_agent.verifier.note_allowance import NoteAllowance
 from milkyway_agent.verifier.standing import UNAVAILABLE, noted
-from milkyway_formats.envelope import MAX_ENVELOPE_BYTES, EnvelopeRefusedError
+from milkyway_formats.envelope import EnvelopeRefusedError
+from milkyway_formats.limits import MAX_ENVELOPE_BYTES
 from milkyway_formats.names import Sha256
 
 PID1_FD, UPLINK_FD = 3, 4
