@@ -171,12 +171,6 @@ class Trust:
                 f" {len(left)} of {threshold} persons signed"
             )
 
-    def with_root(self, data: bytes) -> "Trust":
-        """Return the trust after the root in the envelope *data* has followed its predecessor."""
-        if verify_root(data)[0].side == "vendor":
-            return dataclasses.replace(self, vendor=verify_root(data, self.vendor)[0])
-        return dataclasses.replace(self, owner=verify_root(data, self.owner)[0])
-
     def _check_layer_signers(self, path: LayerPath, signers: list[KeyEntry]) -> None:
         """Return if one side's delegation for *path* is met; else raise, saying for each side why not."""
         reasons: list[str] = []

@@ -11,7 +11,7 @@ import trio
 
 from milkyway_agent.core import transition
 from milkyway_agent.core.effects import DeploymentEffect
-from milkyway_agent.core.transition import Plan, Step
+from milkyway_agent.core.transition import Step
 from milkyway_agent.log.log import Log
 from milkyway_formats.errors import MilkyWayError
 
@@ -42,10 +42,7 @@ class Executor:
         Raises what the first failing step raised, after taking back what was done before it. What could
         not be cleared away afterwards is noted, still counted as present, and tried again the next time.
         """
-        await self.carry_out(transition.plan(self.present, wanted))
-
-    async def carry_out(self, plan: Plan[DeploymentEffect]) -> None:
-        """Carry out *plan*; see ``converge``."""
+        plan = transition.plan(self.present, wanted)
         done: list[Step[DeploymentEffect]] = []
         try:
             for step in plan.steps:

@@ -73,15 +73,13 @@ class LayerStore:
                 ) from error
             raise
 
-    def keep(self, sha256: Sha256) -> Path:
-        """Move the verified staging file into the store, durably. Return its path. Undo: ``remove``."""
+    def keep(self, sha256: Sha256) -> None:
+        """Move the verified staging file into the store, durably. Undo: ``remove``."""
         part = self._part(sha256)
         self._protect(part)
         self._fsync(part)
-        path = self.path(sha256)
-        part.rename(path)
+        part.rename(self.path(sha256))
         self._fsync(self.layers)
-        return path
 
     def discard(self, sha256: Sha256) -> None:
         """Remove the staging file of *sha256*, if there is one."""

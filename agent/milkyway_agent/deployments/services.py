@@ -52,13 +52,12 @@ class ServicePlane:
         reaper: Reaper,
         machine: Machine,
         *,
-        must_start: bool = False,
         crun: str = CRUN,
         cgroups_root: str = CGROUPS,
     ) -> None:
         self._supervisor = supervisor
         self._definitions = partial(service_definitions, machine=machine, reaper=reaper, crun=crun, cgroups_root=cgroups_root)
-        self.must_start = must_start
+        self.must_start = False
 
     async def do(self, effect: RunServices) -> None:
         """Supervise and start the services."""

@@ -26,9 +26,6 @@ class TrustedTime:
         """Take a newer estimate, earlier or later than the one before."""
         self.estimate, self.boottime = estimate, boottime
 
-    def signed(self, time: UnixSeconds) -> bool:
-        """Raise the floor to a *time* that somebody trusted has signed; return whether that changed anything."""
-        if time <= self.floor:
-            return False
-        self.floor = time
-        return True
+    def signed(self, time: UnixSeconds) -> None:
+        """Raise the floor to a *time* that somebody trusted has signed, if it is below that."""
+        self.floor = max(self.floor, time)
