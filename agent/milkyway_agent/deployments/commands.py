@@ -28,7 +28,7 @@ class Services(Protocol):
 
 
 class Commands:
-    """Carries out commands and tells what became of them. *order_end* begins a reboot or a power-off."""
+    """Carries out commands and tells their outcome. *order_end* begins a reboot or a power-off."""
 
     def __init__(self, services: Services, order_end: OrderEnd, tell_acted: TellActed, note: Note) -> None:
         self._services = services

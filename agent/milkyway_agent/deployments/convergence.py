@@ -1,8 +1,8 @@
-"""The machine is kept at its desired state: the parts of this room, put together for PID 1.
+"""Keeping the machine at its desired state: the parts of this room, put together for PID 1.
 
 News of the verifier (``news``) bring commands (``commands``) and desired states, which are rolled out (``rollout``) one
 deployment after the other (``deployment_set``): layers are installed (``layer_install``) and effects carried out by the
-planes (``executor``). What became of it is reported (``reports``).
+planes (``executor``). The outcome is reported (``reports``).
 """
 
 from collections import deque
@@ -128,7 +128,7 @@ class Convergence:
         )
 
     def go_on(self, kept: KeptDeployments) -> None:
-        """Begin with what an agent before this one has done; the services are in the supervisor already."""
+        """Take over what an agent before this one has done. Its services are in the supervisor already."""
         self._deployments.go_on(kept.groups, kept.present)
         self._policy.go_on(kept.instances)
 

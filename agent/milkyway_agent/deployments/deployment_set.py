@@ -1,7 +1,7 @@
 """The deployments that a machine has: each is brought up to what a desired state says, or taken away.
 
-Each deployment stands for itself: one that can't be fetched, is refused or doesn't start keeps what it
-had (or has nothing), its reason shows in the status, and all others go on.
+Deployments don't depend on each other: one that can't be fetched, is refused or doesn't start stays at the version that
+it had, if any, and the status shows the reason; all others are carried out.
 """
 
 from collections import deque
@@ -60,7 +60,7 @@ class DeploymentSet:
         return self._groups
 
     def go_on(self, groups: Mapping[str, Sequence[DeploymentEffect]], present: Iterable[DeploymentEffect]) -> None:
-        """Begin with the *groups* that an agent before this one had, and the effects that it left *present*."""
+        """Take over the *groups* of an agent before this one, and the effects that it left *present*."""
         self._groups = {identifier: tuple(group) for identifier, group in groups.items()}
         self._executor.present = tuple(present)
         for effect in self._executor.present:

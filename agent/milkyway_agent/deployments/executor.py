@@ -1,7 +1,6 @@
-"""Carrying out a plan: each effect by the plane that knows how, and back again where one fails.
+"""Carrying out a plan: each effect is done or undone by the plane of its kind, and taken back if a later step fails.
 
-Every plane has a ``do`` and an ``undo``, which can be repeated: doing what holds and undoing what
-does not hold change nothing.
+Every plane has a ``do`` and an ``undo``. Both are idempotent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,14 +21,14 @@ class Plane(Protocol):
     """Does and undoes the effects of one kind."""
 
     async def do(self, effect: Any) -> None:
-        """Make *effect* hold. Raises MilkyWayError or OSError, with nothing of it left."""
+        """Make *effect* hold. Raises MilkyWayError or OSError and then leaves nothing of it."""
 
     async def undo(self, effect: Any) -> None:
-        """Make *effect* hold no more. Raises MilkyWayError or OSError where it still does."""
+        """Make *effect* hold no more. Raises MilkyWayError or OSError if it still does."""
 
 
 class Executor:
-    """Carries out plans, one at a time, and knows what holds."""
+    """Carries out plans, one at a time. ``present`` are the effects that hold, in the order in which they were done."""
 
     def __init__(self, planes: Mapping[type, Plane], log: Log) -> None:
         self.present: tuple[DeploymentEffect, ...] = ()
@@ -39,8 +38,8 @@ class Executor:
     async def converge(self, wanted: Sequence[DeploymentEffect]) -> None:
         """Make exactly *wanted* hold.
 
-        Raises what the first failing step raised, after taking back what was done before it. What could
-        not be cleared away afterwards is noted, still counted as present, and tried again the next time.
+        Raises what the first failing step raised, after taking back the steps before it. What can't be cleared
+        away afterwards is noted, still counts as present, and is tried again the next time.
         """
         plan = transition.plan(self.present, wanted)
         done: list[Step[DeploymentEffect]] = []

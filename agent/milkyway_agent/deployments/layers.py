@@ -17,7 +17,7 @@ _SECTORS_PER_BLOCK = BLOCK_SIZE // 512
 
 
 class LayerDamagedError(UnavailableError):
-    """An installed layer file was changed on the disk; fetched anew, it will be whole."""
+    """An installed layer file was changed on the disk. Fetched again, it will be whole."""
 
     def __init__(self, message: str, *, sha256: str) -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class LayerPlane:
 
     def __init__(self, path_of: Callable[[str], Path], *, selinux: bool = False) -> None:
         self._path_of = path_of
-        # All layers have one label; which deployment a file belongs to is said by the stack that shows it.
+        # All layers have the same label: which deployment a file belongs to is said by the stack that shows it.
         self._options = f'context="{object_context("layer_image_t")}"' if selinux else ""
 
     async def do(self, effect: OpenLayer) -> None:
@@ -51,7 +51,7 @@ class LayerPlane:
             raise
 
     async def undo(self, effect: OpenLayer) -> None:
-        """Unmount the image and close its devices; whoever still reads it keeps them until done."""
+        """Unmount the image and close its devices. Processes that still read the image keep both until they end."""
         target, name = stack.layer_mount(effect.sha256), stack.layer_device(effect.sha256)
         if mounts.is_mounted(target):
             mounts.umount2(target, mounts.UMOUNT_NOFOLLOW)
@@ -65,7 +65,7 @@ def open_verity(name: str, path: str, effect: OpenLayer) -> str:
     """Make the verity device *name* over the layer file *path*; return its path. Undo: ``verity.remove``."""
     image = effect.image
     there = verity.status(name)
-    if there is not None:  # an earlier attempt was cut short after this; its table is by the same root hash
+    if there is not None:  # an earlier attempt was cut short after this point; its table has the same root hash
         return there.path
     flags = loop.LO_FLAGS_READ_ONLY | loop.LO_FLAGS_AUTOCLEAR | loop.LO_FLAGS_DIRECT_IO
     device, opened = attach_loop(path, flags)
@@ -79,11 +79,11 @@ def open_verity(name: str, path: str, effect: OpenLayer) -> str:
             verity.remove(name)
             raise
     finally:
-        os.close(opened)  # the verity device has it open by now, or nobody needs it
+        os.close(opened)  # the verity device has it open by now, or it is not needed
 
 
 def attach_loop(path: str, flags: int) -> tuple[str, int]:
-    """Put *path* behind a free loop device; another process may be quicker with one that was free, so try several."""
+    """Attach *path* to a free loop device. Another process may take it first, so several are tried."""
     for _ in range(10):
         try:
             return loop.configure(loop.get_free(), path, flags)

@@ -1,4 +1,4 @@
-"""What the verifier tells without being asked: where it stands, what it admitted, what it refused, whether the link is up.
+"""What the verifier tells without being asked: that it began, what it admitted or refused, whether the uplink is connected.
 
 Orders are handed on; the rest is kept here, for the status.
 """

@@ -1,8 +1,8 @@
 """The policy's plane: the kernel's policy is the base and the instances of what is deployed, and nothing else.
 
-Verifier checks and writes an instance, compiler makes one policy of base and all instances, PID 1
-loads it: check, compile, load, in this order. While any of the three fails the kernel keeps
-the policy it has. Nothing compiled is ever read from the writable disk.
+The verifier checks and writes an instance, the compiler makes one policy of the base and all instances, and PID 1
+loads it, in this order. If any of the three fails the kernel keeps the policy that it has. Nothing compiled is ever
+read from the writable disk.
 """
 
 import os
@@ -47,11 +47,11 @@ class PolicyPlane:
         return {key: KeptInstance(placed=placed, cil=cil) for key, (placed, cil) in self._instances.items()}
 
     def go_on(self, kept: Mapping[str, KeptInstance]) -> None:
-        """Know that the kernel's policy holds the instances *kept*, by an agent before this one."""
-        self._instances = {key: (one.placed, one.cil) for key, one in kept.items()}
+        """Take over the instances *kept*: an agent before this one has loaded them, and the kernel's policy holds them."""
+        self._instances = {key: (instance.placed, instance.cil) for key, instance in kept.items()}
 
     async def do(self, effect: LoadInstance) -> None:
-        """Have the instance checked, compile it with all others, load the result."""
+        """Have the instance checked, compile it with all others and load the result."""
         if effect.key not in self._instances:
             await self._load({**self._instances, effect.key: await self._check(effect)})
 

@@ -1,7 +1,7 @@
-"""What the owner hears of the machine: its status, now and then and soon after a change, and what became of each order.
+"""Reports for the owner: the machine's status, at intervals and soon after a change, and the outcome of each order.
 
 Both go to the verifier, which signs a report and hands it to the uplink. A report that can't be sent is not kept: the
-next has all of it.
+next contains all of it.
 """
 
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ REPORT_SECONDS = 300.0
 DONE_SECONDS = 1.0
 
 Outcome = Literal["done", "failed"]
-# Tells what became of the order of this id, with the reasons if it failed.
+# Tells the outcome of the order with this id, and the reasons if it failed.
 TellActed = Callable[[str, Outcome, str], Awaitable[None]]
 
 
@@ -38,7 +38,7 @@ class Reports:
         self._due.set()
 
     async def tell_acted(self, identifier: str, outcome: Outcome, detail: str) -> None:
-        """Tell the verifier what became of the order *identifier*, and have a report sent soon."""
+        """Tell the verifier the outcome of the order *identifier*, and have a report sent soon."""
         self.make_due()
         try:
             await self._verifier.tell(Acted(id=identifier, outcome=outcome, detail=detail))

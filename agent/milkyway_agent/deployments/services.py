@@ -1,7 +1,7 @@
-"""The services' planes: a deployment's control group, and its services in the supervisor's hands.
+"""The services' planes: a deployment's control group, and its services, which the supervisor runs.
 
-How a service is started and watched is the ``supervisor``'s; which services a deployment has, and under
-which names, users and domains, is said here.
+Here is said which services a deployment has, under which names, users and domains. How they are started and
+watched is left to ``supervisor``.
 """
 
 from functools import partial
@@ -41,9 +41,9 @@ class GroupPlane:
 class ServicePlane:
     """Has the supervisor run a deployment's services.
 
-    ``do`` returns when each has started or failed, or was tried a few times, and in bounded time. With
-    *must_start* one that is not started fails the effect, and so takes the transition back; without, the
-    supervisor goes on as its restart policy says, and its status says why.
+    ``do`` returns when each service has started or failed, or was tried SETTLE_TRIES times; after SETTLE_SECONDS at the
+    latest. With ``must_start`` a service that has not started fails the effect, so that the transition is taken back.
+    Without, the supervisor goes on by the service's restart policy, and its status says why it has not started.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ def service_definitions(
 ) -> list[Definition]:
     """Return the services of the deployment as the supervisor takes them, under their full names.
 
-    Raises RefusedError when one is to be handed a listener that the deployment was not granted.
+    Raises RefusedError for a service with a listener that the deployment was not granted.
     """
     deployment, manifest = effect.deployment, effect.manifest
     for service in manifest.services:

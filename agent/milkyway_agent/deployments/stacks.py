@@ -10,7 +10,7 @@ from milkyway_agent.system import mounts
 
 
 class StackPlane:
-    """Mounts the layers of a deployment over one another, labelled as its own."""
+    """Mounts the layers of a deployment over one another, under the deployment's own label."""
 
     def __init__(self, *, selinux: bool) -> None:
         self._selinux = selinux
