@@ -120,7 +120,7 @@ class Trust:
         verified, signers = _verify(data, [*self.owner.keys, *self.vendor.keys], MANIFEST_TYPE, what=what)
         manifest = decode(verified.payload, Manifest, what=what)
         if path_hint is not None and manifest.path != path_hint:
-            raise PathRefusedError(f"cannot accept manifest: it is of layer {manifest.path}, expected is {path_hint}")
+            raise PathRefusedError(f"cannot accept manifest: it is of layer {manifest.path}, expected {path_hint}")
         self._check_layer_signers(manifest.path, signers)
         return manifest, verified
 
@@ -203,7 +203,7 @@ def verify_root(data: bytes, previous: RootDocument | None = None) -> tuple[Root
         if (root.side, root.fleet) != (previous.side, previous.fleet):
             raise RootRefusedError(f"cannot accept {what}: it is not of the same side and fleet as the one before")
         if root.version != previous.version + 1:
-            raise RootRefusedError(f"cannot accept {what}: version {root.version}, expected is {previous.version + 1}")
+            raise RootRefusedError(f"cannot accept {what}: version {root.version}, expected {previous.version + 1}")
         persons |= _count(signers, previous.root.keys, previous.root.threshold, what=f"{what} by its predecessor's role")
     return root, verified._replace(persons=persons)
 
@@ -274,7 +274,7 @@ def _verify(
 
 def _check_type(found: str, expected: str, what: str) -> None:
     if found != expected:
-        raise EnvelopeRefusedError(f"cannot read {what}: its payload type is {found!r}, expected is {expected!r}")
+        raise EnvelopeRefusedError(f"cannot read {what}: its payload type is {found!r}, expected {expected!r}")
 
 
 def _persons(signers: list[KeyEntry], key_ids: list[KeyId]) -> frozenset[PersonName]:

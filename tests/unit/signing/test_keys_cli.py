@@ -189,5 +189,5 @@ def test_sign_root_checks_what_it_signed(keys: Path) -> None:
     root = make_root(spec, entries, now=NOW)
     owner = load_signers([keys / "owner-root.key"], keys / "passphrase", {})
     assert verify_root(sign_root(root, owner))[0] == root
-    with pytest.raises(RootRefusedError, match="version 1, expected is 2"):
+    with pytest.raises(RootRefusedError, match="version 1, expected 2"):
         sign_root(root, owner, sign_root(root, owner))
