@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from milkyway_formats.codec import Document
 from milkyway_formats.enrolment import Label, TokenId
-from milkyway_formats.envelope import MAX_ENVELOPE_BYTES
+from milkyway_formats.limits import MAX_ENVELOPE_BYTES
 from milkyway_formats.names import FleetId, MachineId, Sha256, ShortText, UnixSeconds
 
 FLEET_PATH = "/v1/fleet"  # GET FleetView
@@ -28,7 +28,6 @@ EMPTY_MATCH = "none"
 ANY_MATCH = "*"
 
 MAX_LISTED = 20
-MAX_BODY_BYTES = MAX_ENVELOPE_BYTES
 MAX_ANSWER_BYTES = 64 << 20
 TOKEN_LIFE_S = 7 * 86400
 

@@ -13,8 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from milkyway_formats.errors import RefusedError
-
-MAX_DOCUMENT_BYTES = 256 * 1024
+from milkyway_formats.limits import MAX_DOCUMENT_BYTES
 
 T = TypeVar("T")
 

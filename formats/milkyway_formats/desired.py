@@ -1,4 +1,4 @@
-"""The desired-state document: everything that one machine should run, signed, versioned."""
+"""The desired-state document: everything that one machine should run, signed, versioned; at most 127 KiB (``limits``)."""
 
 from typing import Annotated, Literal
 

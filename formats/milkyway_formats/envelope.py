@@ -14,13 +14,11 @@ from typing import ClassVar
 
 from msgspec import field
 
-from milkyway_formats.codec import MAX_DOCUMENT_BYTES, Document, MalformedError, decode, encode
+from milkyway_formats.codec import Document, MalformedError, decode, encode
 from milkyway_formats.errors import RefusedError
+from milkyway_formats.limits import MAX_ENVELOPE_BYTES, MAX_SIGNATURES
 
-MAX_SIGNATURES = 16
 MAX_PAYLOAD_TYPE = 255  # it is also the context of a hybrid signature, which has one byte of length
-# base64 of the largest document, and the largest number of signatures at 4.6 kB each
-MAX_ENVELOPE_BYTES = MAX_DOCUMENT_BYTES * 4 // 3 + MAX_SIGNATURES * 4700
 
 
 class OversizeRefusedError(RefusedError):

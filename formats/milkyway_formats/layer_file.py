@@ -15,13 +15,13 @@ import struct
 from typing import NamedTuple
 
 from milkyway_formats.errors import RefusedError
+from milkyway_formats.limits import MAX_ENVELOPE_BYTES
 from milkyway_formats.manifest import BLOCK_SIZE, MAX_MANIFEST_BYTES, Manifest
 
 MAGIC = b"MILKYWAY-LAYER1\n"
 FOOTER_BYTES = 128
 MAX_IMAGE_BYTES = 64 << 30
 MAX_POLICY_BYTES = 256 * 1024
-MAX_ENVELOPE_BYTES = 512 * 1024
 HASHES_PER_BLOCK = BLOCK_SIZE // hashlib.sha256().digest_size
 
 _PAIRS = struct.Struct("<16s10Q")

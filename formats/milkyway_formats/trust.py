@@ -14,13 +14,14 @@ import dataclasses
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple, TypeVar
 
-from milkyway_formats.codec import MAX_DOCUMENT_BYTES, Document, decode
+from milkyway_formats.codec import Document, decode
 from milkyway_formats.command import COMMAND_TYPE, Command
 from milkyway_formats.desired import DESIRED_TYPE, Desired
 from milkyway_formats.enrolment import ENROLMENT_TYPE, MACHINE_TYPE, EnrolmentRecord, MachineConfiguration
 from milkyway_formats.envelope import EnvelopeRefusedError, from_base64, pae, pae_digest, payload_of, read_envelope
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.hybrid import HybridPublicKey, SignatureRefusedError
+from milkyway_formats.limits import MAX_DESIRED_BYTES, MAX_DOCUMENT_BYTES, envelope_bytes
 from milkyway_formats.manifest import MANIFEST_TYPE, Manifest
 from milkyway_formats.names import FleetId, KeyId, LayerPath, PersonName
 from milkyway_formats.root import (
@@ -119,15 +120,15 @@ class Trust:
         verified, signers = _verify(data, [*self.owner.keys, *self.vendor.keys], MANIFEST_TYPE, what=what)
         manifest = decode(verified.payload, Manifest, what=what)
         if path_hint is not None and manifest.path != path_hint:
-            raise PathRefusedError(f"cannot accept manifest: it is of layer {manifest.path}, expected is {path_hint}")
+            raise PathRefusedError(f"cannot accept manifest: it is of layer {manifest.path}, expected {path_hint}")
         self._check_layer_signers(manifest.path, signers)
         return manifest, verified
 
     def verify_desired(self, data: bytes) -> tuple[Desired, Verified]:
         """Return the desired-state document in the envelope *data* if operators enough for a change signed it."""
         what = "desired state"
-        verified, signers = _verify(data, self.owner.keys, DESIRED_TYPE, what=what)
-        desired = decode(verified.payload, Desired, what=what)
+        verified, signers = _verify(data, self.owner.keys, DESIRED_TYPE, what=what, limit=MAX_DESIRED_BYTES)
+        desired = decode(verified.payload, Desired, what=what, limit=MAX_DESIRED_BYTES)
         persons = _count(signers, self.operators.keys, self.operators.thresholds.change, what=what)
         return desired, verified._replace(persons=persons)
 
@@ -170,12 +171,6 @@ class Trust:
                 f" {len(left)} of {threshold} persons signed"
             )
 
-    def with_root(self, data: bytes) -> "Trust":
-        """Return the trust after the root in the envelope *data* has followed its predecessor."""
-        if verify_root(data)[0].side == "vendor":
-            return dataclasses.replace(self, vendor=verify_root(data, self.vendor)[0])
-        return dataclasses.replace(self, owner=verify_root(data, self.owner)[0])
-
     def _check_layer_signers(self, path: LayerPath, signers: list[KeyEntry]) -> None:
         """Return if one side's delegation for *path* is met; else raise, saying for each side why not."""
         reasons: list[str] = []
@@ -208,7 +203,7 @@ def verify_root(data: bytes, previous: RootDocument | None = None) -> tuple[Root
         if (root.side, root.fleet) != (previous.side, previous.fleet):
             raise RootRefusedError(f"cannot accept {what}: it is not of the same side and fleet as the one before")
         if root.version != previous.version + 1:
-            raise RootRefusedError(f"cannot accept {what}: version {root.version}, expected is {previous.version + 1}")
+            raise RootRefusedError(f"cannot accept {what}: version {root.version}, expected {previous.version + 1}")
         persons |= _count(signers, previous.root.keys, previous.root.threshold, what=f"{what} by its predecessor's role")
     return root, verified._replace(persons=persons)
 
@@ -233,7 +228,7 @@ def verify_by_key(
     data: bytes, key: HybridPublicKey, payload_type: str, kind: type[T], *, what: str, limit: int = MAX_DOCUMENT_BYTES
 ) -> tuple[T, Verified]:
     """Return the *kind* of document in the envelope *data* if exactly *key* signed it: a machine's report, say."""
-    envelope = read_envelope(data, what=what, limit=_envelope_limit(limit))
+    envelope = read_envelope(data, what=what, limit=envelope_bytes(limit))
     _check_type(envelope.payload_type, payload_type, what)
     payload = payload_of(envelope)
     if [signature.keyid for signature in envelope.signatures] != [key.key_id]:
@@ -249,7 +244,7 @@ def _verify(
     data: bytes, keys: Iterable[KeyEntry], payload_type: str, *, what: str, limit: int = MAX_DOCUMENT_BYTES
 ) -> tuple[Verified, list[KeyEntry]]:
     """Return what was signed, and the entries of the keys that signed it; all signatures hold."""
-    envelope = read_envelope(data, what=what, limit=_envelope_limit(limit))
+    envelope = read_envelope(data, what=what, limit=envelope_bytes(limit))
     _check_type(envelope.payload_type, payload_type, what)
     known = {entry.key_id: entry for entry in keys}
     signers: list[KeyEntry] = []
@@ -279,12 +274,7 @@ def _verify(
 
 def _check_type(found: str, expected: str, what: str) -> None:
     if found != expected:
-        raise EnvelopeRefusedError(f"cannot read {what}: its payload type is {found!r}, expected is {expected!r}")
-
-
-def _envelope_limit(payload_limit: int) -> int:
-    """Return how long the envelope of a payload of at most *payload_limit* bytes may be, with all its signatures."""
-    return payload_limit * 4 // 3 + 16 * 4700
+        raise EnvelopeRefusedError(f"cannot read {what}: its payload type is {found!r}, expected {expected!r}")
 
 
 def _persons(signers: list[KeyEntry], key_ids: list[KeyId]) -> frozenset[PersonName]:

@@ -142,7 +142,7 @@ def test_whoever_is_not_root_is_refused(site: Site) -> None:
     refused = refusal(site.apply(site.draft()))
     assert (refused.check, refused.message) == (
         "peer",
-        "cannot accept desired state: no operator signed it, and who hands it in is not root",
+        "cannot accept desired state: no operator signed it, and the caller is not root",
     )
     assert admitted(site.begin()) == []
 
@@ -156,7 +156,7 @@ def test_an_unsigned_document_from_the_network_is_refused(site: Site) -> None:
 
 def test_an_unsigned_command_is_refused(site: Site) -> None:
     refused = refusal(site.apply_as_root(unsigned(site.command())))
-    assert (refused.check, refused.message) == ("envelope", "cannot accept order: it is not signed, and is no desired state")
+    assert (refused.check, refused.message) == ("envelope", "cannot accept order: it is not signed, and not a desired state")
 
 
 def test_a_document_that_is_signed_is_judged_by_its_signatures(site: Site) -> None:
@@ -227,7 +227,7 @@ def test_a_policy_that_the_next_root_withdraws_resumes_nothing_and_says_why(site
     assert [note.message for note in to_pid1(outgoing, RefusalNoted)] == [
         "cannot resume desired state 4: no operator signed it, and the owner's policy gives root at the machine"
         " no power to change it",
-        "cannot resume the desired state: its document is missing or no longer signed by enough",
+        "cannot resume the desired state: its document is missing or no longer signed by enough persons",
     ]
     assert refusal(site.apply_as_root(site.draft(5))).check == "local"
     assert admitted(site.push(site.desired(5))) == [5], "operators bring the machine back"

@@ -1,7 +1,7 @@
-"""The data plane: a data source's directory is there, labelled with the source's own type, before anybody mounts it.
+"""The data plane: a data source has its directory, labelled with the source's own type, before a container mounts it.
 
 PID 1 makes and labels the directory and can't open a file in it (policy.md, invariant 3). There is no
-undo: removing a deployment keeps its data, and removing data is an act of its own.
+undo: removing a deployment keeps its data, and removing data is an operation of its own.
 """
 
 import os
@@ -16,7 +16,7 @@ from milkyway_formats.policy_shared import data_type
 
 MODES: dict[DataClass, int] = {
     "secure": 0o700,
-    # Several deployments, several users: who may is said by the policy, and nobody removes what is another's.
+    # Several deployments with several users: the policy says which may, and no user removes another's files.
     "common": 0o1777,
     "group": 0o1777,
 }
@@ -30,7 +30,7 @@ class DataPlane:
         self._selinux = selinux
 
     async def do(self, effect: HoldData) -> None:
-        """Make the source's directory, or see that the one that is there is its own."""
+        """Make the source's directory, or check that the one that is there is its own."""
         binding = effect.binding
         path = self._root / binding.data_class / binding.source
         context = object_context(data_type(binding.source))
@@ -46,7 +46,7 @@ class DataPlane:
         """Do nothing: data outlives deployments."""
 
     def _make(self, path: Path, context: str) -> None:
-        """Make a directory that has its label from its first moment."""
+        """Make a directory that has its label from the moment that it exists."""
         if self._selinux:
             selinux.setfscreatecon(context)
         try:

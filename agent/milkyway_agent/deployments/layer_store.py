@@ -1,10 +1,10 @@
-"""The layer store: installed layer files, and those that are on their way in.
+"""The layer store: installed layer files, and those that are being fetched.
 
-``layers/<sha256>.layer`` holds only files that the verifier has passed, whole and on the
-disk. A file on its way is ``staging/<sha256>.part``; a power cut leaves it there, and
-``sweep`` at the next boot removes it. ``keep`` is the only way from one to the other.
+``layers/<sha256>.layer`` holds only files that the verifier has passed, complete and written
+to the disk. A file that is being fetched is ``staging/<sha256>.part``; after a power cut it is still there
+until ``sweep`` removes it. ``keep`` is the only way from ``staging`` to ``layers``.
 
-Says nothing about which layers are wanted: ``convergence`` does.
+Which layers are wanted is said by ``deployment_set``.
 """
 
 import errno
@@ -33,9 +33,9 @@ class LayerStore:
     def __init__(
         self, root: Path, *, protect: Callable[[Path], None] = lambda _: None, reserve_bytes: int = RESERVE_BYTES
     ) -> None:
-        """*protect* takes a verified file out of the reach of whoever wrote it (on a server: labels it).
+        """*protect* keeps a verified file from being written by the process that fetched it (on a server: labels it).
 
-        *reserve_bytes* of the disk stay free of layers.
+        *reserve_bytes* of the disk are left free by layers.
         """
         self.layers = root / "layers"
         self.staging = root / "staging"
@@ -51,15 +51,15 @@ class LayerStore:
         return self.path(sha256).exists()
 
     def stage(self, sha256: Sha256, size: int) -> Staged:
-        """Make a staging file with room for *size* bytes and open it twice. Undo: ``discard``.
+        """Make a staging file with *size* bytes allocated and open it twice. Undo: ``discard``.
 
-        Raises UnavailableError when the disk has no room: then nothing of the file is left.
+        Raises UnavailableError when the disk is full; then nothing of the file is left.
         """
         path = self._part(sha256)
         path.unlink(missing_ok=True)
         writer = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            # The room is taken now: a full disk is found before the download, not in its middle.
+            # Allocated now, so that a full disk is found before the download and not in the middle of it.
             os.posix_fallocate(writer, 0, max(size, 1))
             self._check_reserve(writer)
             return Staged(writer, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
@@ -73,15 +73,13 @@ class LayerStore:
                 ) from error
             raise
 
-    def keep(self, sha256: Sha256) -> Path:
-        """Move the verified staging file into the store, durably. Return its path. Undo: ``remove``."""
+    def keep(self, sha256: Sha256) -> None:
+        """Move the verified staging file into the store, durably. Undo: ``remove``."""
         part = self._part(sha256)
         self._protect(part)
         self._fsync(part)
-        path = self.path(sha256)
-        part.rename(path)
+        part.rename(self.path(sha256))
         self._fsync(self.layers)
-        return path
 
     def discard(self, sha256: Sha256) -> None:
         """Remove the staging file of *sha256*, if there is one."""
@@ -95,18 +93,18 @@ class LayerStore:
         """Remove every staging file, and every installed layer not in *wanted*. Return the layers removed."""
         for part in self.staging.iterdir():
             part.unlink()
-        gone = [path.stem for path in self.layers.glob("*.layer") if path.stem not in wanted]
-        for sha256 in gone:
+        unwanted = [path.stem for path in self.layers.glob("*.layer") if path.stem not in wanted]
+        for sha256 in unwanted:
             self.remove(sha256)
-        return sorted(gone)
+        return sorted(unwanted)
 
     def _part(self, sha256: Sha256) -> Path:
         return self.staging / f"{sha256}.part"
 
     def _check_reserve(self, descriptor: int) -> None:
-        """Raise ENOSPC where a layer would take the room that trust state and logs need to go on."""
-        there = os.fstatvfs(descriptor)
-        if there.f_bavail * there.f_frsize < self._reserve_bytes:
+        """Raise ENOSPC if a layer would take the space that the trust state and the logs need."""
+        disk = os.fstatvfs(descriptor)
+        if disk.f_bavail * disk.f_frsize < self._reserve_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     @staticmethod

@@ -1,20 +1,20 @@
 """The policy's plane: the kernel's policy is the base and the instances of what is deployed, and nothing else.
 
-Verifier checks and writes an instance, compiler makes one policy of base and all instances, PID 1
-loads it: check, compile, load, in this order. While any of the three fails the kernel keeps
-the policy it has. Nothing compiled is ever read from the writable disk.
+The verifier checks and writes an instance, the compiler makes one policy of the base and all instances, and PID 1
+loads it, in this order. If any of the three fails the kernel keeps the policy that it has. Nothing compiled is ever
+read from the writable disk.
 """
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from milkyway_agent.core.effects import LoadInstance
-from milkyway_agent.deployments.verifier_link import TrustLink
+from milkyway_agent.deployments.snapshot import KeptInstance
+from milkyway_agent.deployments.verifier_link import Verifier
 from milkyway_agent.ipc.messages import CheckPolicy, PolicyChecked
 from milkyway_agent.ipc.sealed_memory import MFD_NOEXEC_SEAL, seal
-from milkyway_agent.pid1.agent_programs import Programs
-from milkyway_agent.pid1.snapshot import KeptInstance
 from milkyway_agent.system import selinux
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.policy_binary import check_foundation
@@ -23,14 +23,21 @@ from milkyway_formats.policy_shared import Placed, shared
 BASE_POLICY = Path("/usr/lib/milkyway/policy/base.policy")
 MAX_BYTES = 16 * 1024 * 1024
 
-Compile = Callable[[bytes], Awaitable[bytes]]
+
+class Programs(Protocol):
+    """The agent's own programs, of which the compiler is one."""
+
+    async def run(
+        self, name: str, arguments: tuple[str, ...] = (), descriptors: dict[int, int] | None = None
+    ) -> tuple[int, str]:
+        """Run the program *name* to its end, with copies of *descriptors*; return its exit status and what it wrote."""
 
 
 class PolicyPlane:
     """Loads and unloads instances. *layer_path* gives the installed file of a layer."""
 
-    def __init__(self, link: TrustLink, programs: Programs, layer_path: Callable[[str], Path]) -> None:
-        self._link = link
+    def __init__(self, verifier: Verifier, programs: Programs, layer_path: Callable[[str], Path]) -> None:
+        self._verifier = verifier
         self._programs = programs
         self._layer_path = layer_path
         self._instances: dict[str, tuple[Placed, bytes]] = {}
@@ -40,11 +47,11 @@ class PolicyPlane:
         return {key: KeptInstance(placed=placed, cil=cil) for key, (placed, cil) in self._instances.items()}
 
     def go_on(self, kept: Mapping[str, KeptInstance]) -> None:
-        """Know that the kernel's policy holds the instances *kept*, by an agent before this one."""
-        self._instances = {key: (one.placed, one.cil) for key, one in kept.items()}
+        """Take over the instances *kept*: an agent before this one has loaded them, and the kernel's policy holds them."""
+        self._instances = {key: (instance.placed, instance.cil) for key, instance in kept.items()}
 
     async def do(self, effect: LoadInstance) -> None:
-        """Have the instance checked, compile it with all others, load the result."""
+        """Have the instance checked, compile it with all others and load the result."""
         if effect.key not in self._instances:
             await self._load({**self._instances, effect.key: await self._check(effect)})
 
@@ -59,12 +66,12 @@ class PolicyPlane:
             layer = os.open(self._layer_path(effect.sha256), os.O_RDONLY | os.O_CLOEXEC)
             try:
                 question = CheckPolicy(
-                    request=self._link.number(),
+                    request=self._verifier.number(),
                     deployment=effect.deployment,
                     generation=effect.generation,
                     sha256=effect.sha256,
                 )
-                checked = await self._link.ask(question, PolicyChecked, [layer, output])
+                checked = await self._verifier.ask(question, PolicyChecked, [layer, output])
             finally:
                 os.close(layer)
             placed = Placed(effect.deployment, effect.generation, tuple(checked.domains.values()), effect.data)

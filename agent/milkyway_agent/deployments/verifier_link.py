@@ -1,10 +1,10 @@
-"""PID 1's line to the verifier: questions and answers, news, and a new pair of processes when one is gone.
+"""PID 1's link to the verifier: questions and answers, news, and a new pair of processes when one has ended.
 
-Verifier and uplink are started as a pair, because the socket pair between them is made here and
-kept by neither side of it twice: when one ends, the other is ended too and both start again, after
-a growing delay. A question that was open then fails with UnavailableError; whoever asked may ask again.
+Verifier and uplink are started as a pair, because the socket pair between them is made here and serves for
+one life of each: when one ends, the other is ended too and both are started again, after a growing delay. A question
+that is open then fails with UnavailableError and can be asked again.
 
-What is asked and what the answers mean is ``convergence``'s; how a program is started is the caller's.
+What is asked and what the answers mean is left to the other modules of this room, how a program is started to the caller.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -60,8 +60,21 @@ class NotAdmittedError(RefusedError):
         self.failed_check = failed_check
 
 
+class Verifier(Protocol):
+    """The verifier, as the other modules of this room ask it; ``TrustLink`` is the link to the verifier that runs."""
+
+    def number(self) -> int:
+        """Return a new request number."""
+
+    async def ask(self, message: ToVerifier, kind: type[AnswerT], fds: Sequence[int] = ()) -> AnswerT:
+        """Send *message* and return the answer, which is a *kind*; see ``TrustLink.ask``."""
+
+    async def tell(self, message: ToVerifier, fds: Sequence[int] = ()) -> None:
+        """Send *message* and wait for no answer. Raises UnavailableError when there is no verifier now."""
+
+
 class TrustLink:
-    """The line. *begin* gives the first message and its two descriptors, each time anew; ``run`` keeps it alive."""
+    """The link. *begin* returns the first message for a new verifier, with its two descriptors; ``run`` keeps the link up."""
 
     def __init__(self, start: StartProgram, begin: Callable[[int], tuple[Begin, list[int]]], note: Note) -> None:
         self._start = start
@@ -74,7 +87,7 @@ class TrustLink:
         self.begun = trio.Event()
 
     async def run(self, *, chance: Callable[[], float]) -> None:
-        """Keep verifier and uplink running, for ever. *chance* returns numbers in [0, 1) for the jitter."""
+        """Keep verifier and uplink running until cancelled. *chance* returns numbers in [0, 1) for the jitter."""
         failures = 0
         while True:
             started = trio.current_time()
@@ -90,7 +103,7 @@ class TrustLink:
     async def ask(self, message: ToVerifier, kind: type[AnswerT], fds: Sequence[int] = ()) -> AnswerT:
         """Send *message* (whose ``request`` is from ``number()``) and return the answer, which is a *kind*.
 
-        Raises NotAdmittedError, or UnavailableError when the verifier said so, is gone, or took too long.
+        Raises NotAdmittedError, or UnavailableError when the verifier said so, has ended, or took too long.
         """
         answer = await self.ask_any(message, fds)
         if not isinstance(answer, kind):
@@ -109,7 +122,7 @@ class TrustLink:
                     return _admitted(await receive.receive())
                 except trio.EndOfChannel:
                     raise UnavailableError("cannot ask the verifier: it ended before it answered") from None
-            raise UnavailableError(f"cannot ask the verifier: no answer to {type(message).__name__} in {ASK_SECONDS:.0f} s")
+            raise UnavailableError(f"cannot ask the verifier: no answer to {type(message).__name__} within {ASK_SECONDS:.0f} s")
         finally:
             self._asked.pop(number, None)
 
@@ -124,7 +137,7 @@ class TrustLink:
         return next(self._numbers)
 
     async def _live(self) -> str:
-        """Start both programs, read until one is gone; return why it ended. Undoes all it did."""
+        """Start both programs and read until one of them ends; return why. Nothing of either is left then."""
         async with AsyncExitStack() as undo:
             ours, theirs = socket_pair()
             self._channel = Channel(ours, FromVerifier, peer="verifier")
@@ -165,7 +178,7 @@ class TrustLink:
         self.begun.set()
 
     async def _read(self) -> str:
-        assert self._channel is not None, "the channel is there while the pair lives"
+        assert self._channel is not None, "the channel is open while the pair runs"
         while True:
             try:
                 message, fds = await self._channel.receive()
@@ -199,9 +212,9 @@ def _admitted(answer: FromVerifier) -> FromVerifier:
 
 
 def _why(error: BaseException) -> str:
-    """Return *error* as one line; of a group, what it is made of."""
+    """Return *error* as one line; of a group, all errors in it."""
     if isinstance(error, BaseExceptionGroup):
-        return "; ".join(_why(one) for one in error.exceptions)
+        return "; ".join(_why(inner) for inner in error.exceptions)
     return f"{type(error).__name__}: {error}"
 
 

@@ -18,11 +18,11 @@ import h11
 import msgspec
 import trio
 
-from milkyway_agent.api.machine import MAX_ENVELOPE_BYTES
 from milkyway_agent.front.routes import JSON, HttpRefusedError, Route, content_type, route
 from milkyway_agent.ipc.channel import Channel, ChannelClosedError, close_all
 from milkyway_agent.ipc.messages import ApiAnswer, ApiClosed, ApiConnection, ApiRequest, FromFront, ToFront
 from milkyway_agent.ipc.sealed_memory import seal
+from milkyway_formats.limits import MAX_ENVELOPE_BYTES
 
 CHANNEL = 3
 MAX_HEAD_BYTES = 16 * 1024

@@ -16,9 +16,9 @@ from typing import NoReturn
 from milkyway_agent.mwctl import client, screen
 from milkyway_agent.mwctl.options import make_parser
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
+from milkyway_formats.limits import MAX_ENVELOPE_BYTES
 
 Json = screen.Json
-MAX_ENVELOPE_BYTES = 256 * 1024
 INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 LISTS = {
     "services": screen.services_lines,

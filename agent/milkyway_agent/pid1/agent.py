@@ -22,12 +22,15 @@ from milkyway_agent.api import server
 from milkyway_agent.api.draining import Drain
 from milkyway_agent.api.requests import Answers
 from milkyway_agent.core.boot import BOOT
-from milkyway_agent.deployments.convergence import Convergence, protect_installed
+from milkyway_agent.deployments.convergence import Convergence
+from milkyway_agent.deployments.layer_install import protect_installed
 from milkyway_agent.deployments.layer_store import LayerStore
+from milkyway_agent.deployments.snapshot import KeptDeployments
 from milkyway_agent.deployments.verifier_link import TrustLink
 from milkyway_agent.ipc.messages import Begin
 from milkyway_agent.launching.child import Running
-from milkyway_agent.log.log import FileSink, LineSink, Log
+from milkyway_agent.log.files import FileSink
+from milkyway_agent.log.log import LineSink, Log
 from milkyway_agent.pid1 import boot_steps, snapshot
 from milkyway_agent.pid1.agent_programs import Programs
 from milkyway_agent.pid1.boot_run import BootRun, Deed
@@ -37,7 +40,7 @@ from milkyway_agent.pid1.machine_api import LiveMachine
 from milkyway_agent.pid1.program_table import ADMIN_GROUP, FIRST, VERIFIER_USER
 from milkyway_agent.pid1.reexecution import Succession, go_on
 from milkyway_agent.pid1.shutdown import go_down
-from milkyway_agent.pid1.snapshot import KeptAgent, KeptDeployments
+from milkyway_agent.pid1.snapshot import KeptAgent
 from milkyway_agent.runtime.alarms import Alarms
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.reexecution import Renewal

@@ -25,7 +25,8 @@ from milkyway_formats.report import (
 )
 
 if TYPE_CHECKING:
-    from milkyway_agent.deployments.convergence import Convergence, Progress
+    from milkyway_agent.deployments.convergence import Convergence
+    from milkyway_agent.deployments.deployment_set import Progress
     from milkyway_agent.pid1.agent import Agent
 
 VERSION = "0.1.0"

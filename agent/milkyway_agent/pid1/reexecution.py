@@ -11,10 +11,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 from milkyway_agent.core.effects import RunServices
-from milkyway_agent.deployments.executor import service_definitions
+from milkyway_agent.deployments.services import service_definitions
+from milkyway_agent.deployments.snapshot import KeptDeployments
 from milkyway_agent.launching.oci_config import Machine
 from milkyway_agent.pid1.coreos_services import definition
-from milkyway_agent.pid1.snapshot import KeptAgent, KeptDeployments, descriptors
+from milkyway_agent.pid1.snapshot import KeptAgent, descriptors
 from milkyway_agent.runtime.reexecution import Kept
 from milkyway_agent.system import cgroups
 from milkyway_formats.errors import UnavailableError

@@ -10,30 +10,12 @@ import contextlib
 import os
 from typing import Literal
 
-from msgspec import field
-
-from milkyway_agent.core.effects import DeploymentEffect
+from milkyway_agent.deployments.snapshot import KeptDeployments
 from milkyway_agent.runtime.reexecution import close_on_exec, read_state
 from milkyway_agent.supervisor.snapshot import KeptService, descriptors_of
 from milkyway_formats.codec import Document
-from milkyway_formats.policy_shared import Placed
 
 PROGRAM = "/usr/lib/milkyway/init"
-
-
-class KeptInstance(Document, frozen=True):
-    """One instance of a policy overlay that the kernel's policy holds."""
-
-    placed: Placed
-    cil: bytes
-
-
-class KeptDeployments(Document, frozen=True):
-    """What holds of the deployments: *groups*: the effects of each, by its id; *present*: all that were done, in order."""
-
-    groups: dict[str, list[DeploymentEffect]] = field(default_factory=dict)
-    present: list[DeploymentEffect] = field(default_factory=list)
-    instances: dict[str, KeptInstance] = field(default_factory=dict)
 
 
 class KeptAgent(Document, frozen=True):

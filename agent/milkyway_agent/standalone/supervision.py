@@ -25,8 +25,9 @@ from milkyway_agent.launching.direct import Direct
 from milkyway_agent.launching.launcher_link import Launching
 from milkyway_agent.launching.places import Places
 from milkyway_agent.launching.starter import Starter
-from milkyway_agent.log.log import OUTPUT, FileSink, LineSink, Log
-from milkyway_agent.log.record import Record, describe
+from milkyway_agent.log.files import FileSink
+from milkyway_agent.log.log import LineSink, Log
+from milkyway_agent.log.record import OUTPUT, Record, describe
 from milkyway_agent.runtime.alarms import Alarms
 from milkyway_agent.runtime.reaper import Reaper, wait_ended
 from milkyway_agent.runtime.reexecution import Kept, OldProgram, Renewal, close_on_exec, newest_program, read_state

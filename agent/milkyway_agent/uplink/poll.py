@@ -14,7 +14,7 @@ from milkyway_agent.ipc.messages import Connect
 from milkyway_agent.uplink.backoff import Answered, after_answer
 from milkyway_agent.uplink.http import AnswerRefusedError, Dial, Link, linked
 from milkyway_formats.agent_protocol import CURSOR_HEADER, KIND_HEADER, POLL_HOLD_S, EnvelopeKind, PollQuery
-from milkyway_formats.envelope import MAX_ENVELOPE_BYTES
+from milkyway_formats.limits import MAX_ENVELOPE_BYTES
 
 ANSWER_S = 30.0
 HELD_S = POLL_HOLD_S + ANSWER_S

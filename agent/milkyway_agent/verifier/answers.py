@@ -1,12 +1,12 @@
 """What the verifier answers to each message: bytes go in, typed and admitted messages come out.
 
-``Verifier`` holds what it stands on (``standing``) and knows neither sockets nor clocks nor processes: its methods take
-one message with what came along and return what is to be sent, in order. Whatever is wrong with the input becomes an
-answer, Refused with the name of the check or Unavailable; what came from the network unasked becomes RefusalNoted.
-The order of work is verify, persist, answer: an answer that is lost is an order that is not carried out, never one
-that is carried out twice.
+``Verifier`` holds what was verified at its beginning (``standing``) and knows neither sockets nor clocks nor processes:
+its methods take a message with what came along and return what is to be sent, in order. Whatever is wrong with the input
+becomes an answer: Refused with the name of the check, or Unavailable; for input from the network, which was not asked
+for, RefusalNoted. The order of work is verify, persist, answer: if an answer is lost its order is not carried out, but
+none is ever carried out twice.
 
-Left to others: descriptors, hashing whole files and time (``milkyway_agent.verifier.process``); acting (PID 1).
+Left to others: descriptors, hashing whole files and time (``process``); acting (PID 1).
 """
 
 from collections.abc import Callable
@@ -70,14 +70,14 @@ class ToPid1(NamedTuple):
 
 
 class ForUplink(NamedTuple):
-    """A message for the uplink. ``fds`` go with it and are done with afterwards."""
+    """A message for the uplink. ``fds`` are sent with it and closed afterwards."""
 
     message: ToUplink
     fds: tuple[int, ...] = ()
 
 
 class Arrival(NamedTuple):
-    """A layer file on its way, or just filled: to be hashed whole, then given to ``arrived``."""
+    """A layer file that is being fetched, or has just been: to be hashed whole and then given to ``arrived``."""
 
     request: int
     sha256: Sha256
@@ -97,14 +97,14 @@ class Verifier:
         self._standing: Standing | None = None
         self._time = TrustedTime(estimate=0, boottime=0.0)
         self._coreos_root_hash: RootHash = ""
-        self._in_force: list[InForce] = []  # the newest first; one that was replaced is kept for its instances' policy
-        self._layers: dict[Sha256, CheckedLayer] = {}  # without policy and packages; what was checked since the beginning
+        self._in_force: list[InForce] = []  # the newest first; the one before is kept for the policies of its instances
+        self._layers: dict[Sha256, CheckedLayer] = {}  # those checked since the beginning, without policy and packages
         self._arriving: dict[int, Arrival] = {}
 
     # --- from PID 1 ---------------------------------------------------------------------------------------------------
 
     def begin(self, message: Begin, trust_directory: Directory, secure: Directory, boottime: float) -> list[Outgoing]:
-        """Read and verify everything that is kept; say what holds, what was refused, what is desired, where to connect."""
+        """Read and verify everything that is kept; return what holds, what was refused, what is desired, where to connect."""
         standing = take_stand(self._vendor_root, trust_directory, secure, self._random)
         self._standing, self._coreos_root_hash = standing, message.coreos_root_hash
         self._time = TrustedTime(estimate=message.now, boottime=boottime)
@@ -131,18 +131,21 @@ class Verifier:
         return self._answer(message.request, lambda: self._layer(message.request, message.sha256, message.size, file))
 
     def fetch_layer(self, message: FetchLayer, writer: int, file: ReadLayer) -> list[Outgoing]:
-        """Have the uplink fill *file* through *writer*. The answer comes by way of ``fetched`` and ``arrived``.
+        """Have the uplink fill *file* through *writer*. The answer is returned by ``fetched`` or ``arrived``.
 
-        The file is kept until then; whoever calls ``arrived`` closes it, all other ways do here.
+        The file is open until then: the caller of ``arrived`` closes it, in all other cases it is closed here.
         """
         if message.request in self._arriving:
             file.close()
-            return [ToPid1(Refused(request=message.request, check="request", message="cannot fetch layer: number in use"))]
+            refused = Refused(
+                request=message.request, check="request", message="cannot fetch layer: its request number is in use"
+            )
+            return [ToPid1(refused)]
         self._arriving[message.request] = Arrival(message.request, message.sha256, message.size, file)
         return [ForUplink(Fetch(request=message.request, sha256=message.sha256, size=message.size), (writer,))]
 
     def admit_locally(self, message: AdmitLocally, read: Callable[[], bytes], boottime: float) -> list[Outgoing]:
-        """Admit what came through ``mwctl apply``, or say why not."""
+        """Admit what came through ``mwctl apply``, or refuse it."""
         self._time.estimated(message.now, boottime)
         return self._answer(message.request, lambda: self._admit_here(message, read(), boottime))
 
@@ -151,7 +154,7 @@ class Verifier:
         return self._answer(message.request, lambda: self._policy(message, file, write))
 
     def send_report(self, message: SendReport, boottime: float) -> list[Outgoing]:
-        """Sign the machine's word and hand it to the uplink. A machine that nobody knows yet has nobody to tell."""
+        """Sign a report and hand it to the uplink. A machine that is not enrolled sends none."""
         self._time.estimated(message.now, boottime)
         standing = self._standing
         if standing is None or not standing.enrolled:
@@ -161,17 +164,17 @@ class Verifier:
     # --- from the uplink ----------------------------------------------------------------------------------------------
 
     def fetched(self, message: Fetched) -> Arrival | list[Outgoing]:
-        """Return the filled file to hash, or the answer if the uplink could not fill it or was not asked to."""
+        """Return the filled file, which is to be hashed, or the answer if the uplink could not fill it or was not asked to."""
         arrival = self._arriving.pop(message.request, None)
         if arrival is None:
-            return [ToPid1(noted(EnvelopeRefusedError(f"cannot use blob {message.request}: nobody asked for it")))]
+            return [ToPid1(noted(EnvelopeRefusedError(f"cannot use blob {message.request}: it was not asked for")))]
         if message.error:
             arrival.file.close()
             return [ToPid1(Unavailable(request=arrival.request, message=message.error))]
         return arrival
 
     def arrived(self, arrival: Arrival, found: Sha256, boottime: float) -> list[Outgoing]:
-        """Check a fetched layer whose whole file hashes to *found*. What comes in now is signed under roots still in date."""
+        """Check a fetched layer whose whole file hashes to *found*. The roots that its signers are in must not have expired."""
 
         def answer() -> list[Outgoing]:
             standing = self._stand()
@@ -185,56 +188,59 @@ class Verifier:
         return self._answer(arrival.request, answer)
 
     def envelope(self, read: Callable[[], bytes], boottime: float) -> list[Outgoing]:
-        """Admit what came from the network. A refusal is noted; the document in force, sent once more, is no news."""
+        """Admit what came from the network. A refusal is noted; the document in force, if sent again, is ignored."""
         return self._note(lambda: self._admit(0, read(), boottime))
 
     def enrolled(self, message: Enrolled) -> list[Outgoing]:
-        """Take the control server's reply to the enrolment request, if it is this machine's."""
+        """Accept the control server's reply to the enrolment request, if it is for this machine."""
         return self._note(lambda: [ForUplink(take_enrolment(self._stand(), message.reply.encode()))])
 
     def uplink_gone(self) -> list[Outgoing]:
-        """Answer whatever was on its way: it does not come any more."""
-        gone, self._arriving = list(self._arriving.values()), {}
-        for arrival in gone:
+        """Answer the requests for all layers that were being fetched: they will not come."""
+        unfinished, self._arriving = list(self._arriving.values()), {}
+        for arrival in unfinished:
             arrival.file.close()
         return [
-            ToPid1(Unavailable(request=arrival.request, message="cannot fetch layer: the uplink is gone")) for arrival in gone
+            ToPid1(Unavailable(request=arrival.request, message="cannot fetch layer: the uplink has ended"))
+            for arrival in unfinished
         ]
 
-    # --- deeds --------------------------------------------------------------------------------------------------------
+    # --- checks and admissions ----------------------------------------------------------------------------------------
 
     def _stand(self) -> Standing:
         if self._standing is None:
             raise UnavailableError("cannot check anything: the verifier has not begun")
         return self._standing
 
-    def _answer(self, request: int, deed: Callable[[], list[Outgoing]]) -> list[Outgoing]:
-        """Return what *deed* returns, or its failure as the answer to *request*."""
+    def _answer(self, request: int, action: Callable[[], list[Outgoing]]) -> list[Outgoing]:
+        """Return what *action* returns, or its failure as the answer to *request*."""
         try:
-            return deed()
+            return action()
         except RefusedError as error:
             hint = error.hint[:MAX_TEXT]
             return [ToPid1(Refused(request=request, check=check_of(error), message=text_of(error), hint=hint))]
         except UnavailableError as error:
             return [ToPid1(Unavailable(request=request, message=text_of(error)))]
 
-    def _note(self, deed: Callable[[], list[Outgoing]]) -> list[Outgoing]:
-        """Return what *deed* returns, or its failure as a note."""
+    def _note(self, action: Callable[[], list[Outgoing]]) -> list[Outgoing]:
+        """Return what *action* returns, or its failure as a note."""
         try:
-            return deed()
+            return action()
         except MilkyWayError as error:
             return [ToPid1(noted(error))]
 
     def _layer(self, request: int, sha256: Sha256, size: int, file: ReadLayer) -> list[Outgoing]:
-        """Check size, content, the pins that name the file, and that its signers did not sign its deployments alone."""
+        """Check size, content, the pins that name the file, and that not only its signers signed its deployments."""
         trust = self._stand().trusted()
         check_size(file, size)
         checked = check_layer(file, trust)
-        # PID 1 needs no bill of materials, and a message has less room than a manifest.
+        # PID 1 needs no list of packages, and a message may be shorter than a manifest.
         manifest = replace(checked.manifest, packages=[])
         answer = LayerVerified(request=request, manifest=manifest, sha256=sha256)
         if len(encode(answer)) > MAX_MESSAGE_BYTES:
-            raise OversizeRefusedError(f"cannot accept layer: its manifest is too long without its packages ({sha256[:16]}…)")
+            raise OversizeRefusedError(
+                f"cannot accept layer: its manifest is too long even without its packages ({sha256[:16]}…)"
+            )
         known = CheckedLayer(manifest, checked.verified._replace(payload=b""), b"")
         for document in self._in_force[:1]:
             check_pins(sha256, manifest, document.desired)
@@ -246,10 +252,10 @@ class Verifier:
     def _check_separation(
         self, trust: Trust, document: InForce, deployment: Deployment, layers: dict[Sha256, CheckedLayer]
     ) -> None:
-        """Check the signers of *deployment* against those of its layers, as far as these are here already.
+        """Check the signers of *deployment* against those of its layers, as far as these are known already.
 
-        Not for what the machine signed itself: separation keeps a layer's signer from deploying it alone, and there
-        the owner's policy has given the deploying to whoever is root at the machine, who signs no layer by that.
+        Not for what the machine signed itself: separation keeps a layer's signer from deploying it alone, but here
+        the owner's policy lets root at the machine deploy, which gives it no power to sign layers.
         """
         if is_machines_own(document.verified, self._stand().machine):
             return
@@ -257,7 +263,7 @@ class Verifier:
         trust.check_separation(document.verified, known)
 
     def _admit(self, request: int, data: bytes, boottime: float) -> list[Outgoing]:
-        """Verify, admit, persist; then it may be answered."""
+        """Verify, admit and persist; only then answer."""
         standing = self._stand()
         trust = standing.trusted()
         standing.store.check_not_lost()
@@ -273,7 +279,7 @@ class Verifier:
         raise EnvelopeRefusedError(f"cannot accept order: {payload_type!r} is neither a desired state nor a command")
 
     def _admit_here(self, message: AdmitLocally, data: bytes, boottime: float) -> list[Outgoing]:
-        """Admit what was handed in at the machine: as from the network if it is signed, else by the owner's policy."""
+        """Admit what was handed in on the machine: as from the network if it is signed, otherwise by the owner's policy."""
         standing = self._stand()
         trust = standing.trusted()
         standing.store.check_not_lost()
@@ -307,16 +313,13 @@ class Verifier:
             ),
             now=now,
         )
-        answer = DesiredAdmitted(request=request, desired=desired, id=accepted.digest)
-        if len(encode(answer)) > MAX_MESSAGE_BYTES:
-            raise OversizeRefusedError(f"cannot accept desired state {desired.version}: it is too long for this machine")
         for deployment in desired.deployments:
             self._check_separation(trust, document, deployment, self._layers)
         store.save_desired(
             data,
             replace(
                 state,
-                # The machine's own clock wrote the time of what it signed itself: that is an estimate, and no floor.
+                # The time in what the machine signed itself is from its own clock: an estimate, which raises no floor.
                 floor=state.floor if is_machines_own(verified, standing.machine) else max(state.floor, desired.issued),
                 desired_digest=accepted.digest,
                 desired_version=accepted.version,
@@ -325,7 +328,7 @@ class Verifier:
             ),
         )
         self._in_force = [document, *self._in_force[:1]]
-        return [ToPid1(answer)]
+        return [ToPid1(DesiredAdmitted(request=request, desired=desired, id=accepted.digest))]
 
     def _admit_command(self, standing: Standing, trust: Trust, request: int, data: bytes, now: UnixSeconds) -> list[Outgoing]:
         store, state = standing.store, standing.store.state

@@ -1,10 +1,10 @@
-"""Becoming a machine of the fleet: the request that proves the token, and the reply that nobody could have swapped.
+"""Enrolment: the request, which proves knowledge of the token, and the check of the reply, which can't have been swapped.
 
-The proof is over the three keys, so a server that puts another CSR in its place is found out by the operator's tool;
-and the record that the operator then signs names the three keys, so a machine that gets somebody else's
-record or certificate refuses it here. What is accepted is for ``trust_state`` to keep.
+The proof is over the three keys, so the operator's tool detects a server that puts in another CSR. The record that the
+operator then signs names the three keys, so a machine refuses the record or certificate of another one here. What is
+accepted is kept by ``trust_state``.
 
-This is the one module that reads certificates; it is imported while the machine is not enrolled.
+This is the only module that reads certificates. It is imported only while the machine is not enrolled.
 """
 
 from typing import NamedTuple
@@ -39,7 +39,7 @@ class Enrolment(NamedTuple):
 
 
 def make_request(secrets: MachineSecrets, configuration: MachineConfiguration) -> EnrolmentRequest:
-    """Return the request for the token in *configuration*. Raises MalformedError if that is no token."""
+    """Return the request for the token in *configuration*. Raises MalformedError if that is not a token."""
     token, secret = split_token(configuration.token)
     keys = public_keys(secrets)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, machine_id(secrets))])
@@ -64,12 +64,12 @@ def check_reply(data: bytes, *, trust: Trust, secrets: MachineSecrets, configura
     record, _ = trust.verify_enrolment(reply.record.encode())
     check_record(record, secrets=secrets, fleet=trust.fleet)
     if record.token != split_token(configuration.token)[0]:
-        raise EnrolmentRefusedError("cannot accept enrolment: its record answers another token")
+        raise EnrolmentRefusedError("cannot accept enrolment: its record is for another token")
     try:
         certificate = x509.load_pem_x509_certificate(reply.certificate.encode())
         key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except ValueError as error:
         raise EnrolmentRefusedError(f"cannot accept enrolment: its certificate can't be read: {error}") from error
     if key.hex() != public_keys(secrets).connection:
-        raise EnrolmentRefusedError("cannot accept enrolment: the certificate is for another key than this machine's")
+        raise EnrolmentRefusedError("cannot accept enrolment: the certificate is not for this machine's connection key")
     return Enrolment(record, reply.record, reply.certificate)

@@ -1,4 +1,4 @@
-"""Is this enrolment record this machine's: looked at when it arrives, and again at every boot."""
+"""The check that an enrolment record is this machine's, made when it arrives and again at every boot."""
 
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from milkyway_formats.names import FleetId
 
 
 class EnrolmentRefusedError(RefusedError):
-    """The record, or the reply that it came in, is not this machine's."""
+    """The record, or the reply that it came in, is not for this machine."""
 
     check: ClassVar[str] = "enrolment"
 
@@ -25,4 +25,4 @@ def check_record(record: EnrolmentRecord, *, secrets: MachineSecrets, fleet: Fle
     ours = public_keys(secrets)
     for name in ours.__struct_fields__:
         if getattr(record.keys, name) != getattr(ours, name):
-            raise EnrolmentRefusedError(f"cannot accept enrolment: its record names another {name} key than this machine's")
+            raise EnrolmentRefusedError(f"cannot accept enrolment: its record does not name this machine's {name} key")

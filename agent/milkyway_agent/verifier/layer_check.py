@@ -1,10 +1,10 @@
-"""Is this file the layer that its signers signed, and may it be what a deployment names?
+"""The check that a file is the layer that its signers signed, and the layer that a deployment names.
 
 ``check_layer`` reads footer, envelope, manifest, policy and the top of the hash tree, a few hundred kilobytes
-whatever the image's size: enough to know every byte of the layer by hash, since dm-verity checks the image
-block by block against the manifest's root hash. At its arrival the whole file is hashed besides (by
-the caller, who can do other things meanwhile); a file that its writer could still change is
-therefore read again for each question, and never believed from memory.
+whatever the image's size. That fixes every byte of the layer by hash, since dm-verity checks the image
+block by block against the manifest's root hash. When a layer arrives the whole file is hashed as well (by
+the caller, which can do other things meanwhile). Its writer might still change the file, so it is
+read again for each question and never taken from memory.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class ReadLayer(Protocol):
 
     @property
     def size(self) -> int:
-        """How long the file is now."""
+        """The length of the file now."""
         ...
 
     def read(self, offset: int, length: int) -> bytes:
@@ -40,7 +40,7 @@ class ReadLayer(Protocol):
         ...
 
     def close(self) -> None:
-        """Be done with it."""
+        """Close the file."""
         ...
 
 
@@ -61,13 +61,13 @@ class CheckedLayer(NamedTuple):
 def check_size(file: ReadLayer, size: int) -> None:
     """Raise LayerRefusedError unless *file* has *size* bytes."""
     if file.size != size:
-        raise LayerRefusedError(f"cannot accept layer: the file has {file.size} bytes, expected are {size}")
+        raise LayerRefusedError(f"cannot accept layer: the file has {file.size} bytes, expected {size}")
 
 
 def check_hash(found: Sha256, expected: Sha256) -> None:
     """Raise LayerRefusedError unless the whole file's hash is the *expected* one."""
     if found != expected:
-        raise LayerRefusedError(f"cannot accept layer: its SHA-256 is {found[:16]}…, expected is {expected[:16]}…")
+        raise LayerRefusedError(f"cannot accept layer: its SHA-256 is {found[:16]}…, expected {expected[:16]}…")
 
 
 def check_layer(file: ReadLayer, trust: Trust) -> CheckedLayer:
@@ -96,14 +96,14 @@ def check_pins(sha256: Sha256, manifest: Manifest, desired: Desired) -> None:
             found = (manifest.path, manifest.version, manifest.image.root_hash)
             if pin.sha256 == sha256 and found != (pin.path, pin.version, pin.root_hash):
                 raise LayerRefusedError(
-                    f"cannot accept layer: it is {manifest.path} {manifest.version},"
-                    f" deployment {deployment.name} names {pin.path} {pin.version} with another root hash or path"
+                    f"cannot accept layer: it is {manifest.path} {manifest.version}, but deployment {deployment.name}"
+                    f" names {pin.path} {pin.version}: path, version or root hash differ"
                 )
 
 
 def deployments_with(sha256: Sha256, desired: Desired) -> list[Deployment]:
     """Return the deployments of *desired* whose stack holds the file."""
-    return [one for one in desired.deployments if any(pin.sha256 == sha256 for pin in one.stack)]
+    return [deployment for deployment in desired.deployments if any(pin.sha256 == sha256 for pin in deployment.stack)]
 
 
 def _section(file: ReadLayer, section: Section) -> bytes:

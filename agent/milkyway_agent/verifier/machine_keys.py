@@ -1,9 +1,9 @@
 """The machine's three keys: connection (P-256), identity (hybrid), encryption (X25519 and ML-KEM-768).
 
-They are made once, from randomness that the caller brings, and live in the trust state as one document. Only
+They are made once, from randomness that the caller passes in, and kept in the trust state as one document. Only
 the connection key ever leaves the verifier (the uplink needs it for TLS, and it carries no authority);
 the identity key's id is the machine's id. An encryption public key is X25519's 32 bytes
-followed by ML-KEM's 1184; a secret is for this machine only if both have to be broken to read it.
+followed by ML-KEM's 1184: to read a machine's secret both would have to be broken.
 """
 
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def connection_key_pem(secrets: MachineSecrets) -> str:
 
 
 def machine_id(secrets: MachineSecrets) -> MachineId:
-    """Return the id that belongs to the identity key, and to no other machine."""
+    """Return the machine's id, which is the identity key's and so no other machine's."""
     return identity_key(secrets).public_key.key_id
 
 

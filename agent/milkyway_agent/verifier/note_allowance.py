@@ -1,4 +1,4 @@
-"""How many of the network's misdeeds PID 1 is told of: a burst, then a trickle, and how many were left out."""
+"""A rate limit for notes that the network can cause: PID 1 gets a burst, then a few, and the number of those left out."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ SECONDS_EACH = 5.0
 
 @dataclass
 class NoteAllowance:
-    """Full at the start, refilled by one every SECONDS_EACH; whoever floods the verifier does not flood PID 1."""
+    """Full at the start, refilled by one every SECONDS_EACH, so that a flood of input from the uplink does not reach PID 1."""
 
     left: float = float(BURST)
     boottime: float = 0.0
     untold: int = 0
 
     def take(self, boottime: float) -> bool:
-        """Return whether one more may be told at *boottime*; what may not is counted."""
+        """Tell whether another note may be sent at *boottime*; if not it is counted."""
         self.left = min(float(BURST), self.left + max(0.0, boottime - self.boottime) / SECONDS_EACH)
         self.boottime = boottime
         if self.left < 1.0:
@@ -27,7 +27,7 @@ class NoteAllowance:
         return True
 
     def with_untold(self, note: RefusalNoted) -> RefusalNoted:
-        """Return *note* with the number of those that were left out before it."""
+        """Return *note* with the number of notes that were left out before it."""
         if not self.untold:
             return note
         untold, self.untold = self.untold, 0

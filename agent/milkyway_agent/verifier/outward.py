@@ -1,4 +1,4 @@
-"""What the verifier has the uplink carry: where to connect and as whom, the enrolment, the machine's signed word."""
+"""What the verifier gives the uplink: where to connect and with which keys, the enrolment, signed reports."""
 
 from msgspec.structs import replace
 
@@ -14,9 +14,9 @@ from milkyway_formats.report import REPORT_TYPE, Report, Status
 
 
 def connection(standing: Standing) -> Connect | None:
-    """Return where the uplink shall go: with the certificate, or with a request for one; None if there is nowhere to go.
+    """Return where the uplink is to connect, with the certificate or with a request for one; None if it is not to connect.
 
-    A machine in quarantine asks for no enrolment; one that was enrolled before still connects, to say so.
+    A machine in quarantine does not ask to be enrolled; if it is enrolled already it still connects, to report that.
     """
     configuration, kept = standing.configuration, standing.store.enrolment
     if configuration is None or not configuration.control_host:
@@ -31,7 +31,7 @@ def connection(standing: Standing) -> Connect | None:
         return replace(connect, certificate=kept.certificate)
     if standing.quarantined or not configuration.token:
         return None
-    # Certificates are read and written in this hour alone: their part of cryptography is not loaded otherwise.
+    # Certificates are needed for the enrolment alone: their part of cryptography is not loaded otherwise.
     from milkyway_agent.verifier.enrolment import make_request
 
     try:
@@ -48,13 +48,13 @@ def take_enrolment(standing: Standing, reply: bytes) -> Connect:
 
     trust, configuration = standing.trusted(), standing.configuration
     if standing.enrolled or configuration is None or not configuration.token:
-        raise EnrolmentRefusedError("cannot accept enrolment: this machine asked for none")
+        raise EnrolmentRefusedError("cannot accept enrolment: this machine did not ask for it")
     enrolment = check_reply(reply, trust=trust, secrets=standing.store.secrets, configuration=configuration)
     standing.store.save_enrolment(enrolment.envelope, enrolment.certificate)
     standing.enrolled = True
     standing.raise_floor(enrolment.record.issued)
     connect = connection(standing)
-    assert connect is not None, "it asked for its enrolment somewhere"
+    assert connect is not None, "it has a control server that it asked for its enrolment"
     return connect
 
 
@@ -62,7 +62,7 @@ def signed_report(standing: Standing, status: Status, now: UnixSeconds) -> Post:
     """Return *status* as the machine's next signed report; its number is persisted before it is used."""
     store, trust = standing.store, standing.trusted()
     if store.lost:
-        sequence = now  # what was sent before is not known; there are more seconds than there were reports
+        sequence = now  # the numbers used before are not known, but the seconds since 1970 are more than there were reports
     else:
         sequence = store.state.report_sequence + 1
         store.save(replace(store.state, report_sequence=sequence))

@@ -1,7 +1,7 @@
-"""From a verified layer and its deployment to the policy of that one instance, or a refusal.
+"""From a verified layer and its deployment to the policy of that instance, or a refusal.
 
-What a deployment holds is what its owner gave, and no more than what the layer's maker asked for; the overlay may use
-only that. The rules themselves are ``milkyway_formats.overlay``'s.
+A deployment has the grants that its owner gave, which are no more than the layer's maker asked for; the overlay may use
+only these. The rules themselves are in ``milkyway_formats.overlay``.
 """
 
 from typing import ClassVar, NamedTuple
@@ -15,7 +15,7 @@ from milkyway_formats.policy_instance import domain_types, instance
 
 
 class PolicyRefusedError(RefusedError):
-    """The layer's overlay, or the deployment's grants, go further than they may."""
+    """The layer's overlay, or the deployment's grants, go further than is allowed."""
 
     check: ClassVar[str] = "policy"
 
@@ -35,13 +35,13 @@ def make_instance(policy: bytes, manifest: Manifest, deployment: Deployment) -> 
     """
     blame = f"cannot make policy of {deployment.name}"
     if manifest.kind != "app":
-        raise PolicyRefusedError(f"{blame}: its topmost layer {manifest.path} is no app but of kind {manifest.kind}")
+        raise PolicyRefusedError(f"{blame}: its topmost layer {manifest.path} is not an app but of kind {manifest.kind}")
     sources = {binding.name: binding.source for binding in deployment.data}
     for grant in deployment.grants:
         if not _was_asked_for(grant, manifest):
             raise PolicyRefusedError(f"{blame}: it grants {describe(grant)}, which layer {manifest.path} does not ask for")
         if isinstance(grant, UseData) and grant.name not in sources:
-            raise PolicyRefusedError(f"{blame}: it grants {describe(grant)} and binds no data source to {grant.name}")
+            raise PolicyRefusedError(f"{blame}: it grants {describe(grant)} but binds no data source to {grant.name}")
     try:
         overlay = check_overlay(policy, grants=deployment.grants)
         cil = instance(overlay, deployment.id, deployment.generation, deployment.grants, sources)
@@ -56,7 +56,7 @@ def make_instance(policy: bytes, manifest: Manifest, deployment: Deployment) -> 
 
 
 def _was_asked_for(grant: Grant, manifest: Manifest) -> bool:
-    """Return whether the layer asks for *grant*, or for writing where *grant* gives reading."""
+    """Tell whether the layer asks for *grant*, or for write access where *grant* gives read access."""
     if grant in manifest.grants:
         return True
     return isinstance(grant, UseData) and any(

@@ -1,10 +1,11 @@
-"""The verifier as a process: two channels, a clock, descriptors; what to answer is ``verification.answers``.
+"""The verifier as a process: two channels, a clock, descriptors. What to answer is decided in ``answers``.
 
 Started by PID 1 with fd 3 (the pair with PID 1) and fd 4 (the pair with the uplink), no network and no environment. It
-serves until PID 1 is gone. An uplink that is gone is told to PID 1, which ends this process too and starts both anew with
-a new pair (the persisted state makes that a plain restart); until then everything that needs no network goes on. What
-the uplink sends, and how slowly it reads, never keeps PID 1 waiting: it has a queue and a task of its own, and what does
-not fit is dropped. Whole files are hashed piece by piece, so that a large layer holds up nothing else.
+serves until PID 1 has closed its end. When the uplink has ended PID 1 is told, which then ends this process too and
+starts both again with a new pair (with the persisted state that is a plain restart); until then everything that needs no
+network works. Whatever the uplink sends, and however slowly it reads, PID 1 never waits for it: the uplink has a queue
+and a task of its own, and what does not fit is dropped. Whole files are hashed in chunks, so that a large layer delays
+nothing else.
 """
 
 import hashlib
@@ -45,7 +46,8 @@ from milkyway_agent.system.state_file import KernelDirectory
 from milkyway_agent.verifier.answers import Arrival, ForUplink, Outgoing, ToPid1, Verifier
 from milkyway_agent.verifier.note_allowance import NoteAllowance
 from milkyway_agent.verifier.standing import UNAVAILABLE, noted
-from milkyway_formats.envelope import MAX_ENVELOPE_BYTES, EnvelopeRefusedError
+from milkyway_formats.envelope import EnvelopeRefusedError
+from milkyway_formats.limits import MAX_ENVELOPE_BYTES
 from milkyway_formats.names import Sha256
 
 PID1_FD, UPLINK_FD = 3, 4
@@ -55,14 +57,14 @@ CHUNK_BYTES = 1 << 20
 
 
 class LayerDescriptor:
-    """A layer file by its descriptor, which is closed with it."""
+    """A layer file by its descriptor, which it owns."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     @property
     def size(self) -> int:
-        """How long the file is now."""
+        """The length of the file now."""
         return os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, length: int) -> bytes:
@@ -92,7 +94,7 @@ class Process:
         self._queue, self._queued = trio.open_memory_channel[ForUplink](UPLINK_QUEUE)
 
     async def run(self) -> None:
-        """Serve until PID 1 is gone."""
+        """Serve until PID 1 has closed its end."""
         with self._queue, self._queued:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._feed_uplink)
@@ -113,7 +115,7 @@ class Process:
                 continue
             try:
                 outgoing = self._from_pid1(message, fds)
-            except Exception:  # noqa: BLE001 (a bug met by one input refuses that input; it must not stop the others)
+            except Exception:  # noqa: BLE001 (a bug that one input meets refuses that input and must not stop the others)
                 traceback.print_exc()
                 outgoing = [ToPid1(_bug(getattr(message, "request", 0)))]
             await self._deliver(outgoing)
@@ -138,12 +140,12 @@ class Process:
             await self._tell_of_uplink(outgoing)
 
     def _from_pid1(self, message: ToVerifier, fds: list[int]) -> list[Outgoing]:
-        """Return the answer; every one of *fds* is closed, or passed on, when this returns."""
+        """Return the answer. All *fds* are closed or passed on when this returns."""
         match message:
             case FetchLayer():
                 writer, reader = fds
                 outgoing = self._verifier.fetch_layer(message, writer, LayerDescriptor(reader))
-                if not any(isinstance(one, ForUplink) for one in outgoing):
+                if not any(isinstance(item, ForUplink) for item in outgoing):
                     os.close(writer)
                 return outgoing
             case SendReport():
@@ -159,7 +161,7 @@ class Process:
     def _with_descriptors(self, message: Begin | VerifyLayer | AdmitLocally | CheckPolicy, fds: list[int]) -> list[Outgoing]:
         match message:
             case Begin():
-                # The directories are used as long as this process lives: these two stay open.
+                # The directories are used as long as this process runs: these two stay open.
                 trust, secure = (KernelDirectory(os.dup(descriptor)) for descriptor in fds)
                 return self._verifier.begin(message, trust, secure, self._boottime())
             case VerifyLayer():
@@ -179,8 +181,8 @@ class Process:
                     outgoing = self._verifier.envelope(lambda: read_envelope_bytes(fds[0]), self._boottime())
                 finally:
                     close_all(fds)
-                # A full disk, say: the server still has it, and nobody else will send it again.
-                again = any(isinstance(one.message, RefusalNoted) and one.message.check == UNAVAILABLE for one in outgoing)
+                # A full disk, for example. The server still has it, and it would not be sent again otherwise.
+                again = any(isinstance(item.message, RefusalNoted) and item.message.check == UNAVAILABLE for item in outgoing)
                 return [*outgoing, ForUplink(Handled(number=message.number, again=again))]
             case Enrolled():
                 return self._verifier.enrolled(message)
@@ -205,60 +207,61 @@ class Process:
         await self._deliver(outgoing)
 
     async def _tell_of_uplink(self, outgoing: list[Outgoing]) -> None:
-        """Deliver what the uplink caused; of mere notes only as many as are allowed."""
+        """Deliver what the uplink caused, but no more notes than are allowed."""
         told: list[Outgoing] = []
-        for one in outgoing:
-            if isinstance(one.message, RefusalNoted):
+        for item in outgoing:
+            if isinstance(item.message, RefusalNoted):
                 if self._allowance.take(self._boottime()):
-                    told.append(ToPid1(self._allowance.with_untold(one.message)))
-            elif not isinstance(one.message, LinkState) or self._allowance.take(self._boottime()):
-                told.append(one)
+                    told.append(ToPid1(self._allowance.with_untold(item.message)))
+            elif not isinstance(item.message, LinkState) or self._allowance.take(self._boottime()):
+                told.append(item)
         await self._deliver(told)
 
     async def _deliver(self, outgoing: list[Outgoing]) -> None:
-        """Send to PID 1 at its own pace; what is for the uplink goes into its queue, or is given up."""
-        for one in outgoing:
-            if isinstance(one, ToPid1):
+        """Send to PID 1, waiting for it; what is for the uplink goes into its queue, or is dropped if that is full."""
+        for item in outgoing:
+            if isinstance(item, ToPid1):
                 try:
-                    await self._pid1.send(one.message)
+                    await self._pid1.send(item.message)
                 except ChannelClosedError:
                     return  # the reading task sees it too, and ends
             else:
                 try:
-                    self._queue.send_nowait(one)
+                    self._queue.send_nowait(item)
                 except trio.WouldBlock:
-                    close_all(one.fds)
-                    await self._give_up(one)
+                    close_all(item.fds)
+                    await self._drop(item)
 
     async def _feed_uplink(self) -> None:
-        async for one in self._queued:
+        async for item in self._queued:
             try:
-                await self._uplink.send(one.message, one.fds)
+                await self._uplink.send(item.message, item.fds)
             except ChannelClosedError:
-                await self._give_up(one)
+                await self._drop(item)
             finally:
-                close_all(one.fds)
+                close_all(item.fds)
 
-    async def _give_up(self, one: ForUplink) -> None:
-        if isinstance(one.message, Fetch):
-            failed = Fetched(request=one.message.request, error="cannot fetch layer: the uplink does not take requests")
+    async def _drop(self, dropped: ForUplink) -> None:
+        """Answer the request behind a message that the uplink does not get."""
+        if isinstance(dropped.message, Fetch):
+            failed = Fetched(request=dropped.message.request, error="cannot fetch layer: the uplink does not take requests")
             result = self._verifier.fetched(failed)
             if not isinstance(result, Arrival):
                 await self._deliver(result)
 
 
 async def sha256_of(arrival: Arrival) -> Sha256:
-    """Return the hash of the whole file, letting others run after every piece. What can't be read hashes to nothing good."""
+    """Return the hash of the whole file, letting other tasks run after each chunk. If it can't be read the hash is wrong."""
     digest, offset = hashlib.sha256(), 0
     while offset < arrival.size:
         try:
-            piece = arrival.file.read(offset, min(CHUNK_BYTES, arrival.size - offset))
+            chunk = arrival.file.read(offset, min(CHUNK_BYTES, arrival.size - offset))
         except OSError:
             break
-        if not piece:
+        if not chunk:
             break
-        digest.update(piece)
-        offset += len(piece)
+        digest.update(chunk)
+        offset += len(chunk)
         await trio.lowlevel.checkpoint()
     return digest.hexdigest()
 
@@ -266,7 +269,7 @@ async def sha256_of(arrival: Arrival) -> Sha256:
 def read_envelope_bytes(descriptor: int) -> bytes:
     """Return what the file holds, at most one byte more than an envelope may have."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        raise EnvelopeRefusedError("cannot read order: it did not come as a file")  # a pipe could keep its reader waiting
+        raise EnvelopeRefusedError("cannot read order: it did not come as a file")  # a pipe could block its reader
     return os.pread(descriptor, MAX_ENVELOPE_BYTES + 1, 0)
 
 
@@ -278,7 +281,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def _bug(request: int) -> Refused:
-    return Refused(request=request, check="bug", message="cannot check this: the verifier failed on it, its log says where")
+    return Refused(request=request, check="bug", message="cannot check this: a bug in the verifier, its log has the details")
 
 
 async def serve(vendor_root: bytes) -> None:
@@ -299,5 +302,5 @@ def main() -> None:
         vendor_root = path.read_bytes()
     except OSError as error:
         print(f"cannot read the vendor's root: {error}", file=sys.stderr)
-        vendor_root = b""  # is refused like any other that is no root, and PID 1 is told so
+        vendor_root = b""  # refused as anything else that is not a root, and PID 1 is told
     trio.run(serve, vendor_root)

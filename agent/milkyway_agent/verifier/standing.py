@@ -1,9 +1,9 @@
-"""What the verifier stands on once it has begun: trust, memory, configuration, enrolment, the desired state in force.
+"""What the verifier relies on once it has begun: trust, trust state, configuration, enrolment, the desired state in force.
 
 ``take_stand`` reads all of it, verifies all of it again, and never fails as a whole: what is missing or refused is left
-out and noted, since a machine whose configuration is damaged still runs what it runs. The vendor's root is believed for
-where it lies (the verity root), the owner's because it was pinned at the first boot; afterwards another
-owner's root comes in only if it follows the pinned one.
+out and noted, since a machine whose configuration is damaged must still run what it runs. The vendor's root is believed
+because of where it is (on the verity root), the owner's because it was pinned at the first boot; afterwards another
+owner's root is accepted only if it follows the pinned one.
 """
 
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ MACHINE = "machine.json"
 MAX_TEXT = 4000  # a message's Text has at most 4096 characters
 
 
-UNAVAILABLE = "unavailable"  # the check that failed where none did: it can't be done now
+UNAVAILABLE = "unavailable"  # in place of the name of a check, where none failed but something is not available now
 
 
 class InForce(NamedTuple):
@@ -42,7 +42,7 @@ class InForce(NamedTuple):
 
 @dataclass
 class Standing:
-    """``quarantined`` is empty, or says why nothing is admitted; ``notes`` is what was refused on the way."""
+    """``quarantined`` is empty, or says why nothing is admitted; ``notes`` is what was refused meanwhile."""
 
     store: TrustStore
     machine: MachineId
@@ -65,28 +65,28 @@ class Standing:
         self.notes.append(noted(error))
 
     def raise_floor(self, *times: UnixSeconds) -> None:
-        """Persist the latest of these signed *times* as the floor of all time to come, if it is later than the one kept."""
+        """Persist the latest of these signed *times* as the floor of trusted time, if it is later than the floor kept."""
         if max(times) > self.store.state.floor and not self.store.lost:
             self.store.save(replace(self.store.state, floor=max(times)))
 
 
 def check_of(error: MilkyWayError) -> str:
-    """Return the name of the check that failed; a refusal without one is of a document's form."""
+    """Return the name of the check that failed; without one it is the document's form."""
     return str(getattr(error, "check", UNAVAILABLE if isinstance(error, UnavailableError) else "form"))
 
 
 def text_of(error: MilkyWayError) -> str:
-    """Return the refusal's one line, no longer than a message carries."""
+    """Return the text of *error*, no longer than a message may carry."""
     return str(error)[:MAX_TEXT]
 
 
 def noted(error: MilkyWayError) -> RefusalNoted:
-    """Return *error* as PID 1 is told of it when nobody asked."""
+    """Return *error* as a note for PID 1, where there is no request to answer."""
     return RefusalNoted(check=check_of(error), message=text_of(error))
 
 
 def take_stand(vendor_root: bytes, trust_directory: Directory, secure: Directory, random: Random) -> Standing:
-    """Return what holds at this boot. Order: memory, roots, configuration, enrolment, desired state.
+    """Return what holds at this boot. Order: trust state, roots, configuration, enrolment, desired state.
 
     Signatures are checked again, dates are not: what was admitted once stays admitted.
     """
@@ -96,7 +96,7 @@ def take_stand(vendor_root: bytes, trust_directory: Directory, secure: Directory
         standing.trust = _trust(vendor_root, secure, standing)
     except MilkyWayError as error:
         standing.note(error)
-        why = f"there are no roots of trust to stand on: {text_of(error)}"
+        why = f"there are no roots of trust that hold: {text_of(error)}"
         standing.quarantined = standing.quarantined or why[:MAX_TEXT]
         return standing
     for step in (_date, _configure, _check_enrolment, _resume):
@@ -108,7 +108,7 @@ def take_stand(vendor_root: bytes, trust_directory: Directory, secure: Directory
 
 
 def _trust(vendor_root: bytes, secure: Directory, standing: Standing) -> Trust:
-    """Return the trust of both roots, the owner's pinned on the disk before it is believed."""
+    """Return the trust of both roots. The owner's is pinned on the disk before it is believed."""
     vendor, verified_vendor = verify_root(vendor_root)
     store = standing.store
     found = _read(secure, OWNER_ROOT)
@@ -132,7 +132,7 @@ def _trust(vendor_root: bytes, secure: Directory, standing: Standing) -> Trust:
 
 
 def _rotated(found: bytes, trust: Trust, pinned: Verified, standing: Standing) -> tuple[Trust, Verified]:
-    """Return the trust with the owner's next root, which is then the pinned one; the same root in other wrapping is no news."""
+    """Return the trust with the owner's next root, now pinned. The same root in another envelope changes nothing."""
     if verify_root(found)[1].digest == pinned.digest:
         return trust, pinned
     root, verified = verify_root(found, trust.owner)
@@ -158,7 +158,7 @@ def _configure(standing: Standing, trust: Trust, secure: Directory) -> None:
 
 
 def _check_enrolment(standing: Standing, trust: Trust, _secure: Directory) -> None:
-    """Verify the kept record again; without one that holds, the machine is not enrolled."""
+    """Verify the kept record again. Without a valid record the machine is not enrolled."""
     kept = standing.store.enrolment
     if kept is None:
         return
@@ -168,7 +168,7 @@ def _check_enrolment(standing: Standing, trust: Trust, _secure: Directory) -> No
 
 
 def _resume(standing: Standing, trust: Trust, _secure: Directory) -> None:
-    """Take up the desired state in force. Of a lost memory the highest that is there, so that what runs goes on running."""
+    """Resume the desired state in force, or if the trust state is lost the highest that is there: services keep running."""
     store = standing.store
     candidates: list[InForce] = []
     for envelope in store.desired():
@@ -179,11 +179,15 @@ def _resume(standing: Standing, trust: Trust, _secure: Directory) -> None:
         except RefusedError as error:
             standing.note(error)
     if store.lost:
-        standing.desired = max(candidates, key=lambda one: one.desired.version, default=None)
+        standing.desired = max(candidates, key=lambda candidate: candidate.desired.version, default=None)
     elif store.state.desired_digest:
-        standing.desired = next((one for one in candidates if one.verified.digest == store.state.desired_digest), None)
+        standing.desired = next(
+            (candidate for candidate in candidates if candidate.verified.digest == store.state.desired_digest), None
+        )
         if standing.desired is None:
-            raise UnavailableError("cannot resume the desired state: its document is missing or no longer signed by enough")
+            raise UnavailableError(
+                "cannot resume the desired state: its document is missing or no longer signed by enough persons"
+            )
 
 
 def _read(secure: Directory, name: str) -> bytes | None:

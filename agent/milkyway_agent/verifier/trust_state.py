@@ -1,10 +1,10 @@
-"""What the verifier must never forget: how far it has come, whom it trusts, what was last desired, its keys.
+"""What the verifier must never forget: what it has admitted, the roots it trusts, the desired state in force, its keys.
 
 In the trust state's directory: ``state`` (TrustState), ``keys`` (MachineSecrets) and ``enrolment`` (KeptEnrolment), each
 twice with a checksum; ``desired.<digest>``, the envelope in force, written before the state that names it; and
 ``initialised``, empty, written last at the first boot. ``open`` tells three cases apart: never used, in
-order, and lost. Lost is not a first boot: the store then keeps nothing more, and ``lost`` says why, until
-the owner sets the machine up anew. A power cut at any moment leaves what was before, or what is after.
+order, and lost. Lost is not a first boot: the store then stores nothing, and ``lost`` says why, until
+the owner sets the machine up anew. A power cut at any moment leaves either the state before it or the state after it.
 """
 
 from typing import ClassVar, Literal, Self, TypeVar
@@ -24,13 +24,13 @@ DocumentT = TypeVar("DocumentT", bound=Document)
 
 
 class QuarantineError(RefusedError):
-    """The machine runs what it runs, and takes no orders until its owner sets it up anew."""
+    """The machine keeps running what it runs, and takes no orders until its owner sets it up anew."""
 
     check: ClassVar[str] = "quarantine"
 
 
 class TrustState(Document, frozen=True):
-    """One step of the machine's memory.
+    """The machine's memory after an order.
 
     ``floor``: no trusted time is below it. ``owner_root``: the pinned root's envelope. ``desired_*``: the document in
     force (digest, version, newest issue) and the highest version ever. ``sequences``: the newest command of each stream.
@@ -48,7 +48,7 @@ class TrustState(Document, frozen=True):
 
 
 class KeptEnrolment(Document, frozen=True):
-    """What made the machine one of the fleet: the signed record's envelope, and the newest certificate."""
+    """The machine's enrolment: the signed record's envelope, and the newest certificate."""
 
     format: Literal["milkyway.kept-enrolment/1"]
     record: str
@@ -70,7 +70,7 @@ class TrustStore:
     def open(cls, directory: Directory, random: Random) -> Self:
         """Return what is kept in *directory*; at the very first boot make keys from *random* and an empty state.
 
-        A disk that can't be read or written is a lost state too, for this boot: nothing can be admitted on it.
+        If the disk can't be read or written the state counts as lost for this boot: nothing can be admitted.
         """
         store = cls(directory, generate(random))
         try:
@@ -82,13 +82,13 @@ class TrustStore:
         return store
 
     def save(self, state: TrustState) -> None:
-        """Make *state* the one in force: on the disk, then in memory. Raises UnavailableError; then the old one stays."""
+        """Make *state* the state in force: on the disk, then in memory. Raises UnavailableError; then the old state stays."""
         self.check_not_lost()
         self._write(STATE, state)
         self.state = state
 
     def save_desired(self, envelope: bytes, state: TrustState) -> None:
-        """Keep the desired state's *envelope*, then *state*, which names it by its digest; let go of the one before."""
+        """Keep the desired state's *envelope*, then *state*, which names it by its digest; remove the envelope before."""
         self.check_not_lost()
         try:
             replace(self._directory, DESIRED + state.desired_digest, envelope)
@@ -98,14 +98,14 @@ class TrustStore:
         self._forget_other_desired()
 
     def save_enrolment(self, record: str, certificate: str) -> None:
-        """Keep what the machine was enrolled with."""
+        """Keep the machine's enrolment."""
         self.check_not_lost()
         enrolment = KeptEnrolment(format="milkyway.kept-enrolment/1", record=record, certificate=certificate)
         self._write(ENROLMENT, enrolment)
         self.enrolment = enrolment
 
     def desired(self) -> list[bytes]:
-        """Return the envelope in force, if any; of a lost state every one that is there, for who can verify them.
+        """Return the envelope in force, if any; if the state is lost, every envelope that is there, for the caller to verify.
 
         Raises UnavailableError if the disk can't be read.
         """
@@ -119,12 +119,12 @@ class TrustStore:
         return [envelope for envelope in found if envelope is not None]
 
     def check_not_lost(self) -> None:
-        """Raise QuarantineError if the state is lost: nothing may then be admitted or remembered."""
+        """Raise QuarantineError if the state is lost: then nothing may be admitted or stored."""
         if self.lost:
             raise QuarantineError(f"cannot admit anything: this machine is in quarantine: {self.lost}")
 
     def _read(self) -> None:
-        """Read everything that is there, and say what is lost."""
+        """Read everything that is there, and set ``lost``."""
         kept = {name: read_copies(self._directory, name) for name in self._generations}
         self._generations = {name: copies.generation if copies else 0 for name, copies in kept.items()}
         state = _decoded(kept[STATE], TrustState)
@@ -141,7 +141,7 @@ class TrustStore:
         self.secrets = secrets or self.secrets
 
     def _complete(self) -> None:
-        """Write what is missing or damaged. The state comes first, the marker last: a first boot that was cut goes on."""
+        """Write what is missing or damaged: the state first, the marker last, so that an interrupted first boot is resumed."""
         wanted: list[tuple[str, Document | None]] = [(STATE, self.state), (KEYS, self.secrets), (ENROLMENT, self.enrolment)]
         for name, document in wanted:
             kept = read_copies(self._directory, name)
@@ -152,7 +152,7 @@ class TrustStore:
         self._forget_other_desired()
 
     def _write(self, name: str, document: Document) -> None:
-        # A copy that failed may be on the disk all the same, so no generation stands for two contents.
+        # A copy whose write failed may be on the disk all the same, so no generation is used for two contents.
         self._generations[name] += 1
         try:
             write_copies(self._directory, name, self._generations[name], encode(document))
@@ -163,7 +163,7 @@ class TrustStore:
         return [name for name in self._directory.names() if name.startswith(DESIRED)]
 
     def _forget_other_desired(self) -> None:
-        """Remove the documents that the state does not name. One that can't be removed now is found the next time."""
+        """Remove the documents that the state does not name. What can't be removed now is tried again the next time."""
         try:
             for name in self._desired_names():
                 if name != DESIRED + self.state.desired_digest:
@@ -173,7 +173,7 @@ class TrustStore:
 
 
 def _decoded(kept: Kept | None, kind: type[DocumentT]) -> DocumentT | None:
-    """Return the document that was *kept*; None if there is none, or one that this version can't read."""
+    """Return the document that was *kept*; None if there is none, or this version can't read it."""
     if kept is None:
         return None
     try:

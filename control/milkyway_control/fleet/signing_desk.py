@@ -18,9 +18,10 @@ from milkyway_formats.codec import decode, encode
 from milkyway_formats.command import COMMAND_TYPE, LONGEST_LIFE_SECONDS, Action, Command, class_of
 from milkyway_formats.desired import DESIRED_TYPE, Desired
 from milkyway_formats.enrolment import EnrolmentRecord
-from milkyway_formats.envelope import MAX_ENVELOPE_BYTES, Envelope, payload_of, write_envelope
+from milkyway_formats.envelope import Envelope, payload_of, write_envelope
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.hybrid import HybridPublicKey
+from milkyway_formats.limits import MAX_ENVELOPE_BYTES
 from milkyway_formats.names import MachineId, Sha256, UnixSeconds
 from milkyway_formats.report import REPORT_TYPE, Report
 from milkyway_formats.trust import Verified, verify_by_key

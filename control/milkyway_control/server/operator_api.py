@@ -21,7 +21,6 @@ from milkyway_control.operator_protocol import (
     FLEET_PATH,
     MACHINES_PATH,
     MATCH_HEADER,
-    MAX_BODY_BYTES,
     MAX_LISTED,
     TOKENS_PATH,
     EnvelopeView,
@@ -42,6 +41,7 @@ from milkyway_formats.codec import decode
 from milkyway_formats.command import COMMAND_TYPE, Command
 from milkyway_formats.desired import DESIRED_TYPE, Desired
 from milkyway_formats.envelope import payload_of, read_envelope
+from milkyway_formats.limits import MAX_DESIRED_BYTES, MAX_ENVELOPE_BYTES
 from milkyway_formats.names import FleetId, MachineId, UnixSeconds
 
 log = structlog.get_logger()
@@ -124,7 +124,7 @@ class OperatorApi:
     # --- enrolment ---
 
     async def _add_token(self, request: Request, operator: str) -> Response:
-        new = decode(await request.body(MAX_BODY_BYTES), NewToken, what="token")
+        new = decode(await request.body(MAX_ENVELOPE_BYTES), NewToken, what="token")
         row = TokenRow(id=new.id, name=new.name, operator=operator, created=self._clock(), expires=new.expires)
         await trio.to_thread.run_sync(self._store.add_token, row)
         log.info("token_added", token=new.id, name=new.name, operator=operator)
@@ -150,7 +150,7 @@ class OperatorApi:
         pending = await trio.to_thread.run_sync(self._store.enrolment, token)
         if pending is None or pending.reply is not None:
             raise HttpError(404, f"cannot enrol: nothing is pending for token {token[:64]}")
-        envelope = await request.body(MAX_BODY_BYTES)
+        envelope = await request.body(MAX_ENVELOPE_BYTES)
         machine, reply = approve(read_request(pending.request), envelope, self._fleet, self._authority, self._clock())
         await trio.to_thread.run_sync(self._store.enrol, token, machine, reply_bytes(reply))
         self._wakeups.wake(token)
@@ -182,8 +182,10 @@ class OperatorApi:
         )
 
     async def _add_desired(self, request: Request, machine: MachineRow, operator: str) -> Response:
-        envelope = await request.body(MAX_BODY_BYTES)
-        desired = decode(_payload(envelope, DESIRED_TYPE, "desired state"), Desired, what="desired state")
+        envelope = await request.body(MAX_ENVELOPE_BYTES)
+        desired = decode(
+            _payload(envelope, DESIRED_TYPE, "desired state"), Desired, what="desired state", limit=MAX_DESIRED_BYTES
+        )
         self._check_address(desired.fleet, [desired.machine], machine, "desired state")
         previous = request.headers.get(MATCH_HEADER)
         if previous is None:
@@ -196,7 +198,7 @@ class OperatorApi:
         return self._pushed(row)
 
     async def _add_command(self, request: Request, machine: MachineRow, operator: str) -> Response:
-        envelope = await request.body(MAX_BODY_BYTES)
+        envelope = await request.body(MAX_ENVELOPE_BYTES)
         command = decode(_payload(envelope, COMMAND_TYPE, "command"), Command, what="command")
         self._check_address(command.fleet, command.machines, machine, "command")
         row = self._row(machine, "command", envelope, command.sequence, command.stream, operator)

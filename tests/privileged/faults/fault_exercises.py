@@ -16,7 +16,8 @@ import trio
 
 from milkyway_agent.core.effects import HoldData, LoadInstance, OpenLayer
 from milkyway_agent.deployments.data import DataPlane
-from milkyway_agent.deployments.executor import Executor, LayerPlane
+from milkyway_agent.deployments.executor import Executor
+from milkyway_agent.deployments.layers import LayerPlane
 from milkyway_agent.deployments.policy import PolicyPlane
 from milkyway_agent.early import launcher
 from milkyway_agent.launching import direct

@@ -13,7 +13,8 @@ import trio
 from milkyway_agent.core import stack
 from milkyway_agent.core.effects import MakeGroup, MountStack, RunServices
 from milkyway_agent.core.uid_range import RANGE, first_uid
-from milkyway_agent.deployments.executor import ServicePlane, StackPlane
+from milkyway_agent.deployments.services import ServicePlane
+from milkyway_agent.deployments.stacks import StackPlane
 from milkyway_agent.launching.container import BUNDLES, CRUN_STATE, Container
 from milkyway_agent.launching.control_groups import clear_group
 from milkyway_agent.launching.oci_config import Machine

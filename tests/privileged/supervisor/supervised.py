@@ -27,7 +27,8 @@ from milkyway_agent.launching.launcher_link import Launching
 from milkyway_agent.launching.places import Places
 from milkyway_agent.launching.program import Program, make_group
 from milkyway_agent.launching.spawned import Launched
-from milkyway_agent.log.log import OUTPUT, Log
+from milkyway_agent.log.log import Log
+from milkyway_agent.log.record import OUTPUT
 from milkyway_agent.runtime.alarms import Alarms
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.watch import Watch

@@ -132,7 +132,7 @@ async def test_it_has_no_network_no_environment_and_little_memory(started: Start
 async def test_without_a_vendor_root_it_serves_and_says_so(tmp_path: Path) -> None:
     started = Started(tmp_path, b"")
     begun = await started.peers.begin()
-    assert begun.quarantined.startswith("there are no roots of trust to stand on")
+    assert begun.quarantined.startswith("there are no roots of trust that hold")
     assert isinstance(await started.peers.answer(RefusalNoted), RefusalNoted)
     assert await started.end() == ""
     assert encode(begun)

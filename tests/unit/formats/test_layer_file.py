@@ -20,6 +20,7 @@ from milkyway_formats.layer_file import (
     lay_out,
     parse_footer,
 )
+from milkyway_formats.limits import MAX_ENVELOPE_BYTES
 from milkyway_formats.manifest import Image, Manifest, PolicyOverlay
 from tests.fakes.manifests import manifest_of
 
@@ -75,7 +76,7 @@ def test_every_other_footer_is_refused(last: bytes, size: int, why: str) -> None
         ({"manifest": 0}, "a manifest of 0 bytes"),
         ({"manifest": 256 * 1024 + 1}, "a manifest of"),
         ({"policy": 256 * 1024 + 1}, "a policy of"),
-        ({"envelope": 512 * 1024 + 1}, "an envelope of"),
+        ({"envelope": MAX_ENVELOPE_BYTES + 1}, "an envelope of"),
     ],
 )
 def test_every_section_has_its_limit(lengths: dict[str, int], why: str) -> None:

@@ -345,7 +345,7 @@ def test_a_manifest_is_refused(trust: Trust, path: str, signer: object, refusal:
 
 
 def test_a_layer_in_anothers_place_is_refused() -> None:
-    with pytest.raises(PathRefusedError, match="it is of layer example/nginx, expected is example/other") as refusal:
+    with pytest.raises(PathRefusedError, match="it is of layer example/nginx, expected example/other") as refusal:
         TRUST.verify_manifest(signed(MANIFEST_TYPE, MANIFEST, CAROL), "example/other")
     assert refusal.value.check == "path"
 
@@ -423,7 +423,6 @@ def test_a_root_follows_when_the_old_and_the_new_role_signed() -> None:
     root, verified = verify_root(signed(ROOT_TYPE, NEXT, OLIVIA, PETRA), OWNER)
     assert root == NEXT
     assert verified.persons == {"olivia", "petra"}
-    assert TRUST.with_root(signed(ROOT_TYPE, NEXT, OLIVIA, PETRA)).owner == NEXT
 
 
 @pytest.mark.parametrize(
@@ -431,8 +430,8 @@ def test_a_root_follows_when_the_old_and_the_new_role_signed() -> None:
     [
         (signed(ROOT_TYPE, NEXT, PETRA), "owner root by its predecessor's role: 0 of 1 persons"),
         (signed(ROOT_TYPE, NEXT, OLIVIA), "cannot accept owner root: 0 of 1 persons"),
-        (signed(ROOT_TYPE, replace(NEXT, version=1), OLIVIA, PETRA), "version 1, expected is 2"),
-        (signed(ROOT_TYPE, replace(NEXT, version=3), OLIVIA, PETRA), "version 3, expected is 2"),
+        (signed(ROOT_TYPE, replace(NEXT, version=1), OLIVIA, PETRA), "version 1, expected 2"),
+        (signed(ROOT_TYPE, replace(NEXT, version=3), OLIVIA, PETRA), "version 3, expected 2"),
         (signed(ROOT_TYPE, replace(NEXT, fleet="other"), OLIVIA, PETRA), "not of the same side and fleet"),
         (signed(ROOT_TYPE, NEXT, OLIVIA, PETRA, MALLORY), "unknown key"),
     ],
@@ -440,8 +439,6 @@ def test_a_root_follows_when_the_old_and_the_new_role_signed() -> None:
 def test_a_root_does_not_follow(data: bytes, reason: str) -> None:
     with pytest.raises(RefusedError, match=reason):
         verify_root(data, OWNER)
-    with pytest.raises(RefusedError, match=reason):
-        TRUST.with_root(data)
 
 
 def test_trust_wants_each_root_in_its_place() -> None:

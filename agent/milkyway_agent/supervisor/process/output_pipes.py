@@ -13,7 +13,8 @@ from functools import partial
 
 import trio
 
-from milkyway_agent.log.log import OUTPUT, Log
+from milkyway_agent.log.log import Log
+from milkyway_agent.log.record import OUTPUT
 from milkyway_agent.log.service_output import AT_ONCE, ENDED, Stream
 from milkyway_agent.runtime.alarms import Alarms
 from milkyway_agent.runtime.watch import Watch

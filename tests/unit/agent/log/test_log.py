@@ -8,8 +8,9 @@ import pytest
 import trio
 import trio.testing
 
-from milkyway_agent.log.log import FOLLOWED_RECORDS, Fact, FileSink, LineSink, Log, Record, Ring, describe
-from milkyway_agent.log.record import decode, encode, priority_of
+from milkyway_agent.log.files import FileSink
+from milkyway_agent.log.log import FOLLOWED_RECORDS, LineSink, Log, Ring
+from milkyway_agent.log.record import Fact, Record, decode, describe, encode, priority_of
 
 
 def a_log(*sinks: object) -> Log:

@@ -7,7 +7,8 @@ import tracemalloc
 from contextlib import closing
 from pathlib import Path
 
-from milkyway_agent.log.log import FileSink, Log
+from milkyway_agent.log.files import FileSink
+from milkyway_agent.log.log import Log
 from milkyway_agent.log.service_output import AT_ONCE, Share, Stream
 
 ROUNDS = 1000

@@ -263,7 +263,7 @@ def test_json_may_stand_before_and_after_the_command(arguments: list[str]) -> No
     [
         (["apply", "/nonexistent"], 3, "cannot read /nonexistent: No such file or directory\n"),
         (["apply", "/dev/null"], 3, "cannot apply /dev/null: it is empty\nhint: "),
-        (["apply", "/dev/zero"], 3, "cannot apply /dev/zero: longer than 262144 bytes\n"),
+        (["apply", "/dev/zero"], 3, "cannot apply /dev/zero: longer than 424725 bytes\n"),
         (["logs", "--since", "yesterday"], 3, "cannot read --since 'yesterday': not like 90s"),
         (["logs", "web", "--until", "1w"], 3, "cannot read --until '1w': not like 90s"),
         (["status"], 4, "cannot reach the agent at /nonexistent/socket: No such file or directory\nhint: "),

@@ -10,7 +10,8 @@ import pytest
 
 from milkyway_agent.core.effects import effects_of
 from milkyway_agent.core.transition import plan, wanted_effects
-from milkyway_agent.pid1.snapshot import KeptAgent, KeptDeployments, KeptInstance, adopt, descriptors
+from milkyway_agent.deployments.snapshot import KeptDeployments, KeptInstance
+from milkyway_agent.pid1.snapshot import KeptAgent, adopt, descriptors
 from milkyway_agent.runtime.reexecution import read_state, write_state
 from milkyway_agent.supervisor.snapshot import KeptService, KeptStream
 from milkyway_formats.codec import encode

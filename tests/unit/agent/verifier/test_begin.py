@@ -144,7 +144,7 @@ def test_the_owners_next_root_comes_in_and_stays() -> None:
     site.secure.files["owner-root.json"] = OWNER_ROOT
     answer, notes = begun(site)
     assert answer.roots[1].version == 2, "the older root is a rollback"
-    assert notes == ["cannot accept owner root: version 1, expected is 3"]
+    assert notes == ["cannot accept owner root: version 1, expected 3"]
 
 
 def test_the_same_root_in_another_envelope_is_no_news() -> None:
@@ -159,7 +159,7 @@ def test_without_the_vendors_root_there_is_nothing_to_stand_on(envelope: bytes) 
     site = Site()
     site.vendor_root = envelope
     answer, notes = begun(site)
-    assert answer.quarantined.startswith("there are no roots of trust to stand on: cannot")
+    assert answer.quarantined.startswith("there are no roots of trust that hold: cannot")
     assert len(notes) == 1
     [refused] = to_pid1(site.apply(site.desired()), Refused)
     assert refused.check == "quarantine"
@@ -239,7 +239,7 @@ def test_a_desired_state_that_was_changed_on_the_disk_is_not_resumed() -> None:
     assert not to_pid1(outgoing, DesiredAdmitted)
     notes = [note.message for note in to_pid1(outgoing, RefusalNoted)]
     assert "1 of 2 persons signed (alice)" in notes[0]
-    assert notes[1] == "cannot resume the desired state: its document is missing or no longer signed by enough"
+    assert notes[1] == "cannot resume the desired state: its document is missing or no longer signed by enough persons"
 
 
 def test_the_vendors_key_is_not_the_owners() -> None:

@@ -116,8 +116,8 @@ def test_a_good_reply_is_kept_and_the_uplink_connects_with_its_certificate(begun
         ((CAROL,), {}, "0 of 1 persons signed"),
         ((), {"fleet": "other"}, "its record is of fleet other, this machine's is demo"),
         ((), {"machine": machine_id(OTHER)}, "its record names another machine"),
-        ((), {"token": "f" * 16}, "its record answers another token"),
-        ((), {"keys": public_keys(OTHER)}, "names another connection key"),
+        ((), {"token": "f" * 16}, "its record is for another token"),
+        ((), {"keys": public_keys(OTHER)}, "does not name this machine's connection key"),
     ],
 )
 def test_a_record_that_is_not_this_machines_is_refused(
@@ -134,7 +134,7 @@ def test_each_of_the_three_keys_must_be_this_machines(begun: tuple[Site, Enrolme
     site, request = begun
     keys = replace(request.keys, **{name: getattr(public_keys(OTHER), name)})
     [note] = to_pid1(site.verifier.enrolled(reply_for(request, keys=keys)), RefusalNoted)
-    assert f"its record names another {name} key than this machine's" in note.message
+    assert f"its record does not name this machine's {name} key" in note.message
 
 
 def test_a_certificate_for_a_swapped_csr_is_refused(begun: tuple[Site, EnrolmentRequest]) -> None:
@@ -144,7 +144,7 @@ def test_a_certificate_for_a_swapped_csr_is_refused(begun: tuple[Site, Enrolment
     [note] = to_pid1(site.verifier.enrolled(reply), RefusalNoted)
     assert (note.check, note.message) == (
         "enrolment",
-        "cannot accept enrolment: the certificate is for another key than this machine's",
+        "cannot accept enrolment: the certificate is not for this machine's connection key",
     )
 
 
@@ -166,7 +166,7 @@ def test_an_enrolled_machine_takes_no_second_enrolment(begun: tuple[Site, Enrolm
     site.verifier.enrolled(reply_for(request))
     for _ in range(2):
         [note] = to_pid1(site.verifier.enrolled(reply_for(request)), RefusalNoted)
-        assert note.message == "cannot accept enrolment: this machine asked for none"
+        assert note.message == "cannot accept enrolment: this machine did not ask for it"
         site.begin()
 
 

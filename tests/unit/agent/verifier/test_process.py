@@ -236,7 +236,7 @@ async def test_an_uplink_that_is_gone_is_told_and_survived(peers: Peers, tmp_pat
     os.close(fds[0])
     peers.uplink.close()
     assert (await peers.answer(RefusalNoted)).message == "cannot receive from uplink: it is gone"
-    assert (await peers.answer(Unavailable)).message == "cannot fetch layer: the uplink is gone"
+    assert (await peers.answer(Unavailable)).message == "cannot fetch layer: the uplink has ended"
     await peers.tell(AdmitLocally(request=3, now=NOW), [memory(desired_for(begun.machine))])
     assert (await peers.answer(DesiredAdmitted)).request == 3
     await peers.tell(FetchLayer(request=4, sha256="ab" * 32, size=1), [os.open(path, os.O_WRONLY), os.open(path, os.O_RDONLY)])
