@@ -1,4 +1,4 @@
-"""Who signed what, with how many: every way that is not enough, with the text that says so."""
+"""Who signed what, and how many: every way to fall short, with the text that says so."""
 
 import base64
 
@@ -232,7 +232,7 @@ def test_noise_is_refused_and_nothing_else_happens(data: bytes) -> None:
 
 @pytest.mark.parametrize("text", [b'{"format":"milkyway.desired/1","format":"milkyway.desired/1"}', b"\xff", b"[" * 5000])
 def test_a_signed_payload_that_is_no_document_is_refused(text: bytes) -> None:
-    """Two operators may sign anything; what is not the document is still not read."""
+    """Two operators may sign anything; what is not such a document is still refused."""
     signatures = [signer.sign(DESIRED_TYPE, text) for signer in (ALICE, BOB)]
     with pytest.raises(MalformedError, match=r"^cannot read desired state: "):
         TRUST.verify_desired(write_envelope(DESIRED_TYPE, text, signatures))
@@ -261,7 +261,7 @@ def test_a_signed_payload_that_is_no_document_is_refused(text: bytes) -> None:
         (replace(COMMAND, command_class="read"), 1),
     ],
 )
-def test_a_command_wants_its_classes_persons(command: Command, persons: int) -> None:
+def test_a_command_needs_the_persons_of_its_class(command: Command, persons: int) -> None:
     signers = [ALICE, BOB]
     assert TRUST.verify_command(signed(COMMAND_TYPE, command, *signers[:persons]))[0] == command
     short = [ALICE, ALICE_AGAIN] if persons == 2 else [CAROL]
@@ -281,7 +281,7 @@ def test_an_overlong_command_is_refused() -> None:
         TRUST.verify_command(write_envelope(COMMAND_TYPE, bytes(200_000), [ALICE.sign(COMMAND_TYPE, b"")]))
 
 
-def test_a_signature_of_one_kind_of_document_is_none_of_another() -> None:
+def test_a_signature_on_one_kind_of_document_does_not_hold_for_another() -> None:
     """The payload type is signed twice: in the pae and as the context."""
     other = ALICE.sign(DESIRED_TYPE, encode(COMMAND))
     with pytest.raises(BothHalvesRefusedError, match="signed by alice"):
@@ -345,7 +345,7 @@ def test_a_manifest_is_refused(trust: Trust, path: str, signer: object, refusal:
 
 
 def test_a_layer_in_anothers_place_is_refused() -> None:
-    with pytest.raises(PathRefusedError, match="it is of layer example/nginx, expected is example/other") as refusal:
+    with pytest.raises(PathRefusedError, match="it is of layer example/nginx, expected example/other") as refusal:
         TRUST.verify_manifest(signed(MANIFEST_TYPE, MANIFEST, CAROL), "example/other")
     assert refusal.value.check == "path"
 
@@ -423,7 +423,6 @@ def test_a_root_follows_when_the_old_and_the_new_role_signed() -> None:
     root, verified = verify_root(signed(ROOT_TYPE, NEXT, OLIVIA, PETRA), OWNER)
     assert root == NEXT
     assert verified.persons == {"olivia", "petra"}
-    assert TRUST.with_root(signed(ROOT_TYPE, NEXT, OLIVIA, PETRA)).owner == NEXT
 
 
 @pytest.mark.parametrize(
@@ -431,8 +430,8 @@ def test_a_root_follows_when_the_old_and_the_new_role_signed() -> None:
     [
         (signed(ROOT_TYPE, NEXT, PETRA), "owner root by its predecessor's role: 0 of 1 persons"),
         (signed(ROOT_TYPE, NEXT, OLIVIA), "cannot accept owner root: 0 of 1 persons"),
-        (signed(ROOT_TYPE, replace(NEXT, version=1), OLIVIA, PETRA), "version 1, expected is 2"),
-        (signed(ROOT_TYPE, replace(NEXT, version=3), OLIVIA, PETRA), "version 3, expected is 2"),
+        (signed(ROOT_TYPE, replace(NEXT, version=1), OLIVIA, PETRA), "version 1, expected 2"),
+        (signed(ROOT_TYPE, replace(NEXT, version=3), OLIVIA, PETRA), "version 3, expected 2"),
         (signed(ROOT_TYPE, replace(NEXT, fleet="other"), OLIVIA, PETRA), "not of the same side and fleet"),
         (signed(ROOT_TYPE, NEXT, OLIVIA, PETRA, MALLORY), "unknown key"),
     ],
@@ -440,8 +439,6 @@ def test_a_root_follows_when_the_old_and_the_new_role_signed() -> None:
 def test_a_root_does_not_follow(data: bytes, reason: str) -> None:
     with pytest.raises(RefusedError, match=reason):
         verify_root(data, OWNER)
-    with pytest.raises(RefusedError, match=reason):
-        TRUST.with_root(data)
 
 
 def test_trust_wants_each_root_in_its_place() -> None:

@@ -144,7 +144,7 @@ def test_the_owners_next_root_comes_in_and_stays() -> None:
     site.secure.files["owner-root.json"] = OWNER_ROOT
     answer, notes = begun(site)
     assert answer.roots[1].version == 2, "the older root is a rollback"
-    assert notes == ["cannot accept owner root: version 1, expected is 3"]
+    assert notes == ["cannot accept owner root: version 1, expected 3"]
 
 
 def test_the_same_root_in_another_envelope_is_no_news() -> None:
