@@ -24,7 +24,7 @@ from milkyway_coreos import tools
 from milkyway_coreos.image import build as building
 from milkyway_coreos.image import config, policy, programs, verity_image
 from milkyway_coreos.image.packages import unpack_member
-from milkyway_coreos.image.steps import Say, Steps, hash_files
+from milkyway_coreos.image.steps import Say, StepCache, hash_files
 
 HERE = Path(__file__).parent
 COREOS = BUILD / "coreos"
@@ -51,7 +51,7 @@ SYSTEM_CONF = "[Manager]\nShowStatus=no\n"  # the serial console is slow under e
 def prepare(say: Say) -> dict[str, Path]:
     """Make both roots where they are not made yet; return by the name of each PID 1 the directory of its images."""
     building.build(COREOS, vendor_root=building.VENDOR_ROOT if building.VENDOR_ROOT.exists() else None, say=say)
-    steps = Steps(WORK, say)
+    steps = StepCache(WORK, say)
     sources = [Path(__file__), HERE / "native", HERE / "systemd"]
     inputs = hash_files(*sources, COREOS / "coreos.json", COREOS / "root.img", policy.SOURCES)
     packages = steps.made("packages", f"systemd {config.SUITE} {os.environ.get('MILKYWAY_MIRROR')}", _fetch)

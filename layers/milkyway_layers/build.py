@@ -92,7 +92,7 @@ def build(
     by_components = [name for component in spec.components for name in packages_of(component, spec.os, shop.host)]
     seeds = [*spec.packages, *by_components]
     inputs = _Inputs(spec, base, seeds, _repositories(spec, folder), files, policy, mark)
-    with _alone(shop.cache):
+    with _locked(shop.cache):
         return _build(inputs, output, coreos, shop)
 
 
@@ -195,7 +195,7 @@ def _kept(place: Path, make: Callable[[Path], None], *, again: bool = False) -> 
 
 
 @contextmanager
-def _alone(cache: Path) -> Iterator[None]:
+def _locked(cache: Path) -> Iterator[None]:
     """Hold the lock of *cache*: a second build waits for the first."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
