@@ -253,13 +253,6 @@ def deploy(layer: Path, layers: dict[str, Path], name: str) -> None:
     milkyway(*order(layer, layers, name), "--key", KEYS / "alice.key", "--key", KEYS / "bob.key")
 
 
-def remove_all() -> None:
-    """Remove every deployment of the machine, signed by two persons; return when none is left."""
-    for name in [one["name"] for one in status()["deployments"]]:
-        milkyway("fleet", "remove", name, "--from", MACHINE, "--key", KEYS / "alice.key", "--key", KEYS / "bob.key", "--yes")
-    wait_until("nothing deployed", lambda: not status()["deployments"], 60)
-
-
 def forge(layers: dict[str, Path]) -> list[str]:
     """Send a forged document and a tampered layer; return how each was refused."""
     with step("a forged document is refused"):
