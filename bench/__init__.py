@@ -1,4 +1,4 @@
-"""Side-by-side benchmarks against real peers: what is claimed about speed and memory, measured in one run.
+"""Side-by-side benchmarks against real peers: every claim about speed and memory, measured in one run.
 
-``supervisor`` compares supervisors. Everything here calls programs; nothing imports a house.
+``supervisor`` compares supervisors and only calls their programs; ``boot`` compares boots.
 """

@@ -1,4 +1,4 @@
-"""``python -m bench`` (``make bench``): run the supervisors side by side, show what came out, write it down if asked."""
+"""``python -m bench`` (``make bench``): run the supervisors side by side, show the figures, write them down on request."""
 
 import os
 import sys
@@ -33,7 +33,7 @@ PEERS: tuple[Peer, ...] = (
     MilkyWay(), Floor(), Dinit(), Runit(), S6(), Systemd("systemd", None), Systemd("systemd-0s", "0"), Supervisord(),
 )  # fmt: skip
 NAMES = tuple(peer.name for peer in PEERS)
-INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
+INTERRUPTED = 130  # 128 + SIGINT, as shells do
 
 
 @click.group(invoke_without_command=True)
@@ -46,7 +46,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 def main(
     context: click.Context, rounds: int, services: int, names: tuple[str, ...], json_file: Path | None, write: bool
 ) -> None:
-    """Compare supervisors on this machine: speed, memory, restarts. Needs root; ends all that it started."""
+    """Compare supervisors on this machine: speed, memory, restarts. Needs root; leaves nothing running."""
     if context.invoked_subcommand:
         return
     if os.geteuid():
@@ -60,7 +60,7 @@ def main(
     except KeyboardInterrupt:
         _say("interrupted; everything that was started has been ended")
         sys.exit(INTERRUPTED)
-    # Where nobody watches, a table shall not be folded to the width of a terminal that is not there.
+    # Without a terminal, a table is not folded to a terminal's width.
     show(record, Console(width=None if sys.stdout.isatty() else 240))
     if json_file:
         json_file.write_bytes(encode(record))
@@ -114,7 +114,7 @@ def _run(peers: list[Peer], rounds: int, services: int) -> Record:
 
 
 def _say(line: str) -> None:
-    """Print a line of progress; where standard output is a file too, that stays the table's."""
+    """Print a line of progress to stderr; stdout is for the tables."""
     print(f"· {line}", file=sys.stderr, flush=True)
 
 

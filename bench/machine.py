@@ -1,4 +1,4 @@
-"""The machine that figures come from: without it they say nothing."""
+"""The machine that figures come from, without which they mean nothing."""
 
 import os
 import platform
@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 
 
-class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a reader has to know of a machine. ``load``: the mean of the last minute before the run: what else it did."""
+class MachineFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a reader must know about a machine. ``load``: its load average in the minute before the run."""
 
     processor: str
     cores: int
@@ -19,10 +19,10 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     load: float
 
 
-def this_machine() -> Machine:
-    """Describe the machine that this runs on."""
+def this_machine() -> MachineFacts:
+    """Describe the machine that this program runs on."""
     cpuinfo = Path("/proc/cpuinfo").read_text()
-    return Machine(
+    return MachineFacts(
         processor=processor(cpuinfo),
         cores=len(os.sched_getaffinity(0)),
         memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**2,
@@ -34,11 +34,11 @@ def this_machine() -> Machine:
 
 
 def processor(cpuinfo: str) -> str:
-    """Return the name of the first processor in the text of /proc/cpuinfo; "unknown" where it has none."""
+    """Return the name of the first processor in the text of /proc/cpuinfo, or "unknown"."""
     names = (line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name"))
     return next(names, "unknown")
 
 
 def is_virtual(cpuinfo: str) -> bool:
-    """Tell from /proc/cpuinfo whether a hypervisor is below (x86 only: elsewhere there is no such flag)."""
+    """Tell from /proc/cpuinfo whether the machine is virtual (x86 only: elsewhere there is no such flag)."""
     return any(line.startswith("flags") and "hypervisor" in line.split() for line in cpuinfo.splitlines())

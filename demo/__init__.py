@@ -1,1 +1,1 @@
-"""The demo: commands that a user could type, one after the other."""
+"""The demo: commands that a user could type, in sequence."""

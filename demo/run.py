@@ -1,7 +1,7 @@
 """``make demo``: one signed push puts a confined nginx onto a booted, verified server; then two forgeries are refused.
 
-Every step is a command that a user could type; none imports a house. What was measured goes to
-``build/demo.json``. On a terminal all stays up until Ctrl-C; without one everything is shut down at the end.
+Every step is a command that a user could type; none imports a house. The figures go to ``build/demo.json``.
+On a terminal everything stays up until Ctrl-C; without one it is shut down at the end.
 """
 
 import base64
@@ -46,7 +46,7 @@ def step(what: str) -> Iterator[None]:
 
 
 def milkyway(*words: str | Path, refused: bool = False) -> str:
-    """Run ``milkyway`` and return what it printed. With *refused* it must be refused: returns the message."""
+    """Run ``milkyway`` and return what it printed. With *refused* it must fail; then return the message."""
     done = subprocess.run(
         [MILKYWAY, *map(str, words)], env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT
     )
@@ -57,23 +57,23 @@ def milkyway(*words: str | Path, refused: bool = False) -> str:
 
 
 def in_machine(*words: str, refused: bool = False) -> str:
-    """Run a command in the machine's development shell."""
+    """Run a command in the machine's development shell and return what it printed, or with *refused* its message."""
     return milkyway("vm", "exec", MACHINE, "--", *words, refused=refused)
 
 
 def stop_machine() -> None:
-    """Switch the machine off, if there is one that runs."""
+    """Switch the machine off, if it runs."""
     subprocess.run([MILKYWAY, "vm", "stop", MACHINE], stdin=subprocess.DEVNULL, capture_output=True)
 
 
 def status() -> dict[str, Any]:
-    """Return what ``mwctl status --json`` says in the machine."""
+    """Return what ``mwctl status --json`` prints in the machine."""
     found: dict[str, Any] = json.loads(in_machine("mwctl", "status", "--json"))
     return found
 
 
 def wait_until(what: str, check: Callable[[], Any], seconds: float = READY_SECONDS) -> Any:
-    """Ask *check* until it returns something true; return that."""
+    """Call *check* until it returns something true; return that."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = check()
@@ -92,7 +92,7 @@ def free_port() -> int:
 
 
 def page(port: int) -> str:
-    """Return the page that the machine serves on the forwarded port, "" while it serves none."""
+    """Return the page that the machine serves on the forwarded port, or "" while it serves none."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
             text: str = answer.read().decode()
@@ -116,18 +116,18 @@ def build() -> dict[str, Path]:
 
 def build_layers(spec: Path, output: Path) -> dict[str, Path]:
     """Build the layers of *spec* into *output*; return their files by name."""
-    said = json.loads(milkyway("layer", "build", spec, "--output", output, "--json"))
-    return {one["path"].split("/")[-1]: ROOT / one["file"] for one in said}
+    built = json.loads(milkyway("layer", "build", spec, "--output", output, "--json"))
+    return {layer["path"].split("/")[-1]: ROOT / layer["file"] for layer in built}
 
 
 def sign_layers(layers: dict[str, Path]) -> None:
-    """Sign all of *layers* as the person who builds them."""
+    """Sign all of *layers* as carol, who builds them."""
     for file in layers.values():
         milkyway("layer", "sign", file, "--key", KEYS / "carol.key")
 
 
 class ControlServer:
-    """The control server: it keeps its ports when it is stopped and started again."""
+    """The control server; it keeps its ports when it is stopped and started again."""
 
     def __init__(self, directory: Path) -> None:
         self.ports = {"agent_port": 0, "operator_port": 0}
@@ -172,7 +172,7 @@ def main() -> int:
 
 
 class Chain(NamedTuple):
-    """A machine that is up, enrolled and serves: what the demo shows and the tests look at."""
+    """A machine that is up, enrolled and serving: what the demo shows and the tests use."""
 
     layers: dict[str, Path]
     server: ControlServer
@@ -182,7 +182,7 @@ class Chain(NamedTuple):
 
 
 def bring_up(undo: ExitStack) -> Chain:
-    """Build, serve, boot, enrol, push; *undo* takes the server and the machine down again."""
+    """Build, serve, boot, enrol, push; *undo* gets callbacks that stop the server and the machine."""
     stop_machine()
     shutil.rmtree(DEMO, ignore_errors=True)
     DEMO.mkdir(parents=True)
@@ -224,7 +224,7 @@ def boot(web_port: int, *options: str) -> None:
 
 
 def run(undo: ExitStack, start: float) -> None:
-    """Bring the chain up, look, forge; then stay up on a terminal."""
+    """Bring the chain up, show it, try the forgeries; then, on a terminal, stay up."""
     chain = bring_up(undo)
     print(chain.page.strip(), "\n")
     print(in_machine("mwctl", "status"))
@@ -237,13 +237,15 @@ def run(undo: ExitStack, start: float) -> None:
     print(json.dumps(figures, indent=2))
     print(f"the demo took {time.monotonic() - start:.0f} s; figures are in build/demo.json")
     if sys.stdout.isatty():
-        print(f"\nThe page: http://127.0.0.1:{chain.web_port}/   a shell: {MILKYWAY} vm console {MACHINE}\nCtrl-C ends it all.")
+        print(
+            f"\nThe page: http://127.0.0.1:{chain.web_port}/   a shell: {MILKYWAY} vm console {MACHINE}\nCtrl-C stops it all."
+        )
         while True:
             time.sleep(3600)
 
 
 def order(layer: Path, layers: dict[str, Path], name: str) -> list[str | Path]:
-    """Return the words that deploy *layer* with the libraries among *layers*, without what signs."""
+    """Return the command that deploys *layer* with the libraries among *layers*, without the keys."""
     libraries = [word for file in layers.values() if file != layer for word in ("--library", file)]
     return ["fleet", "deploy", layer, *libraries, "--to", MACHINE, "--name", name, "--yes"]
 
@@ -251,13 +253,6 @@ def order(layer: Path, layers: dict[str, Path], name: str) -> list[str | Path]:
 def deploy(layer: Path, layers: dict[str, Path], name: str) -> None:
     """Deploy *layer*, signed by two persons."""
     milkyway(*order(layer, layers, name), "--key", KEYS / "alice.key", "--key", KEYS / "bob.key")
-
-
-def remove_all() -> None:
-    """Remove every deployment of the machine, signed by two persons; return when none is left."""
-    for name in [one["name"] for one in status()["deployments"]]:
-        milkyway("fleet", "remove", name, "--from", MACHINE, "--key", KEYS / "alice.key", "--key", KEYS / "bob.key", "--yes")
-    wait_until("nothing deployed", lambda: not status()["deployments"], 60)
 
 
 def forge(layers: dict[str, Path]) -> list[str]:
@@ -274,7 +269,7 @@ def forge(layers: dict[str, Path]) -> list[str]:
 
 
 def forged_document(layers: dict[str, Path]) -> str:
-    """Return a document that alice and bob have signed, changed afterwards."""
+    """Return a document that was changed after alice and bob had signed it."""
     file = DEMO / "forged.json"
     milkyway(*order(layers["nginx"], layers, "forged"), "--prepare", file)
     for person in ("alice", "bob"):
@@ -286,7 +281,7 @@ def forged_document(layers: dict[str, Path]) -> str:
 
 
 def tampered_layer() -> str:
-    """Deploy a layer of which the control server changes one byte; return how the machine refuses it."""
+    """Deploy a layer in which the control server changes one byte; return how the machine refuses it."""
     layers = build_layers(ROOT / "examples/nginx/image.yaml", DEMO / "layers")
     sign_layers(layers)
     milkyway("fleet", "upload", *layers.values())
@@ -306,7 +301,7 @@ def measure(found: dict[str, Any], refusals: list[str], push_to_serving: float) 
     """Return the figures of the demo."""
     memory = {process["name"]: process["pss_bytes"] for process in found["processes"]}
     sizes = json.loads((BUILD / "coreos/coreos.json").read_text())["bytes"]
-    (web,) = (one for one in found["deployments"] if one["name"] == "web")
+    (web,) = (deployment for deployment in found["deployments"] if deployment["name"] == "web")
     (agent,) = (process for process in found["processes"] if process["pid"] == 1)
     return {
         "selinux": found["selinux"],

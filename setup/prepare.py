@@ -1,9 +1,10 @@
 """Set up what ``make`` needs, from nothing: system packages, virtual environment, tools tree.
 
 Standard library only, Python 3.11 or newer. Every step leaves a stamp that holds a hash
-of its inputs; a step whose stamp still fits is skipped. Steps: ``system`` (Debian 12/13 or
+of its inputs; a step whose stamp still matches is skipped. Steps: ``system`` (Debian 12/13 or
 Ubuntu 24.04 packages, needs root or sudo), ``venv`` (hash-pinned), ``tools`` (a Debian
-trixie tree in ``build/tools``: the same erofs-utils, QEMU, secilc and ukify on any host).
+trixie tree in ``build/tools``: the same erofs-utils, QEMU, secilc and ukify on any host),
+``programs`` (``milkyway-agent`` and ``mwctl`` in the virtual environment).
 """
 
 import hashlib
@@ -73,7 +74,7 @@ def _mark(stamp: Path, inputs: bytes) -> None:
 
 
 def _step(name: str) -> Callable[[], None]:
-    """Print that *name* begins; return what prints how long it took."""
+    """Print that *name* begins; return a function that prints how long it took."""
     start = time.monotonic()
     print(f"· {name} …", flush=True)
     return lambda: print(f"✓ {name} ({time.monotonic() - start:.0f} s)", flush=True)
@@ -87,7 +88,7 @@ def _installed(package: str, command: str) -> bool:
 
 
 def system_packages() -> None:
-    """Install what the host lacks of SYSTEM_PACKAGES."""
+    """Install those of SYSTEM_PACKAGES that the host lacks."""
     missing = [package for package, command in SYSTEM_PACKAGES.items() if not _installed(package, command)]
     if not missing:
         return
@@ -117,7 +118,7 @@ def virtual_environment() -> None:
 
 
 def tools_tree() -> None:
-    """Make ``build/tools``, a trixie tree with the image tools, or keep the one that fits."""
+    """Make ``build/tools``, a trixie tree with the image tools, unless its stamp still matches."""
     inputs = " ".join(TOOLS_PACKAGES).encode()
     stamp = BUILD / "tools.stamp"
     if _fresh(stamp, inputs):
@@ -139,7 +140,7 @@ def tools_tree() -> None:
 
 
 def supervisor_programs() -> None:
-    """Put ``milkyway-agent`` and ``mwctl`` into the virtual environment as quick as on a server, and the static launcher."""
+    """Put ``milkyway-agent`` and ``mwctl``, as fast as on a server, and the static launcher into the virtual environment."""
     source = ROOT / "agent/launch/launch.c"
     inputs = source.read_bytes() + (VENV / "stamp").read_bytes() + Path(__file__).read_bytes()
     stamp = VENV / "lib/milkyway/stamp"
@@ -152,8 +153,8 @@ def supervisor_programs() -> None:
     site = next((VENV / "lib").glob("python3*/site-packages"))
     paths = [str(ROOT / "agent"), str(ROOT / "formats"), str(site)]
     for name, module in {"milkyway-agent": "milkyway_agent.__main__", "mwctl": "milkyway_agent.mwctl.command"}.items():
-        # -I -S: nothing of the user's, and no module site, which takes longer than all that comes before the first service
-        # Behind the standard library, as site has it: or what is imported first would be looked for in them all.
+        # -I -S: nothing of the user's, and no module site, which takes longer than everything before the first service.
+        # The paths come after the standard library, as with site: else its modules would be looked for in all of them.
         text = f"#!{VENV / 'bin/python'} -IS\nimport sys\nsys.path += {paths!r}\n"
         program = VENV / "bin" / name
         program.write_text(f"{text}from {module} import main\nsys.exit(main())\n")
@@ -162,7 +163,7 @@ def supervisor_programs() -> None:
 
 
 def _remove_tree(path: Path) -> None:
-    """Remove a tree that mmdebstrap made, also one whose files belong to sub-uids."""
+    """Remove a tree that mmdebstrap made, even if its files belong to sub-uids."""
     if not path.exists():
         return
     if os.geteuid() == 0:

@@ -1,7 +1,7 @@
-"""Write docs/reference from the types themselves, so that it cannot say something else than the code.
+"""Write docs/reference from the types themselves, so that it cannot differ from the code.
 
 Fields, constraints and defaults come from the types, the words from their docstrings and from the
-descriptions of their names. ``pages`` is pure; ``main`` writes them, or with --check only compares.
+descriptions of their names. ``pages`` is pure; ``main`` writes the pages, or only compares them with --check.
 """
 
 import sys
@@ -18,7 +18,7 @@ SOURCE = "<!-- written by setup/reference.py from the types; change those -->"
 
 
 class Page(NamedTuple):
-    """One file: its title, the documents it begins with, and the modules whose types have their home here."""
+    """A file: its title, the documents it begins with, and the modules whose types it describes."""
 
     name: str
     title: str
@@ -76,7 +76,7 @@ def pages() -> dict[str, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the pages; with ``--check`` write nothing and return 1 when one is out of date."""
+    """Write the pages; with ``--check``, write nothing and return 1 if a page is out of date."""
     stale = [name for name, text in pages().items() if not _is(REFERENCE / name, text)]
     if arguments == ["--check"]:
         for name in stale:
@@ -117,7 +117,7 @@ def _section(kind: type, page: Page) -> list[str]:
 
 
 def _shape(kind: inspect.Type, page: Page) -> str:
-    """Return *kind* as people read it, in one table cell."""
+    """Return *kind* as people read it, for a table's cell."""
     match kind:
         case inspect.Metadata():
             return _shape(kind.type, page)
@@ -162,7 +162,7 @@ def _default(field: inspect.Field) -> str:
 
 
 def _meaning(kind: inspect.Type) -> str:
-    """Return the description of the name that the type bears."""
+    """Return the description that the type's name has."""
     match kind:
         case inspect.Metadata():
             return _escape(str((kind.extra_json_schema or {}).get("description", ""))) or _meaning(kind.type)
@@ -182,7 +182,7 @@ def _link(kind: type, page: Page) -> str:
 
 
 def _reachable(roots: list[type]) -> list[type]:
-    """Return *roots* and every struct that they hold, in the order in which a reader meets them."""
+    """Return *roots* and every struct in them, in the order in which a reader meets them."""
     found: list[type] = []
 
     def visit(kind: type) -> None:

@@ -1,6 +1,6 @@
-"""Write docs/reference/service-states.md from the table of ``core.service_state``, so that it cannot say something else.
+"""Write docs/reference/service-states.md from the table of ``core.service_state``, so that it cannot differ from it.
 
-``page`` is pure; ``main`` writes it, or with --check only compares. The prose is the module's own.
+``page`` is pure; ``main`` writes it, or only compares it with --check. The prose is that module's docstring.
 """
 
 import inspect
@@ -12,12 +12,12 @@ from milkyway_agent.core.service_state import TABLE, Event, Row
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "service-states.md"
 SOURCE = "<!-- written by setup/state_diagram.py from agent/milkyway_agent/core/service_state.py; change that -->"
-# Leads from every row to one row: as arrows it would hide all others.
+# It leads from every row to the same row: as arrows it would hide all others.
 EVERYWHERE = Event.INTERNAL_ERROR
 
 
 def page() -> str:
-    """Return the whole page's text."""
+    """Return the text of the whole page."""
     return (
         "\n\n".join(
             [
@@ -38,7 +38,7 @@ def page() -> str:
 
 
 def diagram() -> str:
-    """Return the table as a Mermaid state diagram; events that lead the same way share an arrow."""
+    """Return the table as a Mermaid state diagram; events with the same rows share an arrow."""
     arrows: dict[tuple[Row, Row], list[str]] = {}
     for (row, event), following in TABLE.items():
         if event is not EVERYWHERE and (following.row is not row or following.effects):
@@ -48,7 +48,7 @@ def diagram() -> str:
 
 
 def table() -> str:
-    """Return the table as one of Markdown."""
+    """Return the table in Markdown."""
     lines = [
         f"| {row.label} | {event.value} | {following.row.label} | {', '.join(effect.value for effect in following.effects)} |"
         for (row, event), following in TABLE.items()
@@ -57,7 +57,7 @@ def table() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the page; with ``--check`` write nothing and return 1 when it is out of date."""
+    """Write the page; with ``--check``, write nothing and return 1 if it is out of date."""
     text = page()
     is_fresh = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
     if arguments == ["--check"]:
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _prose(docstring: str) -> list[str]:
-    """Return a docstring's paragraphs as Markdown: an indented one is a block of its own."""
+    """Return a docstring's paragraphs as Markdown: an indented paragraph becomes a code block."""
     found = []
     for paragraph in docstring.split("\n\n"):
         lines = paragraph.strip("\n").splitlines()

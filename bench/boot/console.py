@@ -1,7 +1,7 @@
-"""What a machine's console says of its boot, as moments: milliseconds since the kernel began (CLOCK_BOOTTIME). Pure.
+"""What a machine's console tells about its boot, as moments: milliseconds since the kernel's start (CLOCK_BOOTTIME). Pure.
 
-Three speak there: the initramfs, PID 1 (ours says every phase that is done, systemd tells its own times at the end) and the
-first service. Lines may have the kernel's own between them, and a carriage return at either end.
+Three programs write there: the initramfs, PID 1 (ours prints every phase that is done, systemd its own times at the end)
+and the first service. The kernel's lines may come in between, and lines may have a carriage return at either end.
 """
 
 import re
@@ -27,7 +27,7 @@ class Moments(NamedTuple):
 
 
 def read(console: str) -> Moments:
-    """Return what *console* says. A moment that comes twice (a service begun again) counts when it came first."""
+    """Return the moments on *console*. Of a moment that comes twice (a service restarted) the first counts."""
     at: dict[str, float] = {}
     for name, pattern in (("initramfs", _INITRAMFS), ("pid1-executed", _EXECUTED), ("pid1-first-line", _FIRST_LINE)):
         if found := pattern.search(console):
@@ -37,7 +37,7 @@ def read(console: str) -> Moments:
     for name, us in _MARK.findall(console):
         at.setdefault(name, int(us) / 1000)
     for name, us in _OWN.findall(console):
-        if int(us):  # systemd says 0 for what has not been
+        if int(us):  # systemd prints 0 for what did not happen
             at.setdefault(f"systemd-{name}", int(us) / 1000)
     if finished := _FINISHED.search(console):
         at["booted"] = float(finished[1])
@@ -48,14 +48,14 @@ def read(console: str) -> Moments:
 
 
 class Stretch(NamedTuple):
-    """A part of the way from the kernel to the first service: between two moments, which PID 1 has or has not."""
+    """A part of the way from the kernel to the first service, between two moments."""
 
     title: str
     begin: str  # "" is the kernel's start
     end: str
 
 
-# The stretches of one PID 1 follow one another without a gap and end at the first service.
+# For each PID 1 the stretches follow one another without a gap and end at the first service.
 STRETCHES: dict[str, tuple[Stretch, ...]] = {
     "milkyway": (
         Stretch("kernel", "", "initramfs"),
@@ -79,7 +79,7 @@ STRETCHES: dict[str, tuple[Stretch, ...]] = {
 
 
 def lasted(stretch: Stretch, at: dict[str, float]) -> float | None:
-    """Return how long *stretch* lasted in milliseconds; None where a moment of it is not known."""
+    """Return how long *stretch* lasted in milliseconds; None if one of its moments is not known."""
     begin = at.get(stretch.begin) if stretch.begin else 0.0
     end = at.get(stretch.end)
     return None if begin is None or end is None else end - begin

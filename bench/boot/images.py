@@ -1,12 +1,12 @@
-"""The two roots that are booted: CoreOS' own with a first service that says when it began, and the same with systemd.
+"""The two roots that are booted: CoreOS' own with a first service that prints when it began, and the same with systemd.
 
-Both are made from ``build/coreos/root.img``, which is built first where it is not as the sources say, file by file; kernel
-and initramfs are the same files. Systemd comes from Debian's package with what it depends on and nothing recommended,
-its files laid beside those of our root: a file of ours wins, so both have one libc. The initramfs executes
+Both are made from ``build/coreos/root.img``, which is built first if it is out of date; kernel and initramfs are the same
+files. Systemd comes from Debian's package with its dependencies and nothing recommended, its files added to those
+of our root: our file wins where both have one, so both roots have the same libc. The initramfs executes
 /usr/lib/milkyway/init in either; in the second root that is systemd.
 
-SELinux: both roots are labelled and enforce. Our policy knows no systemd, so in the second one every domain
-may do everything: systemd passes the same hooks, transitions and labels, and is never refused.
+SELinux: both roots are labelled and enforce. Our policy has no rules for systemd, so in the second root every domain
+may do everything: systemd goes through the same hooks, transitions and labels, and is never refused.
 """
 
 import json
@@ -24,7 +24,7 @@ from milkyway_coreos import tools
 from milkyway_coreos.image import build as building
 from milkyway_coreos.image import config, policy, programs, verity_image
 from milkyway_coreos.image.packages import unpack_member
-from milkyway_coreos.image.steps import Say, Steps, hash_files
+from milkyway_coreos.image.steps import Say, StepCache, hash_files
 
 HERE = Path(__file__).parent
 COREOS = BUILD / "coreos"
@@ -33,25 +33,25 @@ HOUSE = "usr/lib/milkyway"
 UNITS = "etc/systemd/system"
 SYSTEMD = "usr/lib/systemd/systemd"
 UNUSED = re.compile(r"(?:usr/share/(?:doc|man|locale|info|lintian|bash-completion|zsh|bug)|var|dev|proc|sys|run|tmp)/")
-MACHINE_ID = 32 * "b"  # any: without one it would be systemd's first boot
+MACHINE_ID = 32 * "b"  # any id: without one it would be systemd's first boot
 SELINUX_CONFIG = "SELINUX=enforcing\nSELINUXTYPE=milkyway\n"
 WANTED = (
     "bench-more-modules.service", "bench-nothing.service", "bench-dhcp.service", "bench-ordinary.service",
     "bench-report.service",
 )  # fmt: skip
-# What of systemd's stock boot waits for devices that only udev names, or fails on a root that can't be written and has no
-# kmod: without them it is quicker, and nothing of it fails.
+# The parts of systemd's stock boot that wait for devices that only udev names, or fail on a root that can't be written and
+# has no kmod: without them its boot is quicker, and nothing fails.
 MASKED = (
     "getty.target", "ldconfig.service", "modprobe@.service", "systemd-modules-load.service", "systemd-random-seed.service",
 )  # fmt: skip
 MARK = "(allow dhcp_t console_device_t (chr_file (open)))\n"
-SYSTEM_CONF = "[Manager]\nShowStatus=no\n"  # the serial console is slow under emulation: what it prints would be its loss
+SYSTEM_CONF = "[Manager]\nShowStatus=no\n"  # the serial console is slow under emulation: its status lines would cost it time
 
 
 def prepare(say: Say) -> dict[str, Path]:
-    """Make both roots where they are not made yet; return by the name of each PID 1 the directory of its images."""
+    """Make both roots unless they are made already; return the directory of the images for each PID 1, by its name."""
     building.build(COREOS, vendor_root=building.VENDOR_ROOT if building.VENDOR_ROOT.exists() else None, say=say)
-    steps = Steps(WORK, say)
+    steps = StepCache(WORK, say)
     sources = [Path(__file__), HERE / "native", HERE / "systemd"]
     inputs = hash_files(*sources, COREOS / "coreos.json", COREOS / "root.img", policy.SOURCES)
     packages = steps.made("packages", f"systemd {config.SUITE} {os.environ.get('MILKYWAY_MIRROR')}", _fetch)
@@ -61,9 +61,7 @@ def prepare(say: Say) -> dict[str, Path]:
 
     return {
         "milkyway": steps.made("milkyway", inputs, lambda into: _make(into, _ours)),
-        "systemd": steps.made(
-            "systemd", inputs, lambda into: _make(into, lambda tree: _theirs(tree, packages / "systemd.tar"))
-        ),
+        "systemd": steps.made("systemd", inputs, lambda into: _make(into, with_systemd)),
     }
 
 
@@ -81,7 +79,7 @@ def _fetch(into: Path) -> None:
 
 
 def _make(into: Path, change: Callable[[Path], list[Path]]) -> None:
-    """Write root.img, coreos.json, kernel and initramfs to *into*. *change* alters the tree and names the policy's sources."""
+    """Write root.img, coreos.json, kernel and initramfs to *into*; *change* alters the tree, returning the policy's sources."""
     tree = into / "tree"
     tools.run(tools.tools_tree().command("fsck.erofs", f"--extract={tree}", "--no-xattrs", COREOS / "root.img"))
     programs.compile_program(HERE / "native/boot.c", into)
@@ -107,10 +105,10 @@ def _make(into: Path, change: Callable[[Path], list[Path]]) -> None:
 
 
 def _ours(tree: Path) -> list[Path]:
-    """Return the sources of our policy, with the one right more that the first service needs to say when it began."""
-    more = tree.parent / "mark.cil"
-    more.write_text(MARK)
-    return [*policy.base_sources(), more]
+    """Return the sources of our policy, with a rule that lets the first service print when it began."""
+    mark = tree.parent / "mark.cil"
+    mark.write_text(MARK)
+    return [*policy.base_sources(), mark]
 
 
 def _theirs(tree: Path, packages: Path) -> list[Path]:
@@ -123,7 +121,7 @@ def _theirs(tree: Path, packages: Path) -> list[Path]:
             if is_wanted and not (place.exists() or place.is_symlink()):
                 unpack_member(tar, member, place)
     (tree / HOUSE / "init").unlink()
-    shutil.copy2(tree / SYSTEMD, tree / HOUSE / "init")  # a file, not a link: its label makes the domain
+    shutil.copy2(tree / SYSTEMD, tree / HOUSE / "init")  # a file, not a link: its label decides the domain
     units = tree / UNITS
     units.mkdir(parents=True, exist_ok=True)
     for unit in (HERE / "systemd").glob("*.service"):
@@ -152,7 +150,7 @@ def _unconfined_policy(into: Path) -> list[Path]:
     into.mkdir()
     sources = [source for source in policy.base_sources() if source.name != "invariants.cil"]
     for source in sources:
-        # Systemd asks about classes of its own, which our kernel's list leaves out.
+        # Systemd checks classes of its own, which are not in our list of the kernel's.
         (into / source.name).write_text(source.read_text().replace("(handleunknown deny)", "(handleunknown allow)"))
     (into / "everything.cil").write_text(unconfined([source.read_text() for source in sources]))
     return sorted(into.iterdir())

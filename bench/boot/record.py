@@ -1,8 +1,8 @@
-"""The record of one run of the boot benchmark: every boot with its moments. Pure."""
+"""The record of a run of the boot benchmark: every boot with its moments. Pure."""
 
 import msgspec
 
-from bench.machine import Machine
+from bench.machine import MachineFacts
 from bench.spread import Rounds, Spread, ratio, spread
 
 OURS, THEIRS = "milkyway", "systemd"
@@ -10,7 +10,7 @@ GOAL = 1.0
 
 
 class Boot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One boot: moments in milliseconds since the kernel began; ``wall_ms``: from starting QEMU to the first service's line."""
+    """One boot: moments in ms since the kernel's start; ``wall_ms``: from starting QEMU to the first service's line."""
 
     at: dict[str, float]
     wall_ms: float
@@ -23,7 +23,7 @@ class BootRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole run. ``boots``: by name of the root and number of the round; a round that failed is left out."""
 
     date: str
-    machine: Machine
+    machine: MachineFacts
     rounds: int
     kernel: str
     boots: dict[str, dict[int, Boot]]
@@ -35,7 +35,7 @@ class BootRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return next((boot.systemd for boot in self.boots[THEIRS].values() if boot.systemd), "unknown")
 
     def moment(self, name: str, *moments: str) -> Rounds:
-        """Return the first of *moments* that each boot of *name* has, by round."""
+        """Return for each boot of *name*, by round, the first of *moments* that it has."""
         found: dict[int, float] = {}
         for number, boot in self.boots[name].items():
             known = next((boot.at[moment] for moment in moments if moment in boot.at), None)
@@ -57,6 +57,6 @@ class BootRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return ratio(self.moment(OURS, "first"), self.moment(THEIRS, "first"))
 
 
-def summed_up(rounds: Rounds) -> Spread | None:
-    """Return the spread of *rounds*; None without any."""
+def summary(rounds: Rounds) -> Spread | None:
+    """Return the spread of *rounds*; None if there are none."""
     return spread(list(rounds.values())) if rounds else None

@@ -3,30 +3,30 @@
 from collections.abc import Mapping
 
 from bench.boot.console import STRETCHES, lasted
-from bench.boot.record import GOAL, OURS, THEIRS, BootRecord, summed_up
+from bench.boot.record import GOAL, OURS, THEIRS, BootRecord, summary
 from bench.spread import Rounds, ratio
 
 BEGIN = "<!-- written by python -m bench boot --write; change that -->"
 END = "<!-- end of what python -m bench boot --write wrote -->"
 NOTHING = "-"
 NOTES = (
-    "Both roots are one tree: CoreOS' own, dm-verity below, the same kernel, initramfs, command line (but the root hash) "
-    "and virtual machine. The second has the files of Debian's systemd besides, and systemd where our PID 1 lies.",
-    "The first service is the DHCP client of CoreOS. A static program says the time on the console and executes it. On both "
-    "sides it begins when the network's driver is loaded; the kernel's other modules are loaded beside it.",
+    "Both roots are the same tree: CoreOS' own, on dm-verity, with the same kernel, initramfs, command line (except the root "
+    "hash) and virtual machine. The second also has the files of Debian's systemd, and systemd in the place of our PID 1.",
+    "The first service is the DHCP client of CoreOS. A static program prints the time on the console and executes it. On both "
+    "sides it begins when the network's driver is loaded; the kernel's other modules are loaded meanwhile.",
     "systemd starts it without default dependencies, right after a unit that loads the same modules with the same calls: as "
-    "early as it can. A unit with default dependencies (`ordinary service`) is beside it.",
+    "early as it can. A unit with default dependencies (`ordinary service`) is measured beside it.",
     "systemd has no udev, prints no status on the slow serial console, and its units that wait for udev or fail on a root "
-    "that can't be written are masked. All that favours systemd. Ours prints its log there, and begins two consoles, the "
+    "that can't be written are masked. All of this favours systemd. Ours prints its log there, and starts two consoles, the "
     "data disk and the API beside the first service; systemd has none of these, so `booted` is not the same thing.",
-    "SELinux enforces on both sides. Our policy knows no systemd: there every domain may do everything. Ours has the one "
-    "right more that the first service needs to open the console.",
-    "`a service could start`: ours when the control groups are there; systemd's when a unit that needs nothing has begun.",
+    "SELinux enforces on both sides. Our policy has no rules for systemd, so there every domain may do everything. Ours has "
+    "one more rule, which lets the first service open the console.",
+    "`a service could start`: ours once the control groups are set up; systemd's once a unit without requirements has begun.",
 )
 
 
 def section(record: BootRecord) -> str:
-    """Draw the section, markers included."""
+    """Return the section, with its markers."""
     lines = [BEGIN, "", _about(record), "", _verdict(record), "", *_moments(record)]
     for name in (OURS, THEIRS):
         lines += ["", f"Where the time goes, {name}:", "", *_stretches(record, name)]
@@ -82,11 +82,11 @@ def _stretches(record: BootRecord, name: str) -> list[str]:
 
 def _failures(record: BootRecord) -> list[str]:
     units = sorted({unit for boot in record.boots[THEIRS].values() for unit in boot.failed})
-    return [*record.failures, *([f"Units of systemd's that failed: {', '.join(units)}."] if units else [])]
+    return [*record.failures, *([f"Units of systemd that failed: {', '.join(units)}."] if units else [])]
 
 
 def _seconds(rounds: Mapping[int, float]) -> str:
-    seen = summed_up(rounds)
+    seen = summary(rounds)
     return f"{seen.median / 1000:.2f} ({seen.least / 1000:.2f} to {seen.greatest / 1000:.2f})" if seen else NOTHING
 
 

@@ -1,7 +1,7 @@
-"""Boot both roots in turns, and keep what each boot said.
+"""Boot both roots in turns, and keep the moments of each boot.
 
-The order turns with each round (ours, systemd; systemd, ours; …), so that what slows the machine down meanwhile slows
-both. Each boot begins with a fresh disk. A boot that does not come to its end is a failure, and its round is left out.
+The order alternates from round to round (ours, systemd; systemd, ours; …), so that whatever slows the machine down slows
+both. Each boot begins with a fresh disk. A boot that does not finish is a failure, and its round is left out.
 """
 
 import shutil

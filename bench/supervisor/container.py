@@ -1,8 +1,8 @@
-"""A container for one peer: started, looked at from outside, and ended with everything in it.
+"""A container for a peer: started, observed from outside, and ended with everything in it.
 
 The peer is PID 1 of pid, mount, network, host name, IPC and cgroup namespaces of its own, so killing it ends all that it
-ever started, even what left its session. It also dies when the bench does (PR_SET_PDEATHSIG twice: the bench to
-unshare, unshare to PID 1), however the bench dies.
+ever started, even what left its session. It also dies with the bench (PR_SET_PDEATHSIG twice: the bench to unshare,
+unshare to PID 1), however the bench dies.
 """
 
 import os
@@ -24,7 +24,7 @@ END_SECONDS = 60.0
 
 
 class Member(NamedTuple):
-    """A process of the peer's container: its number on the host and inside, and whether it is a service."""
+    """A process in the peer's container: its pid on the host and inside, and whether it is a service."""
 
     pid: int
     inside_pid: int
@@ -32,11 +32,11 @@ class Member(NamedTuple):
 
 
 class ContainerError(Exception):
-    """A container can't be made or does not end; the text says why."""
+    """A container can't be made or does not end; the message says why."""
 
 
 class Container:
-    """A running peer, with *command* as what it executes; use as a context manager, whose end is the peer's end."""
+    """A running peer, started by *command*. Use as a context manager: its end ends the peer."""
 
     def __init__(self, peer: Peer, place: Place, command: list[str], cgroup: Path, log: Path) -> None:
         self._place, self._cgroup = place, cgroup
@@ -45,7 +45,7 @@ class Container:
         namespaces = ["--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child=SIGKILL"]
         stamped = [str(place.inside / "trivial"), str(place.inside / "slots"), "exec", *command]
         with log.open("ab") as out:
-            # A session of its own: Ctrl-C is for the bench, which then ends the peer.
+            # A session of its own: Ctrl-C goes to the bench only, which then ends the peer.
             self._unshare = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces, "sh", str(SCRIPT), str(cgroup),
                  str(peer.tree), str(place.outside), *stamped],
@@ -60,7 +60,7 @@ class Container:
         self.stop()
 
     def alive(self) -> bool:
-        """Tell whether its PID 1 has not ended."""
+        """Tell whether its PID 1 is still alive."""
         return self._unshare.poll() is None
 
     def members(self) -> list[Member]:
@@ -74,15 +74,15 @@ class Container:
         return found
 
     def own_pids(self) -> list[int]:
-        """Return the processes of the supervisor itself: all but the services."""
+        """Return the pids of the supervisor's own processes: all but the services."""
         return [member.pid for member in self.members() if not member.is_service]
 
     def service_pids(self) -> dict[int, int]:
-        """Return the host's number of each service process by the number that it has inside."""
+        """Return the pid on the host of each service process, by its pid inside."""
         return {member.inside_pid: member.pid for member in self.members() if member.is_service}
 
     def run(self, command: list[str]) -> subprocess.Popen[bytes]:
-        """Begin *command* inside it, without output."""
+        """Start *command* inside it, without output."""
         first = next((member.pid for member in self.members() if member.inside_pid == 1), None)
         if first is None:
             raise ContainerError(f"cannot run {command[0]}: the container has no PID 1 any more")
@@ -93,19 +93,19 @@ class Container:
         )  # fmt: skip
 
     def stop(self) -> None:
-        """End everything in it and return when it is gone."""
+        """Kill everything in it, and return when it is gone."""
         self._unshare.kill()
         self._unshare.wait()
         remove_cgroups(self._cgroup)
 
 
 def remove_cgroups(top: Path) -> None:
-    """Kill what lives in the cgroup *top* or below, and remove them all. Raises ContainerError when something stays."""
+    """Kill every process in the cgroup *top* or below, and remove the cgroups. Raises ContainerError if one stays."""
     end = time.monotonic() + END_SECONDS
     while top.exists():
         with suppress(FileNotFoundError):
             (top / "cgroup.kill").write_text("1")
-        # A cgroup may be removed only when the last of its processes was reaped; that is soon after the kill.
+        # A cgroup can be removed only once the last of its processes has been reaped, soon after the kill.
         with suppress(OSError):
             for cgroup in sorted(_cgroups(top), reverse=True):
                 cgroup.rmdir()
@@ -126,5 +126,5 @@ def _pids(top: Path) -> Iterator[int]:
 
 
 def place_for(peer: Peer, directory: Path) -> Place:
-    """Return where *peer* finds *directory*, which it is given."""
+    """Return *directory* as the place of *peer*, with the path at which *peer* sees it."""
     return Place(directory, directory if peer.tree == HOST else IN_TREE)

@@ -1,7 +1,6 @@
 """What is measured, in which unit, and which goals are set for it.
 
-The goals are those of docs/performance.md's issue: most are a share of a peer's figure in the same run, some are an
-amount. Pure.
+Most goals are a share of a peer's figure in the same run, some are an amount. Pure.
 """
 
 import math
@@ -14,7 +13,7 @@ FigureName = Literal[
 ]
 Results = dict[str, dict[FigureName, dict[int, float]]]  # by peer, by figure, by round
 OURS = "milkyway"
-LEAST = "floor"  # the peer that does nothing but what every start needs
+LEAST = "floor"  # the peer that does only what every start needs
 FEW = 100  # the smaller number of services; also how many are killed at once
 
 
@@ -32,25 +31,25 @@ FIGURES = (
     Figure("up_few", "{few} up", "ms", 0, "from exec of the supervisor until each of {few} services has begun to run"),
     Figure("up", "{services} up", "ms", 0, "from exec of the supervisor until each of {services} services has begun to run"),
     Figure("first", "first up", "ms", 1, "from exec of the supervisor until the first of {services} services runs"),
-    Figure("rest", "first to last", "ms", 0, "from the first of {services} services to the last: its own start left out"),
+    Figure("rest", "first to last", "ms", 0, "from the first of {services} services to the last, leaving out its own start"),
     Figure("restart", "kill -9 → running", "ms", 2, "one service killed → the new one runs; median of {kills} services"),
     Figure("restart_many", "{killed} killed at once", "ms", 1, "{killed} services killed at once → each runs again"),
     Figure("memory_few", "memory at {few}", "MiB", 1, "as below with {few} services"),
     Figure(
         "memory", "memory at {services}", "MiB", 1,
-        "PSS and page tables of all of the supervisor's own processes, files that other programs map too counted in full",
+        "PSS and page tables of all the supervisor's own processes; files that other programs map too count in full",
     ),
-    Figure("slope", "per further service", "KiB", 1, "memory at {services} less memory at {few}, for each service between"),
-    Figure("wakeups", "idle wakeups", "1/s", 2, "how often a thread of the supervisor's wakes, nothing going on"),
+    Figure("slope", "per further service", "KiB", 1, "memory at {services} less memory at {few}, for each further service"),
+    Figure("wakeups", "idle wakeups", "1/s", 2, "how often a thread of the supervisor wakes while nothing happens"),
     Figure(
         "blind", "re-execution", "ms", 1,
-        "re-executing: the longest time in which no killed service comes back, less a restart",
+        "during re-execution, the longest time in which no killed service comes back, less a restart",
     ),
 )  # fmt: skip
 
 
 class Goal(NamedTuple):
-    """A figure of ours shall be at most *at_most*: times the *peer*'s figure, or, without a peer, in the figure's unit."""
+    """Our figure shall be at most *at_most* times the *peer*'s, or, without a peer, *at_most* in the figure's unit."""
 
     figure: FigureName
     at_most: float
@@ -82,10 +81,10 @@ SPEEDS: frozenset[FigureName] = frozenset({"up_few", "up", "first", "rest", "res
 
 
 class Outcome(NamedTuple):
-    """A goal beside what was measured. ``reached``: by the median; None: one of the two is not there.
+    """A goal and what was measured. ``reached``: by the median; None if one of the two peers was not measured.
 
-    ``least``: the same of what does nothing but start; None also where that says nothing: it executes itself never and
-    needs memory for nothing.
+    ``least``: the same for the floor; None also where that means nothing, since the floor never re-executes and has
+    nothing to keep in memory.
     """
 
     goal: Goal
@@ -95,7 +94,7 @@ class Outcome(NamedTuple):
 
 
 def outcome(goal: Goal, results: Results) -> Outcome:
-    """Hold *results* against *goal*."""
+    """Compare *results* with *goal*."""
     measured = _measured(goal, results, OURS)
     least = _measured(goal, results, LEAST) if goal.figure in SPEEDS else None
     return Outcome(goal, measured, None if measured is None else measured.median <= goal.at_most, least)
@@ -111,7 +110,7 @@ def _sum_up(rounds: Rounds) -> Spread | None:
 
 
 def share(value: float) -> str:
-    """Write a ratio as people say it: 1/12, 0.4, 1.05."""
+    """Return a ratio as people write it: 1/12, 0.4, 1.05."""
     parts = 1 / value if value else 0.0
     if parts > 1.5 and math.isclose(parts, round(parts), rel_tol=1e-9):
         return f"1/{round(parts)}"

@@ -1,7 +1,7 @@
 """One run of one peer: start it, measure, end it.
 
-What is killed is at least SETTLE_SECONDS old: several peers hold up a service that dies young, and that is another
-question. Times come from the services themselves (``slots``); the bench only looks at them afterwards.
+Services are at least SETTLE_SECONDS old when they are killed: several peers delay the restart of one that dies young, and
+that is another question. Times come from the services themselves (``slots``); the bench only reads them afterwards.
 """
 
 import os
@@ -25,31 +25,31 @@ SETTLE_SECONDS = 2.5
 IDLE_SECONDS = 4.0
 KILLS = 10
 BLIND_KILLS = 40
-BLIND_KILLS_AFTER = 10  # once the command has ended: some only ask for what then happens
+BLIND_KILLS_AFTER = 10  # after the command has ended: some commands only request the re-execution
 BLIND_INTERVAL_SECONDS = 0.01
 MILLISECOND = 1_000_000
 
 
 class MeasurementError(Exception):
-    """A peer did not do what is measured; the text says what."""
+    """A peer did not do what should be measured; the message says what."""
 
 
-class Start(NamedTuple):
-    """How long it took from exec until the first and the last service, in ms."""
+class StartTimes(NamedTuple):
+    """The time from exec until the first and the last service ran, in ms."""
 
     first: float
     last: float
 
 
-class Running:
-    """A peer that was started, with all that is measured of it. ``samples``: what the medians were made of, by figure."""
+class RunningPeer:
+    """A started peer, and the measurements of it. ``samples``: the values behind the medians, by figure."""
 
     def __init__(self, container: Container, slots: Slots, place: Place) -> None:
         self._container, self._slots = container, slots
         self.place = place
         self.samples: dict[FigureName, list[float]] = {}
 
-    def start(self) -> Start:
+    def start(self) -> StartTimes:
         """Wait until every service runs. Raises MeasurementError."""
         slots = self._slots
         if not slots.wait(lambda: slots.births >= slots.services, UP_SECONDS, self._container.alive):
@@ -59,10 +59,10 @@ class Running:
         if not all(birth.births for birth in births):
             raise MeasurementError("a service was started twice before all had been started once")
         times = [(birth.born_ns - slots.executed_ns) / MILLISECOND for birth in births]
-        return Start(min(times), max(times))
+        return StartTimes(min(times), max(times))
 
     def settle(self) -> None:
-        """Let every service grow older than any peer's idea of a young one."""
+        """Wait until every service is older than any peer's idea of a young one."""
         time.sleep(SETTLE_SECONDS)
 
     def memory(self) -> Footprint:
@@ -70,7 +70,7 @@ class Running:
         return read_footprint(self._container.own_pids())
 
     def wakeups(self) -> float:
-        """Count how often a second the supervisor's own threads wake while nothing happens."""
+        """Return how often per second the supervisor's own threads wake while nothing happens."""
         pids = self._container.own_pids()
         before, begin = read_wakeups(pids), time.monotonic()
         time.sleep(IDLE_SECONDS)
@@ -78,7 +78,7 @@ class Running:
         return sum(after.get(thread, count) - count for thread, count in before.items()) / (end - begin)
 
     def restart(self) -> float:
-        """Kill KILLS different services, each after the one before runs again; return the median gap in ms."""
+        """Kill KILLS different services, each once the previous one runs again; return the median gap in ms."""
         services = self._slots.services
         victims = sorted({services * number // KILLS for number in range(KILLS)})
         self.samples["restart"] = [self._gap(victim) for victim in victims]
@@ -95,10 +95,10 @@ class Running:
         return (max(self._slots.birth(victim).born_ns for victim in victims) - begin) / MILLISECOND
 
     def blind(self, command: list[str], normal: float) -> float:
-        """Run *command*, which has the supervisor execute itself anew, and kill a service every 10 ms meanwhile.
+        """Run *command*, which makes the supervisor re-execute itself, and kill a service every 10 ms meanwhile.
 
-        Returns the longest silence less *normal*, in ms: for so long nobody looked. Raises MeasurementError when the
-        command fails, for then nothing was executed anew.
+        Returns the longest silence less *normal*, in ms: for that long the supervisor restarted nothing. Raises
+        MeasurementError when the command fails, since then nothing was re-executed.
         """
         name = Path(command[0]).name
         before, pids = self._slots.all_births(), self._container.service_pids()
@@ -127,7 +127,7 @@ class Running:
             Return(killed / MILLISECOND, self._slots.birth(victim).born_ns / MILLISECOND)
             for victim, killed in enumerate(killed_ns)
         ]
-        self.samples["blind"] = [one.born - one.killed for one in returns]
+        self.samples["blind"] = [returned.born - returned.killed for returned in returns]
         return max(0.0, longest_silence(returns) - normal)
 
     def _gap(self, victim: int) -> float:
@@ -144,7 +144,7 @@ class Running:
 
 
 def last_words(log: Path) -> str:
-    """Return the last line of a peer's log, to be shown beside what failed."""
+    """Return the last line of a peer's log, to be shown with a failure."""
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     return lines[-1][:200] if lines else ""
 

@@ -1,7 +1,7 @@
-"""What the bench knows of a supervisor: how to describe services to it, and how to execute it.
+"""What the bench knows about a supervisor: how to describe services to it, and how to execute it.
 
-That every peer is started, looked at and ended in the same way is ``container``'s; what a peer does by default and
-not because it can't do better is said here, in ``notes``, and printed beside its figures.
+``container`` starts, observes and ends every peer in the same way. A peer's ``notes``, printed beside its figures, say
+what it does by default and not because it can't do better.
 """
 
 from pathlib import Path
@@ -11,11 +11,11 @@ HOST = Path("/")
 
 
 class PeerMissingError(Exception):
-    """This peer can't be measured here; the text says why."""
+    """This peer can't be measured here; the message says why."""
 
 
 class Place(NamedTuple):
-    """A peer's own directory, empty: where the bench writes to it, and where the peer finds it.
+    """A peer's own directory: its path for the bench, and its path for the peer.
 
     It holds ``trivial`` (the service) and ``slots`` (the file where services note when they began).
     """
@@ -24,7 +24,7 @@ class Place(NamedTuple):
     inside: Path
 
     def service(self, index: int) -> list[str]:
-        """Return the command of service *index*, as the peer shall execute it."""
+        """Return the command of service *index*, for the peer to execute."""
         return [str(self.inside / "trivial"), str(self.inside / "slots"), str(index)]
 
 
@@ -33,11 +33,11 @@ class Peer(Protocol):
 
     @property
     def name(self) -> str:
-        """What it's called in tables; a word."""
+        """Its name in tables; a word."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is its default and not its limit, and what it does that others don't: a sentence each."""
+        """What is its default and not its limit, and what it does that others don't; a sentence each."""
 
     @property
     def tree(self) -> Path:
@@ -48,15 +48,15 @@ class Peer(Protocol):
         """Variables that it needs beyond those that every peer gets."""
 
     def version(self) -> str:
-        """Return its version. Raises PeerMissingError where it is not there."""
+        """Return its version. Raises PeerMissingError if it is not installed."""
 
     def prepare(self, place: Place, services: int) -> list[str]:
         """Describe *services* trivial services in *place* and return the command that supervises them."""
 
     def reexecute(self, place: Place) -> list[str] | None:
-        """Return the command that has it execute itself anew, run inside its container; None: it can't."""
+        """Return the command, run inside its container, that makes it re-execute itself; None if it can't."""
 
 
 def service_name(index: int) -> str:
-    """Return the name of service *index* with every peer."""
+    """Return the name of service *index*, the same for every peer."""
     return f"s{index:04}"

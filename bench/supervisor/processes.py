@@ -1,6 +1,6 @@
-"""What the kernel says of the supervisor's own processes: memory and context switches (proc(5), proc_pid_smaps(5)).
+"""Memory and context switches of the supervisor's own processes (proc(5), proc_pid_smaps(5)).
 
-The texts are parsed by pure functions; the reading functions answer for processes that may end meanwhile.
+Pure functions parse the texts; the reading functions allow for processes that end meanwhile.
 """
 
 import re
@@ -24,7 +24,7 @@ class FileRange(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """One process's memory in KiB. ``files``: how much of each file range is in memory for it."""
+    """The memory of a process in KiB. ``files``: how much of each file range it has in memory."""
 
     pss_kib: int
     own_kib: int
@@ -33,11 +33,11 @@ class Memory(NamedTuple):
 
 
 class Footprint(NamedTuple):
-    """What all of a supervisor's processes take together, in KiB.
+    """The memory of all of a supervisor's processes together, in KiB.
 
     ``pss_kib``: as the kernel counts it: a page that n processes of the whole machine map counts 1/n for each.
-    ``alone_kib``: the same as though nothing else ran on the machine, so that a Python doesn't look smaller for
-    each other Python that happens to run beside it: a page of a file counts once, in full.
+    ``alone_kib``: the same as if nothing else ran on the machine, so that a Python program doesn't look smaller because
+    others happen to run beside it: a page of a file counts once, in full.
     """
 
     processes: int
@@ -47,7 +47,7 @@ class Footprint(NamedTuple):
 
     @property
     def total_kib(self) -> int:
-        """PSS, as though alone, and page tables."""
+        """PSS as if alone, and page tables."""
         return self.alone_kib + self.page_tables_kib
 
 
@@ -85,23 +85,23 @@ def _mappings(smaps: str) -> Iterator[tuple[re.Match[str], dict[str, int]]]:
 
 
 def parse_status(status: str) -> dict[str, int]:
-    """Return the fields of /proc/PID/status that are one number (with or without kB)."""
+    """Return the fields of /proc/PID/status whose value is a single number (with or without kB)."""
     pairs = (line.partition(":") for line in status.splitlines())
     numbers = ((name, value.removesuffix("kB").strip()) for name, _, value in pairs)
     return {name: int(value) for name, value in numbers if value.isdecimal()}
 
 
 def parse_namespace_pids(status: str) -> list[int]:
-    """Return the process's number in each pid namespace, from the reader's to its own (NSpid in proc_pid_status(5))."""
+    """Return the process's pid in each pid namespace, from the reader's to its own (NSpid in proc_pid_status(5))."""
     line = next((line for line in status.splitlines() if line.startswith("NSpid:")), "NSpid:")
     return [int(number) for number in line.removeprefix("NSpid:").split()]
 
 
 def footprint(memories: Iterable[Memory]) -> Footprint:
-    """Add up the processes of one supervisor.
+    """Add up the processes of a supervisor.
 
-    Of a file range that several of them map, the most that any has in memory is counted, once: programs that are
-    alike touch the same pages.
+    A file range that several of them map counts once, with the most that any has in memory: processes of the same
+    program touch the same pages.
     """
     every = list(memories)
     files: dict[FileRange, int] = {}
@@ -117,7 +117,7 @@ def footprint(memories: Iterable[Memory]) -> Footprint:
 
 
 def read_footprint(pids: Iterable[int]) -> Footprint:
-    """Measure the memory of the processes *pids*; one that ended meanwhile counts nothing."""
+    """Measure the memory of the processes *pids*; a process that has ended meanwhile does not count."""
     memories: list[Memory] = []
     for pid in pids:
         with suppress(FileNotFoundError, ProcessLookupError, KeyError):
@@ -126,7 +126,7 @@ def read_footprint(pids: Iterable[int]) -> Footprint:
 
 
 def read_wakeups(pids: Iterable[int]) -> dict[int, int]:
-    """Return how often each thread of *pids* has gone to sleep by itself: as often as it was woken."""
+    """Return how often each thread of *pids* has gone to sleep voluntarily, which is how often it was woken."""
     switches: dict[int, int] = {}
     for pid in pids:
         with suppress(FileNotFoundError, ProcessLookupError, KeyError):
@@ -136,7 +136,7 @@ def read_wakeups(pids: Iterable[int]) -> dict[int, int]:
 
 
 def read_namespace_pid(pid: int) -> int:
-    """Return the number that process *pid* has in its own pid namespace; 0 if it has ended."""
+    """Return the pid of process *pid* in its own pid namespace; 0 if it has ended."""
     with suppress(FileNotFoundError, ProcessLookupError):
         numbers = parse_namespace_pids((PROC / f"{pid}/status").read_text())
         return numbers[-1] if len(numbers) > 1 else 0

@@ -1,16 +1,16 @@
-"""The record of one benchmark run, as ``--json`` writes it and the page of figures is drawn from. Pure."""
+"""The record of a benchmark run: what ``--json`` writes, and what the page of figures is made from. Pure."""
 
 import msgspec
 
-from bench.machine import Machine
+from bench.machine import MachineFacts
 from bench.spread import spread
 from bench.supervisor.figures import FIGURES, FigureName, Results
 
 
 class PeerRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One peer. ``figures``: by figure and round. ``samples``: single restarts (ms) behind them. ``extra``: raw memory figures.
+    """One peer. ``figures``: by figure and round. ``samples``: the single restarts (ms) behind them. ``extra``: raw memory.
 
-    ``missing``: why it was not measured; "" when it was.
+    ``missing``: why it was not measured; "" if it was.
     """
 
     version: str
@@ -25,7 +25,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole run: *rounds* with *services* services (and *few*), *killed* of them at once, *kills* one by one."""
 
     date: str
-    machine: Machine
+    machine: MachineFacts
     rounds: int
     services: int
     few: int
@@ -40,11 +40,11 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return {name: peer.figures for name, peer in self.peers.items()}
 
     def title(self, figure: FigureName) -> str:
-        """Name *figure* for this run's numbers."""
+        """Return the title of *figure* with this run's numbers."""
         return next(known.title for known in FIGURES if known.name == figure).format(**self._numbers())
 
     def meaning(self, figure: FigureName) -> str:
-        """Say what *figure* is in this run."""
+        """Return the meaning of *figure* with this run's numbers."""
         return next(known.meaning for known in FIGURES if known.name == figure).format(**self._numbers())
 
     def _numbers(self) -> dict[str, int]:
@@ -52,7 +52,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def encode(record: Record) -> bytes:
-    """Write *record* as JSON, with the spread of each figure beside its rounds."""
+    """Return *record* as JSON, with the spread of each figure besides its rounds."""
     spreads = {
         name: {figure: spread(list(rounds.values()))._asdict() for figure, rounds in peer.figures.items()}
         for name, peer in record.peers.items()
@@ -62,7 +62,7 @@ def encode(record: Record) -> bytes:
 
 
 def decode(data: bytes) -> Record:
-    """Read what ``encode`` wrote. Raises msgspec.ValidationError for anything else."""
+    """Return the record that ``encode`` wrote as *data*. Raises msgspec.ValidationError for anything else."""
     document = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
     document.pop("spreads", None)
     return msgspec.json.decode(msgspec.json.encode(document), type=Record)

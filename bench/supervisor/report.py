@@ -1,6 +1,6 @@
 """A run's record for people: tables on a terminal, and the generated section of docs/performance.md.
 
-Pure but for ``show``, which prints. Both are drawn from the same rows, so they can't say different things.
+Pure, except ``show``, which prints. Both are made from the same rows, so they can't differ.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class Grid(NamedTuple):
 
 
 def grids(record: Record) -> list[Grid]:
-    """Lay out *record*: figures, ratios of ours to each peer's, goals."""
+    """Return *record* as tables: figures, ratios of ours to each peer's, goals."""
     names = [name for name, peer in record.peers.items() if not peer.missing]
     figures = [
         (f"{record.title(figure.name)}, {figure.unit}", *(_figure(record, name, figure) for name in names))
@@ -80,7 +80,7 @@ def _share(seen: Spread | None, goal: Goal, unit: str) -> str:
 
 
 def remarks(record: Record) -> Iterator[str]:
-    """Say what stands beside the figures: versions, defaults, what is not there, what went wrong."""
+    """Yield the remarks to the figures: versions, defaults, missing peers, failures."""
     for name, peer in record.peers.items():
         known = peer.missing or peer.version
         yield f"{name} ({known}): {'; '.join(peer.notes)}." if not peer.missing else f"{name}: {known}."
@@ -88,7 +88,7 @@ def remarks(record: Record) -> Iterator[str]:
 
 
 def about(record: Record) -> str:
-    """Describe the machine and the run in two lines."""
+    """Describe the machine and the run in two sentences."""
     machine = record.machine
     kind = "virtual" if machine.virtual else "real"
     return (
@@ -113,7 +113,7 @@ def show(record: Record, console: Console) -> None:
 
 
 def section(record: Record) -> str:
-    """Draw the generated section of docs/performance.md, markers included."""
+    """Return the generated section of docs/performance.md, with its markers."""
     lines = [BEGIN, "", about(record), ""]
     for grid in grids(record):
         lines += [f"### {grid.title}", "", _row(grid.columns), _row(("---",) * len(grid.columns)), *map(_row, grid.rows), ""]
@@ -128,7 +128,7 @@ def _row(cells: tuple[str, ...]) -> str:
 
 
 def replace_section(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
-    """Return *page* with what stood between the markers replaced by *text*. Raises ValueError if it has no markers."""
+    """Return *page* with the section from *begin* to *end* replaced by *text*. Raises ValueError if it has no markers."""
     before, _, rest = page.partition(begin)
     _, found, after = rest.partition(end)
     if not found:

@@ -1,6 +1,6 @@
-"""All rounds: every peer in each, interleaved, the order turned by one each time, after one round that counts for nothing.
+"""All rounds: every peer runs in each, in an order that rotates by one each time, after a warm-up round that does not count.
 
-So a machine that grows slower, or a cache that is filled by the first, falls on all alike.
+So a machine that gets slower, or a cache that the first peer fills, affects all alike.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from bench.spread import slope
 from bench.supervisor.container import Container, place_for, remove_cgroups
 from bench.supervisor.figures import FEW, FigureName, Results
-from bench.supervisor.measure import FAILURES, Running, last_words
+from bench.supervisor.measure import FAILURES, RunningPeer, last_words
 from bench.supervisor.peer import Peer, PeerMissingError
 from bench.supervisor.slots import Slots
 from bench.supervisor.tree import BUILD, TRIVIAL
@@ -26,8 +26,10 @@ KIB_PER_MIB = 1024
 
 
 class Measured(NamedTuple):
-    """What all rounds gave. ``samples``: single kills behind the medians, by peer, figure and round; ``extra``: raw PSS and
-    number of own processes, by peer and round; ``missing``: peers that were not there; ``failures``: what went wrong, in order.
+    """The results of all rounds.
+
+    ``samples``: the single kills behind the medians, by peer, figure and round; ``extra``: raw PSS and number of own
+    processes, by peer and round; ``missing``: why a peer was not measured; ``failures``: what went wrong, in order.
     """
 
     results: Results
@@ -39,7 +41,7 @@ class Measured(NamedTuple):
 
 
 def run_rounds(peers: list[Peer], rounds: int, services: int, say: Callable[[str], None]) -> Measured:
-    """Measure *peers* with *services* services, *rounds* times; *say* gets a line of progress before each run."""
+    """Measure *peers* with *services* services, *rounds* times; *say* is called with a line of progress before each run."""
     measured = Measured({}, {}, {}, {}, {}, [])
     present: list[Peer] = []
     for peer in peers:
@@ -65,7 +67,7 @@ def run_rounds(peers: list[Peer], rounds: int, services: int, say: Callable[[str
 
 
 def few_of(services: int) -> int:
-    """Return the smaller number of services that is measured beside *services*."""
+    """Return the smaller number of services that is measured besides *services*."""
     return min(FEW, max(1, services // 5))
 
 
@@ -111,8 +113,8 @@ def _one_round(peer: Peer, number: int, services: int, cgroup: Path, measured: M
 
 
 @contextmanager
-def _running(peer: Peer, services: int, cgroup: Path) -> Iterator[Running]:
-    """Prepare and start *peer*; end it and all that it started in any case."""
+def _running(peer: Peer, services: int, cgroup: Path) -> Iterator[RunningPeer]:
+    """Prepare and start *peer*; in any case end it and all that it started."""
     directory = WORK / "peer"
     directory.mkdir()
     try:
@@ -121,7 +123,7 @@ def _running(peer: Peer, services: int, cgroup: Path) -> Iterator[Running]:
         with Slots(directory / "slots", services) as slots:
             command = peer.prepare(place, services)
             with Container(peer, place, command, cgroup / peer.name, _log(peer)) as container:
-                yield Running(container, slots, place)
+                yield RunningPeer(container, slots, place)
     finally:
         shutil.rmtree(directory)
 
@@ -134,7 +136,7 @@ def _log(peer: Peer) -> Path:
 def _workplace() -> Iterator[Path]:
     """Give this process a mount namespace of its own with a tmpfs at WORK; yield a cgroup v2 directory for the peers' cgroups.
 
-    Both mounts are gone with the process, however it ends.
+    Both mounts disappear with the process, however it ends.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS):
@@ -151,7 +153,7 @@ def _workplace() -> Iterator[Path]:
     ):
         subprocess.run(command, check=True)
     cgroup = hierarchy / "milkyway-bench"
-    remove_cgroups(cgroup)  # a bench that was killed could not remove its own
+    remove_cgroups(cgroup)  # a bench that was killed has left its own
     cgroup.mkdir()
     try:
         yield cgroup

@@ -1,7 +1,7 @@
 """The file in which every trivial service notes when it began, and which process it is.
 
-The layout is ``native/trivial.c``'s. Reading costs the services nothing: no message, no wake-up of
-anybody. Times are nanoseconds of CLOCK_MONOTONIC, which is what ``time.monotonic_ns`` reads too.
+The layout is that of ``native/trivial.c``. Reading it costs the services nothing: no message, no wake-up.
+Times are nanoseconds of CLOCK_MONOTONIC, which ``time.monotonic_ns`` reads too.
 """
 
 import mmap
@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 
 HEAD = struct.Struct("=QQ48x")
 SLOT = struct.Struct("=QII")
-POLL_SECONDS = 0.002  # how soon the bench sees it; what it sees was stamped by the service
+POLL_SECONDS = 0.002  # how soon the bench sees a change; the service itself stamped the time
 
 
 class Birth(NamedTuple):
@@ -26,7 +26,7 @@ class Birth(NamedTuple):
 
 
 class Slots:
-    """The shared file *path*, made anew with a slot for each of *services* services."""
+    """The shared file *path*, newly made with a slot for each of *services* services."""
 
     def __init__(self, path: Path, services: int) -> None:
         self.services = services
@@ -42,12 +42,12 @@ class Slots:
 
     @property
     def executed_ns(self) -> int:
-        """When the supervisor was executed; 0 before."""
+        """When the supervisor was executed; 0 before that."""
         return int(HEAD.unpack_from(self._memory)[0])
 
     @property
     def births(self) -> int:
-        """How many starts of any service there were."""
+        """How many starts of all services there have been."""
         return int(HEAD.unpack_from(self._memory)[1])
 
     def birth(self, index: int) -> Birth:
@@ -59,7 +59,7 @@ class Slots:
         return [self.birth(index) for index in range(self.services)]
 
     def wait(self, wanted: Callable[[], bool], seconds: float, alive: Callable[[], bool] = lambda: True) -> bool:
-        """Return whether *wanted* came true within *seconds*; at once when *alive* says that nothing more will come."""
+        """Return whether *wanted* became true within *seconds*; give up at once when *alive* turns false."""
         end = time.monotonic() + seconds
         while not wanted():
             if time.monotonic() >= end or not alive():
@@ -68,7 +68,7 @@ class Slots:
         return True
 
     def born_again(self, indices: Iterable[int], before: list[Birth]) -> Callable[[], bool]:
-        """Return what tells whether all of *indices* were started again since *before* (of ``all_births``)."""
+        """Return a function that tells whether all of *indices* have been started since *before* (from ``all_births``)."""
         remaining = set(indices)
 
         def all_again() -> bool:

@@ -1,6 +1,6 @@
-"""What the peers come from: a Debian trixie tree with them, supervisord's virtual environment, the compiled service.
+"""Where the peers come from: a Debian trixie tree, supervisord's virtual environment, the compiled service.
 
-All of it lies in ``build/`` with a stamp of its inputs, as ``setup/prepare.py`` does it: a second run uses it again.
+All of it is kept in ``build/`` with a stamp of its inputs, as in ``setup/prepare.py``: a second run uses it again.
 """
 
 import hashlib
@@ -21,19 +21,19 @@ FLOOR = BUILD / "bench-floor"
 TOOLS = BUILD / "tools"
 NATIVE = Path(__file__).parent / "native"
 
-# essential: neither apt nor its timers, which would be work of systemd's that nobody asked for.
+# Added to an essential tree: without apt, whose timers would give systemd work that no other peer has.
 PACKAGES = ("systemd", "s6", "runit")
 SUPERVISORD_PACKAGES = ("supervisor==4.3.0", "setuptools==80.9.0")
-MACHINE_ID = 32 * "b"  # any: without one it would be systemd's first boot
+MACHINE_ID = 32 * "b"  # any id: without one it would be systemd's first boot
 COMPILER = ("-O2", "-Wall", "-Wextra", "-Werror", "-static")
 
 
 class PreparationError(Exception):
-    """Something that the benchmarks need can't be made; the text says what and where its log is."""
+    """Something that the benchmarks need can't be made; the message says what, and where its log is."""
 
 
 def prepare_all(say: Callable[[str], None]) -> None:
-    """Make what is missing; *say* gets a line before anything that takes long."""
+    """Make what is missing; *say* is called with a line before anything that takes long."""
     BUILD.mkdir(exist_ok=True)
     for program in (TRIVIAL, FLOOR):
         source = NATIVE / f"{program.name.removeprefix('bench-')}.c"
@@ -61,7 +61,7 @@ def _supervisord_inputs() -> str:
 
 
 def _compile(source: Path, program: Path) -> None:
-    # The machine's compiler, or else the one of the tools tree, which `make setup` made.
+    # The machine's compiler, or else that of the tools tree, which `make setup` makes.
     if shutil.which("cc"):
         _run(["cc", *COMPILER, "-o", str(program), str(source)], program.name)
         return

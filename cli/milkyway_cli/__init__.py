@@ -1,1 +1,1 @@
-"""The one command of workstation and control server; the houses bring its verbs."""
+"""The command ``milkyway`` of workstations and control servers; each house brings its verbs."""

@@ -35,7 +35,7 @@ class Verbs(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; what it refuses or can't do now becomes one line (and a hint) and an exit code of its own."""
+        """Run the verb; a MilkyWayError becomes one line (and a hint) on stderr, and the exit code of its family."""
         try:
             return super().invoke(ctx)
         except MilkyWayError as error:

@@ -1,4 +1,4 @@
-"""What the commands of this house do alike: names are checked as they are typed, a nursery's refusals come out flat."""
+"""What the commands of this house share: checking names among the arguments, asking, flattening a nursery's refusals."""
 
 import sys
 
@@ -13,21 +13,21 @@ class Name(click.ParamType[str]):
 
     name = "name"
 
-    def __init__(self, kind: object, says: str) -> None:
+    def __init__(self, kind: object, description: str) -> None:
         self._kind = kind
-        self._says = says
+        self._description = description
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return *value* if it is such a name."""
         try:
             name: str = msgspec.convert(value, self._kind)
         except msgspec.ValidationError:
-            self.fail(f"{value!r} is not {self._says}", param, ctx)
+            self.fail(f"{value!r} is not {self._description}", param, ctx)
         return name
 
 
 def confirm(question: str) -> None:
-    """Ask whoever sits at the terminal, and abort unless they agree; without a terminal nobody is asked."""
+    """Ask the person at the terminal, and abort unless they agree; without a terminal, go on without asking."""
     if sys.stdin.isatty():
         click.confirm(question, abort=True, err=True)
 
@@ -37,8 +37,8 @@ LABEL_NAME = PERSON_NAME = "lower-case letters, digits, dots, hyphens and unders
 
 
 def leaves(group: BaseExceptionGroup[MilkyWayError]) -> list[MilkyWayError]:
-    """Return the refusals in a nursery's *group*, flat."""
+    """Return the refusals in a nursery's *group*, flattened."""
     found: list[MilkyWayError] = []
-    for one in group.exceptions:
-        found.extend(leaves(one) if isinstance(one, BaseExceptionGroup) else [one])
+    for error in group.exceptions:
+        found.extend(leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
     return found

@@ -1,8 +1,8 @@
 """What the operator's tool and the control server say to each other: paths and bodies, JSON over mutual TLS.
 
-Signed things travel as the bytes of their envelopes, in both directions, so that the tool
-can verify what it is shown. What stands beside an envelope here is the server's word: good
-for finding and showing things, never for deciding what gets signed.
+Signed documents travel as the bytes of their envelopes, in both directions, so that the tool
+can verify what it is shown. Everything beside an envelope here is the server's word: good for
+finding and showing things, never for deciding what gets signed.
 """
 
 from typing import Annotated
@@ -22,7 +22,7 @@ MACHINES_PATH = (
 )
 BLOBS_PATH = "/v1/blobs"  # HEAD and PUT …/<sha256>
 
-# Of a POST of a desired state: digest of the newest one, EMPTY_MATCH when there is none yet; ANY_MATCH asks for no check.
+# Of a POST of a desired state: the digest of the newest one, EMPTY_MATCH if there is none yet, or ANY_MATCH for no check.
 MATCH_HEADER = "if-match"
 EMPTY_MATCH = "none"
 ANY_MATCH = "*"
@@ -33,13 +33,13 @@ TOKEN_LIFE_S = 7 * 86400
 
 
 class FleetView(Document, frozen=True):
-    """Which fleet this server is for."""
+    """The fleet that this server is for."""
 
     fleet: FleetId
 
 
 class NewToken(Document, frozen=True):
-    """A token's public part. The secret never leaves the tool but on the way to its machine."""
+    """A token's public part. The secret leaves the tool only for its machine."""
 
     id: TokenId
     name: Label
@@ -47,7 +47,7 @@ class NewToken(Document, frozen=True):
 
 
 class PendingView(Document, frozen=True):
-    """A machine that waits; ``request`` is its EnrolmentRequest as it came."""
+    """A machine that waits to be enrolled; ``request`` is its EnrolmentRequest as received."""
 
     token: TokenId
     name: Label
@@ -68,7 +68,7 @@ class MachineView(Document, frozen=True):
 
 
 class EnvelopeView(Document, frozen=True):
-    """A stored desired state or command. ``delivered``: the machine's uplink said that it has it."""
+    """A stored desired state or command. ``delivered``: the machine's uplink has acknowledged it."""
 
     digest: Sha256
     operator: ShortText

@@ -1,8 +1,8 @@
-"""The TLS that the control server's two ports speak, and the operator's tool's side of it.
+"""The TLS of the control server's two ports, and of the operator's tool.
 
-TLS 1.3 alone. Which groups are offered is OpenSSL's default: from 3.5 on it begins with X25519MLKEM768,
-so that key exchange is post-quantum wherever both ends have it. (ssl.SSLContext.set_groups, which newer
-Pythons have, could only say the same again.)
+TLS 1.3 only. The groups offered are OpenSSL's default: from 3.5 on they begin with X25519MLKEM768, so that
+key exchange is post-quantum wherever both ends have it. (ssl.SSLContext.set_groups of newer Pythons would
+only repeat that.)
 """
 
 import ssl
@@ -12,10 +12,10 @@ from milkyway_formats.errors import UnavailableError
 
 
 def server_context(certificate: Path, client_ca: Path, *, clients_required: bool) -> ssl.SSLContext:
-    """Return a server's context; without *clients_required* a client may show no certificate, but never a bad one."""
+    """Return a server's context; unless *clients_required*, a client may show no certificate, but never a bad one."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _harden(context)
-    # No tickets: each connection shows its certificate again, so a revocation has nothing to outlive it.
+    # No tickets: every connection shows its certificate again, so nothing outlives a revocation.
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_REQUIRED if clients_required else ssl.CERT_OPTIONAL
     _load(context, certificate, client_ca)
@@ -23,7 +23,7 @@ def server_context(certificate: Path, client_ca: Path, *, clients_required: bool
 
 
 def client_context(certificate: Path, server_ca: Path) -> ssl.SSLContext:
-    """Return a client's context: *server_ca* is the only one it believes."""
+    """Return a client's context, which trusts *server_ca* only."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _harden(context)
     _load(context, certificate, server_ca)

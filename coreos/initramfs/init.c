@@ -1,14 +1,14 @@
 /* The initramfs: from the kernel's hands to PID 1 on a verified root.
  *
- * It loads the modules it brought along, opens the partition coreos-<slot> with dm-verity under the
- * root hash of the command line, mounts it, loads the SELinux policy that lies on it, and executes
- * PID 1 there with an empty environment, enforcing. Nothing that is not covered by the root hash is
- * read as code or policy. The first check that fails stops the boot with one line on the console,
+ * It loads the modules in it, opens the partition coreos-<slot> with dm-verity under the root hash
+ * of the command line, mounts it, loads the SELinux policy on it, and executes PID 1 there with an
+ * empty environment, enforcing. Nothing that the root hash does not cover is read as code or
+ * policy. The first check that fails stops the boot with one line on the console,
  *
  *     milkyway: boot stopped: <check>: <why>
  *
- * and after panic= seconds the machine is reset. It leaves the command line of the kernel alone but
- * for milkyway.*, of which it knows every parameter and refuses any other, and panic=.
+ * and after panic= seconds the machine is reset. Of the kernel's command line it reads only panic=
+ * and milkyway.*; it refuses a milkyway parameter that it does not know.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -141,7 +141,7 @@ static uint64_t number(const char *name, const char *value, uint64_t most)
 	return result;
 }
 
-/* Take one milkyway.* parameter; every one may come once. */
+/* Read one milkyway.* parameter; each may be given once. */
 static void take(struct parameters *given, const char *name, const char *value)
 {
 	static const char *const known[] = { "slot", "roothash", "salt", "blocks", "development" };
@@ -153,7 +153,7 @@ static void take(struct parameters *given, const char *name, const char *value)
 	if (which == sizeof known / sizeof *known)
 		stop("command line", "milkyway.%s is not a parameter", name);
 	if (seen[which])
-		stop("command line", "milkyway.%s is there twice", name);
+		stop("command line", "milkyway.%s is given twice", name);
 	seen[which] = true;
 
 	switch (which) {
@@ -197,13 +197,13 @@ static struct parameters read_command_line(void)
 		take(&given, word + strlen("milkyway."), value ? value : "");
 	}
 	if (!given.slot[0] || !given.root_hash[0] || !given.salt[0] || !given.blocks)
-		stop("command line", "milkyway.slot, .roothash, .salt and .blocks must all be there");
+		stop("command line", "milkyway.slot, .roothash, .salt and .blocks must all be given");
 	return given;
 }
 
 /* --- modules ---------------------------------------------------------------------------------------------------------- */
 
-/* Load what /modules names, in that order, and free the memory that the files take. */
+/* Load the modules that /modules names, in that order, and free the memory that the files take. */
 static void load_modules(void)
 {
 	char list[4096], *rest = list, *path;
@@ -275,7 +275,7 @@ static void find_partition(const char *name, char *device, size_t size)
 	int listener = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT);
 	double deadline = uptime() + PARTITION_DEADLINE_S;
 
-	/* Listen first, look then: what appears in between is not missed. */
+	/* Listen first, then search: what appears in between is not missed. */
 	if (listener < 0 || bind(listener, (struct sockaddr *)&uevents, sizeof uevents) < 0)
 		stop("partition", "cannot listen for devices: %s", strerror(errno));
 	while (!look_for_partition(name, device, size)) {
@@ -287,7 +287,7 @@ static void find_partition(const char *name, char *device, size_t size)
 			stop("partition", "none is called %s", name);
 		poll(&waiting, 1, (int)(left * 1000) + 1);
 		while (recv(listener, event, sizeof event, 0) > 0)
-			; /* that something happened is enough: the next look sees it */
+			; /* that something happened is enough: the next search sees it */
 	}
 	close(listener);
 }
@@ -343,7 +343,7 @@ static void open_verity(const struct parameters *given, const char *device, char
 	snprintf(path, size, "/dev/dm-%u", minor(verified));
 }
 
-/* Read the first block, which the root hash vouches for through every level of the hash tree. */
+/* Read the first block, which the root hash covers through every level of the hash tree. */
 static void check_root_hash(const char *path)
 {
 	static char block[VERITY_BLOCK];

@@ -2,7 +2,7 @@
 
 A program of the tree is started through the tree's own dynamic linker, so it needs neither
 root nor a chroot, sees the host's files and is a plain child of its caller. Only the C compiler,
-which looks for its own parts by absolute path, gets a mount namespace (``chrooted``).
+which finds its own parts by absolute path, gets a mount namespace (``chrooted``).
 """
 
 import os
@@ -17,7 +17,7 @@ LIBRARIES = ("usr/lib/x86_64-linux-gnu", "usr/lib", "usr/lib/x86_64-linux-gnu/sy
 
 
 class ToolError(UnavailableError):
-    """A program that the build needs is missing or failed; *output* is the end of what it said."""
+    """A program that the build needs is missing or failed; *output* is the end of what it printed."""
 
     def __init__(self, message: str, *, output: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint or output)
@@ -37,24 +37,24 @@ class Tree:
         return [str(linker), "--library-path", libraries, str(self.find(program)), *map(str, arguments)]
 
     def find(self, program: str) -> Path:
-        """Return where *program* lies. Raises ToolError when the tree has none."""
+        """Return the path of *program*. Raises ToolError when the tree does not have it."""
         places = [program] if "/" in program else [f"usr/bin/{program}", f"usr/sbin/{program}"]
         for place in places:
             if (self.root / place).exists():
                 return self.root / place
-        raise ToolError(f"cannot run {program}: {self.root} has none", hint="run: python3 setup/prepare.py tools")
+        raise ToolError(f"cannot run {program}: {self.root} does not have it", hint="run: python3 setup/prepare.py tools")
 
 
 def tools_tree() -> Tree:
-    """Return the project's tools tree. Raises ToolError when it was not made yet."""
+    """Return the project's tools tree. Raises ToolError when it has not been made yet."""
     root = PROJECT / "build/tools"
     if not (PROJECT / "build/tools.stamp").exists():
-        raise ToolError("cannot use the tools tree: it is not there", hint="run: python3 setup/prepare.py tools")
+        raise ToolError("cannot use the tools tree: it has not been made", hint="run: python3 setup/prepare.py tools")
     return Tree(root)
 
 
 def run(command: Sequence[str], *, env: Mapping[str, str] | None = None, text: str = "") -> str:
-    """Run *command* with *text* as its input, return its output. Raises ToolError with the end of its complaints."""
+    """Run *command* with *text* as its input and return its output. Raises ToolError with the end of its error output."""
     name = _name(command)
     try:
         done = subprocess.run(command, input=text.encode(), capture_output=True, env=None if env is None else dict(env))
@@ -68,7 +68,7 @@ def run(command: Sequence[str], *, env: Mapping[str, str] | None = None, text: s
 
 
 def namespaced() -> list[str]:
-    """Return the prefix that gives a command a mount namespace of its own: as root plainly, else in a user namespace."""
+    """Return the prefix that gives a command a mount namespace of its own (unless we are root, in a user namespace)."""
     if os.geteuid() == 0:
         return ["unshare", "--mount"]
     return ["unshare", "--map-root-user", "--map-auto", "--mount"]
@@ -82,7 +82,7 @@ def chrooted(tree: Tree, work: Path, command: Sequence[str]) -> list[str]:
 
 
 def _name(command: Sequence[str]) -> str:
-    """Return what people call the program that *command* runs."""
+    """Return the name of the program that *command* runs, also behind the tree's dynamic linker."""
     if "--library-path" in command:
         return Path(command[command.index("--library-path") + 2]).name
     return Path(command[0]).name

@@ -1,8 +1,8 @@
 """What the uplink and the control server say to each other: paths, headers, bounds and the few bodies.
 
 HTTP/1.1 over TLS 1.3. Every route but enrolment needs a machine certificate; the machine is
-named by the certificate alone, never by the request. Bodies that count are signed
-envelopes, carried as bytes: neither end of this protocol is trusted by what it carries.
+named by the certificate alone, never by the request. The bodies that matter are signed
+envelopes, carried as bytes; they are believed for their signatures, not for who sent them.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ BLOB_PREFIX = "/v1/blobs/"  # GET …<sha256>, Range: bytes=N- → 200 or 206
 REPORT_PATH = "/v1/reports"  # POST a signed report → 204
 
 KIND_HEADER = "milkyway-kind"  # of a poll's answer: "desired" or "command"
-CURSOR_HEADER = "milkyway-cursor"  # of a poll's answer that is a command: what to say as ``commands`` from then on
+CURSOR_HEADER = "milkyway-cursor"  # of a poll's answer that is a command: the value of ``commands`` in later polls
 
 MAX_ENROLMENT_BYTES = 64 * 1024
 MAX_REPORT_BYTES = 256 * 1024
@@ -37,18 +37,18 @@ Cursor = Annotated[int, Meta(ge=0, le=1 << 53)]
 
 
 class Problem(Document, frozen=True):
-    """The body of every answer that refuses: one line for people, and what to do about it."""
+    """The body of every refusal: one line for people, and what to do about it."""
 
     error: Text
     hint: Text = ""
 
 
 class PollQuery(Document, frozen=True):
-    """What the asker already has: SHA-256 of the newest desired-state envelope, cursor of the newest command.
+    """What the machine already has: SHA-256 of the newest desired-state envelope, cursor of the newest command.
 
-    ``hold``: answer within so many seconds, if that is shorter than what the server would hold; 0 asks "are you there".
-    Left out after a start of the uplink: the server then sends the newest desired state
-    again, and the commands that it never saw acknowledged.
+    Both are left out after a start of the uplink: the server then sends the newest desired state again, and the
+    commands that were never acknowledged. ``hold``: answer within this many seconds, if that is shorter than the
+    server's own hold; 0 only asks whether the server is there.
     """
 
     desired: Sha256 | None = None
@@ -56,14 +56,14 @@ class PollQuery(Document, frozen=True):
     hold: Annotated[int, Meta(ge=0, le=POLL_HOLD_S)] | None = None
 
     def target(self) -> str:
-        """Return the request target that asks this."""
+        """Return the request target of this query."""
         given = {"desired": self.desired, "commands": self.commands, "hold": self.hold}
         query = urlencode({name: value for name, value in given.items() if value is not None})
         return f"{POLL_PATH}?{query}" if query else POLL_PATH
 
 
 def read_poll_query(fields: Mapping[str, str]) -> PollQuery:
-    """Return what *fields*, the fields of a poll's query, say; refuse others and other spellings."""
+    """Return the query that *fields* spell. Raises MalformedError for an unknown field or a malformed value."""
     try:
         return msgspec.convert(dict(fields), PollQuery, strict=False)
     except msgspec.ValidationError as error:

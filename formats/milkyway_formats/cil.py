@@ -1,9 +1,9 @@
-"""CIL, SELinux's Common Intermediate Language, as a tree of expressions that know their lines.
+"""CIL, SELinux's Common Intermediate Language, as a tree of expressions, each with its line.
 
 ``parse`` promises to end, with a tree or with CilRefusedError, whatever the bytes: sizes and nesting have
-limits, and no recursion follows the input. It knows no statement: what a list means is its reader's.
-``render`` writes a tree such that parsing it gives the same tree; what was not in the tree (comments,
-white space, the bytes themselves) is not in what it writes.
+limits, and no recursion follows the input. It knows no statements; what a list means is up to the caller.
+Parsing what ``render`` writes gives the same tree; whatever is not in the tree (comments, white space, the
+original bytes) is not in its output.
 """
 
 import re
@@ -24,7 +24,7 @@ _TOKEN = re.compile(
 
 
 class CilRefusedError(RefusedError):
-    """The bytes are no CIL, or more than is read. ``line`` counts from 1."""
+    """The bytes are not CIL, or exceed a limit. ``line`` counts from 1."""
 
     def __init__(self, line: int, why: str) -> None:
         super().__init__(f"cannot read CIL: line {line}: {why}")

@@ -1,4 +1,4 @@
-"""Commands: what happens once. What should hold from now on is a desired-state document instead."""
+"""Commands: what should happen once. What should hold from now on is a desired-state document instead."""
 
 from typing import Annotated, Literal
 
@@ -9,7 +9,7 @@ from milkyway_formats.names import FleetId, MachineId, RootHash, ShortText, Unix
 
 COMMAND_TYPE = "application/vnd.milkyway.command.v1+json"
 CommandClass = Literal["read", "restart", "stop", "change", "deep"]
-# From issued to expires; a desired-state document is of class change.
+# From ``issued`` to ``expires``; a desired-state document is of class change.
 LONGEST_LIFE_SECONDS: dict[CommandClass, int] = {
     "read": 24 * 3600,
     "restart": 24 * 3600,
@@ -51,7 +51,7 @@ Action = RestartService | StopService | StartService | Reboot | PowerOff
 
 
 def class_of(action: Action) -> CommandClass:
-    """Return the least class whose signers may order *action*."""
+    """Return the lowest class whose signers may order *action*."""
     match action:
         case RestartService() | StartService():
             return "restart"
@@ -62,10 +62,10 @@ def class_of(action: Action) -> CommandClass:
 
 
 class Command(Document, frozen=True):
-    """One order to machines named one by one.
+    """One order to the machines listed.
 
     ``sequence`` counts per stream (one stream per machine and operator) from 1 without a gap;
-    ``expect`` is, where given, the root hash of CoreOS that the machine must be running.
+    ``expect``, if given, is the root hash of the CoreOS that the machine must be running.
     """
 
     format: Literal["milkyway.command/1"]

@@ -40,7 +40,7 @@ class DataBinding(Document, frozen=True):
 
 
 class Deployment(Document, frozen=True):
-    """What runs, exactly. ``stack`` is topmost first and holds every layer but CoreOS: app, libraries, OS base.
+    """Exactly what runs. ``stack`` is topmost first and holds every layer but CoreOS: app, libraries, OS base.
 
     ``id`` is made once by the operator's tool and never used again; ``generation`` counts the deployment's
     versions, so that two of them can overlap in an upgrade.
@@ -56,9 +56,9 @@ class Deployment(Document, frozen=True):
 
 
 class DeploymentDescriptor(Document, frozen=True):
-    """What the owner writes in YAML: a layer, by path or file, and what this instance of it may and uses.
+    """What the owner writes in YAML: a layer, by path or file, what this instance of it may do, and the data it uses.
 
-    ``grants`` left out means: exactly those that the layer asks for, shown before signing.
+    Without ``grants`` it gets exactly those that the layer asks for; they are shown before signing.
     """
 
     name: DeploymentName

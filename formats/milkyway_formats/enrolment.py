@@ -1,9 +1,9 @@
-"""Enrolment: how a machine that holds a token becomes one that operators can aim at.
+"""Enrolment: how a machine that holds a token becomes one that operators can give orders to.
 
-Token = id.secret, made by the operator's tool, shown once; the control server learns
-the id alone. The machine proves the secret by an HMAC over its three public keys, so
-a server that swaps the CSR is found out by the operator's tool, which then signs the
-record that names the machine, its groups and its keys.
+A token is ``id.secret``: the operator's tool makes it and shows it once; the control server
+learns only the id. The machine proves the secret by an HMAC over its three public keys, so
+the operator's tool finds out a server that swaps the CSR. It then signs the record that
+names the machine, its groups and its keys.
 """
 
 import hashlib
@@ -66,10 +66,10 @@ class EnrolmentReply(Document, frozen=True):
 
 
 class MachineConfiguration(Document, frozen=True):
-    """What the secure-config partition says: where the control server is, and how to know it.
+    """What the secure-config partition says: where the control server is, and how to recognise it.
 
     ``ca``: PEM of the certificate authority that the control server's own certificate must come from.
-    ``token``: ``id.secret`` until the machine is enrolled. ``data_key``: honoured with milkyway.development=1 alone.
+    ``token``: ``id.secret`` until the machine is enrolled.
     """
 
     format: Literal["milkyway.machine/1"]
@@ -92,7 +92,7 @@ def proof(secret: bytes, token: str, keys: MachineKeys) -> str:
 def split_token(token: str) -> tuple[TokenId, bytes]:
     """Return the id and the secret of *token*: ``id.secret``, 16 and 64 lower-case hexadecimal digits.
 
-    The refusal shows neither: what a person mistyped may hold the secret.
+    The refusal shows neither: even a mistyped token may contain the secret.
     """
     found = re.fullmatch(r"([0-9a-f]{16})\.([0-9a-f]{64})", token)
     if found is None:

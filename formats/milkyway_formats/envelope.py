@@ -1,7 +1,7 @@
 """The signed wrapper of a document: DSSE v1, read strictly.
 
 A reader learns the payload's bytes and who claims to have signed them; whether they did
-is ``trust``'s business. Everything that needs no cryptography is settled here, before any:
+is ``trust``'s business. Everything that needs no cryptography is checked here, before any:
 size, form, base64, number of signatures. What is signed, hashed for the audit and compared
 for equality is the pre-authentication encoding (``pae``), never the envelope: the same
 payload may be wrapped in many envelopes. (https://github.com/secure-systems-lab/dsse)
@@ -34,7 +34,7 @@ class EnvelopeRefusedError(RefusedError):
 
 
 class Signature(Document, frozen=True):
-    """One signature. ``keyid`` is a hint of whose it is, and is believed only once ``sig`` (base64) verifies."""
+    """One signature. ``keyid`` hints at whose it is, and is believed only once ``sig`` (base64) verifies."""
 
     keyid: str
     sig: str
@@ -55,7 +55,7 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 
 
 def pae_digest(payload_type: str, payload: bytes) -> str:
-    """Return what names a signed document in audit logs and deduplication: SHA-256 of its pae, hexadecimal."""
+    """Return the name of a signed document in audit logs and deduplication: SHA-256 of its pae, hexadecimal."""
     return hashlib.sha256(pae(payload_type, payload)).hexdigest()
 
 

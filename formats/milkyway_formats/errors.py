@@ -1,6 +1,6 @@
 """The three kinds of failure, which never share a class (and never an exit code).
 
-Refused: somebody sent something that is not right; the same input is refused again.
+Refused: the input is wrong; the same input is refused again.
 Unavailable: something needed is not there now; the same input may succeed later.
 A bug is an ``AssertionError`` and has no class here.
 """

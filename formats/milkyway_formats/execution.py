@@ -1,4 +1,4 @@
-"""Execution: what a service's process is like beyond its command: rights, limits, secrets."""
+"""Execution: how a service's process runs, apart from its command: rights, limits, secrets."""
 
 from typing import Annotated, Literal
 
@@ -29,7 +29,7 @@ class Execution(Document, frozen=True):
     """How a process is executed. ``account``: a user of the machine by name or number; "" keeps the supervisor's.
 
     ``dynamic_user``: a user id of its own for as long as it runs. ``limits``: rlimits, soft and hard alike (setrlimit(2)).
-    ``processors``: on which it may run; none: on all. ``seccomp``: which system calls are refused.
+    ``processors``: those it may run on; empty: all. ``seccomp``: which system calls are refused.
     """
 
     account: ShortText = ""

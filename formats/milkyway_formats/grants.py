@@ -1,7 +1,7 @@
 """Grants: what a layer asks of its machine, and what the owner of the machine gives.
 
-One grant makes everything that it needs on every plane (a macro call in the policy,
-a mount, a namespace, later a firewall rule); a grant that is not given is given on none.
+One grant sets up everything that it needs on every plane (a macro call in the policy,
+a mount, a namespace, later a firewall rule); a grant that is not given opens nothing on any.
 """
 
 from typing import Literal

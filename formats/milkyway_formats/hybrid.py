@@ -1,4 +1,4 @@
-"""One key that is two: ML-DSA-65 and Ed25519, and both must hold.
+"""Hybrid keys: ML-DSA-65 and Ed25519 together, and both signatures must hold.
 
 This is id-MLDSA65-Ed25519-SHA512 of draft-ietf-lamps-pq-composite-sigs, as of its version 13 (October 2025):
 over a message M and a context ctx, both halves sign
@@ -9,7 +9,7 @@ and ML-DSA gets Label as its own context besides. Public key, private key and si
 concatenation, ML-DSA's part first, each of exact length. Here M is the DSSE pre-authentication encoding
 and ctx the payload type. The draft's published vector for this algorithm is one of our tests.
 
-There is no function that verifies or makes one half. Nothing here reads the machine's randomness:
+There is no function that verifies or makes only one half. Nothing here reads the machine's randomness:
 a key comes from a seed that the caller drew. (ML-DSA's signing draws its own hedge, inside OpenSSL.)
 """
 
@@ -48,7 +48,7 @@ class SignatureRefusedError(RefusedError):
 
 
 class SignatureLengthRefusedError(SignatureRefusedError):
-    """Not as long as the two halves together: one is missing, cut, or followed by something."""
+    """Not as long as the two halves together: one is missing or cut short, or something follows them."""
 
 
 class MlDsaHalfRefusedError(SignatureRefusedError):
@@ -60,7 +60,7 @@ class Ed25519HalfRefusedError(SignatureRefusedError):
 
 
 class BothHalvesRefusedError(SignatureRefusedError):
-    """Neither half holds: another key's signature, or one of another message."""
+    """Neither half holds: another key's signature, or a signature over another message."""
 
 
 class KeyRefusedError(RefusedError):
@@ -99,7 +99,7 @@ class HybridPublicKey:
 
     @property
     def halves(self) -> tuple[bytes, bytes]:
-        """The two raw keys, to see that no other key uses one of them; never to verify with."""
+        """The two raw keys, for checking that no other key shares one of them; never to verify with."""
         return self.raw[:MLDSA_PUBLIC_BYTES], self.raw[MLDSA_PUBLIC_BYTES:]
 
     def verify(self, message: bytes, context: bytes, signature: bytes) -> None:

@@ -4,10 +4,10 @@
 
 The footer is the magic and five pairs (offset, length), little-endian 64-bit, in this
 order, then zeros. The sections follow each other without a gap and cover the file
-exactly, so no byte of a layer file is outside what its reader looked at. This module
-works on bytes and numbers; reading the file, the hash tree and the signatures is for
-those who hold a descriptor. An unsigned file, with an empty envelope, is for ``layer
-sign`` alone: everybody else calls ``parse_footer`` as it is and gets a refusal.
+exactly, so a layer file has no byte that a reader could overlook. This module works on
+bytes and numbers; reading the file and checking the hash tree and the signatures is up
+to the caller. Only ``layer sign`` accepts an unsigned file, one with an empty envelope;
+for everybody else ``parse_footer`` refuses it.
 """
 
 import hashlib
@@ -95,7 +95,7 @@ def parse_footer(last128: bytes, file_size: int, *, unsigned: bool = False) -> S
 
     Checks, in this order: there is a footer; its magic; its padding; each section begins where the one
     before ends; they and the footer are the whole file; each length is allowed; there is an envelope
-    (unless *unsigned*: only who is about to sign may say so).
+    (unless *unsigned*, which is only for a caller about to sign).
     """
     if len(last128) != FOOTER_BYTES or file_size < FOOTER_BYTES:
         raise LayerFileError(f"cannot read layer: {file_size} bytes are too short for a layer file")
@@ -111,7 +111,7 @@ def parse_footer(last128: bytes, file_size: int, *, unsigned: bool = False) -> S
             raise LayerFileError(f"cannot read layer: section {name} begins at {section.offset}, not at {offset}")
         offset = section.end
     if sections.file_size != file_size:
-        raise LayerFileError(f"cannot read layer: its footer speaks of {sections.file_size} bytes, it has {file_size}")
+        raise LayerFileError(f"cannot read layer: its footer describes {sections.file_size} bytes, it has {file_size}")
     _check_lengths(sections)
     if not sections.signed and not unsigned:
         raise LayerFileError("cannot read layer: it is not signed", hint="sign it: milkyway layer sign FILE --key KEYFILE")
@@ -119,15 +119,15 @@ def parse_footer(last128: bytes, file_size: int, *, unsigned: bool = False) -> S
 
 
 def check_manifest(sections: Sections, manifest: Manifest) -> None:
-    """Check that *manifest* speaks of a file with these *sections*: image, hash tree and policy have its sizes."""
-    spoken = {
+    """Check that image, hash tree and policy have in *sections* the sizes that *manifest* states."""
+    sizes = {
         "image": (manifest.image.data_blocks * BLOCK_SIZE, sections.image.length),
         "hash_tree": (manifest.image.hash_blocks * BLOCK_SIZE, sections.hash_tree.length),
         "policy": (manifest.policy.size if manifest.policy else 0, sections.policy.length),
     }
-    for name, (said, found) in spoken.items():
-        if said != found:
-            raise LayerFileError(f"cannot read layer: its manifest says {said} bytes of {name}, the file has {found}")
+    for name, (stated, found) in sizes.items():
+        if stated != found:
+            raise LayerFileError(f"cannot read layer: its manifest says {stated} bytes of {name}, the file has {found}")
 
 
 def check_policy(policy: bytes, manifest: Manifest) -> None:
@@ -140,7 +140,7 @@ def check_policy(policy: bytes, manifest: Manifest) -> None:
 
 
 def _check_lengths(sections: Sections) -> None:
-    """Check every length against what a layer may have."""
+    """Check that a layer may have each of these lengths."""
     image = sections.image.length
     if image % BLOCK_SIZE or not 2 * BLOCK_SIZE <= image <= MAX_IMAGE_BYTES:
         raise LayerFileError(f"cannot read layer: an image of {image} bytes (2 blocks to 64 GiB, whole blocks of {BLOCK_SIZE})")

@@ -1,4 +1,4 @@
-"""A listener: a socket that the agent opens and a service is given (sd_listen_fds(3)), started when somebody comes."""
+"""A listener: a socket that the agent opens and passes to a service (sd_listen_fds(3)), which may start on demand."""
 
 from typing import Annotated, Literal
 
@@ -12,14 +12,14 @@ Mode = Annotated[int, Meta(ge=0, le=0o777, description="permissions of the socke
 
 
 class Tcp(Document, tag="tcp", frozen=True):
-    """A TCP port. ``address``: "" for all of the machine's."""
+    """A TCP port. ``address``: "" means all addresses of the machine."""
 
     port: Port
     address: Annotated[str, Meta(max_length=64)] = ""
 
 
 class Udp(Document, tag="udp", frozen=True):
-    """A UDP port. ``address``: "" for all of the machine's."""
+    """A UDP port. ``address``: "" means all addresses of the machine."""
 
     port: Port
     address: Annotated[str, Meta(max_length=64)] = ""
@@ -53,8 +53,8 @@ Address = Tcp | Udp | UnixStream | UnixDatagram | Fifo
 class Listener(Document, frozen=True):
     """One socket of a service. It is kept open while the service restarts, so no client is lost.
 
-    ``start``: whether the service starts at once, or when the first client comes. ``accept``: each connection is a
-    process of its own, which has it as descriptor 3, as systemd's ``Accept=yes`` (stream sockets only).
+    ``start``: whether the service starts at once, or when the first client comes. ``accept``: each connection gets a
+    process of its own, which has it as descriptor 3, like systemd's ``Accept=yes`` (stream sockets only).
     """
 
     name: ListenerName
@@ -65,13 +65,13 @@ class Listener(Document, frozen=True):
     connections: Annotated[int, Meta(ge=1, le=4096)] = 64
 
 
-def overlap(one: Address, other: Address) -> bool:
-    """Tell whether the two can't both be listened at: one port of one address, which "" is too, or one path."""
-    if isinstance(one, (Tcp, Udp)) or isinstance(other, (Tcp, Udp)):
+def overlap(first: Address, second: Address) -> bool:
+    """Tell whether the two can't both be open: the same port of the same address (or of "", all), or the same path."""
+    if isinstance(first, (Tcp, Udp)) or isinstance(second, (Tcp, Udp)):
         return (
-            isinstance(one, (Tcp, Udp))
-            and type(one) is type(other)
-            and one.port == other.port
-            and (one.address == other.address or not one.address or not other.address)
+            isinstance(first, (Tcp, Udp))
+            and type(first) is type(second)
+            and first.port == second.port
+            and (first.address == second.address or not first.address or not second.address)
         )
-    return one.path == other.path
+    return first.path == second.path

@@ -1,7 +1,7 @@
 """The manifest: the signed description of a layer.
 
 It names the image by its dm-verity root hash and the policy overlay by its hash, so
-whoever has verified the manifest's envelope knows every byte of the layer.
+the signatures on the manifest's envelope cover every byte of the layer.
 """
 
 from typing import Annotated, Literal
@@ -31,7 +31,7 @@ DataClass = Literal["common", "secure", "group"]
 
 
 class Image(Document, frozen=True):
-    """The EROFS image and its hash tree: blocks [0, data_blocks) are data, the tree follows at once."""
+    """The EROFS image and its hash tree: blocks [0, data_blocks) are data, the tree follows directly."""
 
     root_hash: RootHash
     salt: Salt
@@ -55,7 +55,7 @@ class LibraryReference(Document, frozen=True):
 
 
 class DataWanted(Document, frozen=True):
-    """Persistent data that the layer needs: bound by the owner to a data source."""
+    """Persistent data that the layer needs; the owner binds it to a data source."""
 
     name: DataName
     data_class: DataClass = "secure"

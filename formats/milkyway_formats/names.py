@@ -1,7 +1,7 @@
-"""Typed names and ids: what each may look like, said once.
+"""Typed names and ids: what each may look like, defined once.
 
-The constraints hold at decoding (msgspec checks them); code that makes a name
-calls ``check_name`` with the same type.
+msgspec checks the constraints at decoding; code that takes a name from elsewhere
+converts it to the same type.
 """
 
 from typing import Annotated

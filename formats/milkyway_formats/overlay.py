@@ -1,10 +1,10 @@
-"""What a layer's policy may say, and nothing else: the overlay is read, checked, and only then is an overlay.
+"""What a layer's policy may say, and nothing else: text becomes an ``Overlay`` only by passing every check.
 
 ``check_overlay`` accepts six shapes of statement, over the layer's own types alone; every other statement and every
 other name is refused with its line. It is the first of two independent defences: the second is the base policy's
 neverallow rules, over which ``secilc`` compiles every instance. docs/reference/overlay.md is the language's reference.
 
-What is accepted is kept as values. ``instance`` writes policy from them; no byte of the layer reaches the compiler.
+What is accepted is kept as values. ``policy_instance`` writes policy from them; no byte of the layer reaches the compiler.
 """
 
 import re
@@ -32,7 +32,7 @@ MAX_STATEMENTS = 1000
 MAX_TYPES = 32
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_.+-]{1,64}\Z")
-# Statements that people try, with the reason why not; anything else unknown gets the general one.
+# Statements that people try, with the reason for refusing them; any other unknown statement gets the general refusal.
 _WHY_NOT = {
     "in": "an overlay adds to no block but its own",
     "block": "an overlay is one block, which the agent names; it opens none",
@@ -53,7 +53,7 @@ _WHY_NOT = {
 
 
 class OverlayRefusedError(RefusedError):
-    """The overlay says what no layer may, or not in the words that there are. ``line`` counts from 1."""
+    """The overlay says what no layer may say, or is not in its language. ``line`` counts from 1."""
 
     def __init__(self, line: int, why: str) -> None:
         super().__init__(f"cannot accept policy overlay: line {line}: {why}")
@@ -62,7 +62,7 @@ class OverlayRefusedError(RefusedError):
 
 
 class Allow(NamedTuple):
-    """*source*, an own domain, may do *permissions* to objects of *object_class* labelled *target*."""
+    """*source*, a domain of the layer, has *permissions* on objects of *object_class* labelled *target*."""
 
     source: str
     target: str
@@ -71,7 +71,7 @@ class Allow(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """What *source* makes at *target* is labelled *result*: a file (of that *name*, when there is one) or a process."""
+    """What *source* creates at *target* is labelled *result*: a file (called *name*, if that is not "") or a process."""
 
     source: str
     target: str
@@ -81,7 +81,7 @@ class Transition(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A grant's macro for one own domain; ``data`` is the layer's name for the data, where the macro is about data."""
+    """A grant's macro called for a domain of the layer; ``data`` is the layer's name for the data, if it is about data."""
 
     macro: str
     domain: str
@@ -89,7 +89,7 @@ class Call(NamedTuple):
 
 
 class Overlay(NamedTuple):
-    """A checked overlay. ``types`` holds the declared types alone, not the template's."""
+    """A checked overlay. ``types`` holds only the declared types, not the template's."""
 
     types: Mapping[str, Kind] = {}
     allows: tuple[Allow, ...] = ()
@@ -98,7 +98,7 @@ class Overlay(NamedTuple):
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """The own domains, ``process`` first."""
+        """The layer's own domains, ``process`` first."""
         return ("process", *(name for name, kind in self.types.items() if kind == "domain"))
 
 
@@ -106,8 +106,8 @@ def check_overlay(source: bytes, *, grants: Collection[Grant]) -> Overlay:
     """Return the overlay that *source* is, for a deployment that holds *grants*. Raises OverlayRefusedError.
 
     Checks, in this order: size, characters, brackets and nesting; each statement is one of the six; number of types;
-    own names; each type has one kind; of every statement its shape, that its names are own, its permissions are of
-    the closed set, and its macro is exported and its grant held.
+    names of types; each type has one kind; for every statement: its shape, that its names are the layer's own, that its
+    permissions are in the closed set, that its macro is exported and its grant held.
     """
     try:
         statements = cil.parse(source)
@@ -125,12 +125,12 @@ def check_overlay(source: bytes, *, grants: Collection[Grant]) -> Overlay:
 
 
 class _Reader:
-    """Collects first what is declared, then what is said of it: names may be used before their line."""
+    """Collects all declarations first and the rules second, so that a name may be used before its declaration."""
 
     def __init__(self, grants: Collection[Grant]) -> None:
         self.held = {macro_of(grant) for grant in grants if not isinstance(grant, UseData)}
         self.data = {(macro_of(grant), grant.name) for grant in grants if isinstance(grant, UseData)}
-        # Who may write may read.
+        # A grant to write includes reading.
         self.data |= {("data_read", name) for macro, name in self.data if macro == "data_write"}
         self.declared: dict[str, int] = {}
         self.types: dict[str, Kind] = {}
@@ -138,10 +138,10 @@ class _Reader:
         self.transitions: dict[tuple[str, str, str, str], Transition] = {}
         self.calls: list[Call] = []
 
-    # --- what there is -----------------------------------------------------------------------------------------------
+    # --- declarations ------------------------------------------------------------------------------------------------
 
     def declare(self, statement: Expression) -> None:
-        """Take note of a type, or of the kind of one."""
+        """Record a type, or the kind of a type."""
         keyword = _keyword(statement)
         if keyword == "type":
             self._declare_type(statement)
@@ -166,7 +166,7 @@ class _Reader:
             raise OverlayRefusedError(statement.line, f"{name!r} is, or may become, a name of CoreOS' own policy")
         if not _NAME.match(name):
             raise OverlayRefusedError(
-                statement.line, f"{name!r} is no name of a type: up to 32 of a-z, 0-9 and '_', a letter first"
+                statement.line, f"{name!r} is not a name for a type: up to 32 of a-z, 0-9 and '_', a letter first"
             )
         if name in self.declared:
             raise OverlayRefusedError(statement.line, f"type {name!r} is declared twice")
@@ -186,17 +186,17 @@ class _Reader:
         self.declared.setdefault(name, -statement.line)
 
     def complete(self) -> None:
-        """See that declared types and those with a kind are the same."""
+        """Check that the types declared and the types given a kind are the same."""
         for name, line in self.declared.items():
             if line < 0:
                 raise OverlayRefusedError(-line, f"{name!r} is not a type of this layer")
             if name not in self.types:
                 raise OverlayRefusedError(line, f"type {name!r} has no kind; one of {', '.join(KINDS)} must be called for it")
 
-    # --- what is said of it --------------------------------------------------------------------------------------------
+    # --- rules -------------------------------------------------------------------------------------------------------
 
     def relate(self, statement: Expression) -> None:
-        """Take a rule, a transition or the use of a grant."""
+        """Record a rule, a transition or the use of a grant."""
         match _keyword(statement):
             case "allow":
                 self._allow(statement)
@@ -222,32 +222,32 @@ class _Reader:
 
     def _allow(self, statement: Expression) -> None:
         match statement.items:
-            case (_, Symbol() as source, Symbol() as target, Expression(items=(Symbol() as of, Expression() as listed))):
+            case (_, Symbol() as source, Symbol() as target, Expression(items=(Symbol() as class_, Expression() as listed))):
                 pass
             case _:
                 raise OverlayRefusedError(statement.line, "a rule is written as (allow DOMAIN TYPE (CLASS (PERMISSION…)))")
         domain = self._domain(source)
         _, kind = self._kind(source if target.name == "self" else target)
-        possible = ALLOWABLE[kind].get(of.name)
+        possible = ALLOWABLE[kind].get(class_.name)
         if possible is None:
-            raise OverlayRefusedError(of.line, f"no rule of an overlay is about {of.name!r} of kind {kind}")
+            raise OverlayRefusedError(class_.line, f"an overlay has no rules about {class_.name!r} of kind {kind}")
         permissions = [_name(item) for item in listed.items]
         if not permissions:
             raise OverlayRefusedError(statement.line, "a rule allows at least one permission")
         for permission in permissions:
             if permission not in possible:
                 raise OverlayRefusedError(
-                    listed.line, f"{permission!r} on {of.name!r} of kind {kind} is not an overlay's to allow"
+                    listed.line, f"{permission!r} on {class_.name!r} of kind {kind} is not an overlay's to allow"
                 )
-        self.allows.append(Allow(domain, target.name, of.name, tuple(dict.fromkeys(permissions))))
+        self.allows.append(Allow(domain, target.name, class_.name, tuple(dict.fromkeys(permissions))))
 
     def _transition(self, statement: Expression) -> None:
         match statement.items:
-            case (_, Symbol() as source, Symbol() as target, Symbol() as of, Symbol() as result):
+            case (_, Symbol() as source, Symbol() as target, Symbol() as class_, Symbol() as result):
                 file_name = ""
-            case (_, Symbol() as source, Symbol() as target, Symbol() as of, Text(value=file_name), Symbol() as result):
+            case (_, Symbol() as source, Symbol() as target, Symbol() as class_, Text(value=file_name), Symbol() as result):
                 if not _FILE_NAME.match(file_name):
-                    raise OverlayRefusedError(statement.line, f"{file_name!r} is no plain name of a file")
+                    raise OverlayRefusedError(statement.line, f"{file_name!r} is not a plain file name")
             case _:
                 raise OverlayRefusedError(
                     statement.line, 'a transition is written as (typetransition DOMAIN TYPE CLASS ["FILE NAME"] TYPE)'
@@ -255,20 +255,20 @@ class _Reader:
         domain = self._domain(source)
         at, at_kind = self._kind(target)
         to, to_kind = self._kind(result)
-        if of.name == "process":
+        if class_.name == "process":
             fits = at_kind == "exec_type" and to_kind == "domain" and not file_name
         else:
-            fits = at_kind in ("tmp_type", "sock_type") and to_kind in CREATABLE.get(of.name, ())
+            fits = at_kind in ("tmp_type", "sock_type") and to_kind in CREATABLE.get(class_.name, ())
         if not fits:
             raise OverlayRefusedError(
-                statement.line, f"nothing of class {of.name!r} made at kind {at_kind} can become kind {to_kind}"
+                statement.line, f"nothing of class {class_.name!r} created at kind {at_kind} can become kind {to_kind}"
             )
-        key = (domain, at, of.name, file_name)
+        key = (domain, at, class_.name, file_name)
         if key in self.transitions:
             raise OverlayRefusedError(
-                statement.line, f"there is a transition from {domain!r} at {at!r} for {of.name!r} already"
+                statement.line, f"there is a transition from {domain!r} at {at!r} for {class_.name!r} already"
             )
-        self.transitions[key] = Transition(domain, at, of.name, file_name, to)
+        self.transitions[key] = Transition(domain, at, class_.name, file_name, to)
 
     def _use_grant(self, statement: Expression) -> None:
         macro, arguments = _call(statement)
@@ -287,8 +287,8 @@ class _Reader:
             call = Call(macro, self._domain(arguments[0]))
             held = macro in self.held
         if not held:
-            of = f" of {call.data!r}" if call.data else ""
-            raise OverlayRefusedError(statement.line, f"the deployment holds no grant for {macro!r}{of}")
+            of_data = f" of {call.data!r}" if call.data else ""
+            raise OverlayRefusedError(statement.line, f"the deployment holds no grant for {macro!r}{of_data}")
         if call not in self.calls:
             self.calls.append(call)
 

@@ -1,9 +1,9 @@
-"""The head of a compiled SELinux policy: what holds for all of it, before any rule.
+"""The head of a compiled SELinux policy: what applies to all of it and comes before any rule.
 
-A domain can be made permissive past every neverallow rule. So whoever loads a policy that was compiled with what
-layers brought first compares its head with that of CoreOS' own policy: no domain is permissive, and version, the
-handling of unknown permissions and the policy's capabilities are the base's. Rules, users, roles and object contexts
-further on are not looked at; what may be written into those is ``overlay``'s to hold.
+No neverallow rule prevents a domain from being made permissive. So before a policy with layers' overlays in it is
+loaded, its head is compared with that of CoreOS' own policy: no domain is permissive, and version, the handling of
+unknown permissions and the policy's capabilities are the base's. The rules, users, roles and object contexts that
+follow are not looked at; ``overlay`` limits what can get into those.
 """
 
 import struct
@@ -18,11 +18,11 @@ _MAX_RANGES = 4096
 
 
 class PolicyRefusedError(RefusedError):
-    """The compiled policy is none, or differs from the base in what must be equal."""
+    """The bytes are not a compiled policy, or it differs from the base where the two must be equal."""
 
 
 class Head(NamedTuple):
-    """``flags`` holds MLS and what becomes of unknown permissions; the last two are sets of numbers as bit ranges."""
+    """``flags``: MLS, and how unknown permissions are handled; the last two are sets of numbers as bit ranges."""
 
     version: int
     flags: int

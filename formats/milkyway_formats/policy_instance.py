@@ -1,8 +1,8 @@
 """From a checked overlay to the CIL of one version of one deployment.
 
-Pure rendering of values; ``overlay`` has checked what a layer wrote, ``secilc`` will check what comes of it. An
-instance names, as neverallow rules over all types but a named few, what it and everybody else may not do: so a fault
-here or in the checker is a policy that doesn't compile, not one that is too wide.
+Pure rendering of values; ``overlay`` has checked what a layer wrote, ``secilc`` will check the result. An instance
+also states, as neverallow rules over all types but a named few, what it and everything else may not do: so a fault
+here or in the checker gives a policy that doesn't compile, not one that is too wide.
 
 ``policy_shared.shared`` must be compiled with instances: it declares the blocks that they fill and the types of data.
 """
@@ -37,8 +37,8 @@ def instance(
 ) -> bytes:
     """Return the CIL of *overlay* as generation *generation* of deployment *identifier*.
 
-    *grants* are those that the overlay was checked for; one that the overlay uses nowhere goes to ``process``.
-    *data* gives the id of the data source for each name of data that the grants speak of.
+    *grants* are those that the overlay was checked for; a grant that the overlay does not use goes to ``process``.
+    *data* maps each name of data in the grants to the id of its data source.
     """
     sources = dict(data or {})
     calls = _placed_calls(overlay, grants)
@@ -47,12 +47,15 @@ def instance(
         "(blockinherit .Layer)",
         *(line for name, kind in overlay.types.items() for line in _declaration(name, kind)),
         *(
-            f"(typetransition {one.source} {one.target} {one.object_class} "
-            + (f'"{one.name}" ' if one.name else "")
-            + f"{one.result})"
-            for one in overlay.transitions
+            f"(typetransition {transition.source} {transition.target} {transition.object_class} "
+            + (f'"{transition.name}" ' if transition.name else "")
+            + f"{transition.result})"
+            for transition in overlay.transitions
         ),
-        *(f"(allow {one.source} {one.target} ({one.object_class} ({' '.join(one.permissions)})))" for one in overlay.allows),
+        *(
+            f"(allow {allow.source} {allow.target} ({allow.object_class} ({' '.join(allow.permissions)})))"
+            for allow in overlay.allows
+        ),
         *(_call(call, sources) for call in calls),
         *_invariants(overlay.domains, tuple(own), calls, sources),
     ]
@@ -66,7 +69,7 @@ def _placed_calls(overlay: Overlay, grants: Collection[Grant]) -> list[Call]:
     for grant in grants:
         data = grant.name if isinstance(grant, UseData) else ""
         used = {(call.macro, call.data) for call in overlay.calls}
-        # Reading is a use of a grant to write.
+        # Reading also uses a grant to write.
         if (macro_of(grant), data) not in used and ("data_read", data) not in used:
             calls.append(Call(macro_of(grant), "process", data))
     return list(dict.fromkeys(calls))
@@ -91,7 +94,7 @@ def _invariants(domains: Sequence[str], own: Sequence[str], calls: Sequence[Call
     Few rules over many types: secilc compares each neverallow rule with every allow rule there is.
     """
     data = sorted({f".{data_type(sources[call.data])}" for call in calls if call.data})
-    # Only types stand behind a "not": to an attribute there, something could be added.
+    # Only types stand behind a "not": an attribute there could be added to.
     attending = " ".join([*own, *(f".{name}" for name in ATTENDANTS)])
     reachable = " ".join([*own, *(f".{name}" for name in REACHABLE), *data])
     lines = [
@@ -122,10 +125,10 @@ def _invariants(domains: Sequence[str], own: Sequence[str], calls: Sequence[Call
 
 
 def _capabilities(domain: str, calls: Sequence[Call]) -> str:
-    """Return the capabilities that *domain* is granted, in words."""
+    """Return the names of the capabilities that *domain* is granted, separated by spaces."""
     granted = [
         call.macro.removeprefix("capability_")
         for call in calls
         if call.domain == domain and call.macro.startswith("capability_")
     ]
-    return " ".join(sorted(name for one in granted for name in (one, *_BESIDES.get(one, ()))))
+    return " ".join(sorted(name for capability in granted for name in (capability, *_BESIDES.get(capability, ()))))

@@ -12,7 +12,7 @@ INTERFACE_VERSION = 1
 
 Kind = Literal["domain", "exec_type", "tmp_type", "sock_type"]
 KINDS: tuple[Kind, ...] = ("domain", "exec_type", "tmp_type", "sock_type")
-# What every instance has without declaring it.
+# The types that every instance has without declaring them.
 TEMPLATE_TYPES: dict[str, Kind] = {"process": "domain", "stack": "exec_type", "scratch": "tmp_type"}
 DATA_MACROS = ("data_read", "data_write")
 GRANT_MACROS = (
@@ -40,7 +40,7 @@ _WRITABLE = {
     "fifo_file": _permissions("getattr setattr read write append open ioctl lock create unlink rename"),
 }
 _IPC = _permissions("getattr read write associate unix_read unix_write")
-# By the kind of the type acted on, then by object class: what an own domain may be allowed to do there.
+# What a layer's domain may be allowed to do, by the kind of the type acted on, then by object class.
 ALLOWABLE: dict[Kind, dict[str, frozenset[str]]] = {
     "domain": {
         "process": _permissions(
@@ -62,7 +62,7 @@ ALLOWABLE: dict[Kind, dict[str, frozenset[str]]] = {
     "tmp_type": _WRITABLE,
     "sock_type": {"sock_file": _WRITABLE["sock_file"], "dir": _WRITABLE["dir"]},
 }
-# What a new object may be labelled on its creation, by its class.
+# The kinds of type that a new object may be labelled with, by its class.
 CREATABLE: dict[str, tuple[Kind, ...]] = {
     "file": ("tmp_type",),
     "dir": ("tmp_type", "sock_type"),
@@ -73,7 +73,7 @@ CREATABLE: dict[str, tuple[Kind, ...]] = {
 
 
 def macro_of(grant: Grant) -> str:
-    """Return the macro that *grant* opens."""
+    """Return the macro that *grant* allows a layer to call."""
     match grant:
         case Listen():
             return f"listen_{grant.protocol}"
@@ -85,7 +85,7 @@ def macro_of(grant: Grant) -> str:
             return f"data_{grant.access}"
 
 
-# Every other symbol of the base policy ends in _t, _a or _c, or begins with base_: an own name may do neither.
+# Every other symbol of the base policy ends in _t, _a or _c, or begins with base_: a layer's name may do neither.
 # These are the rest: keywords of CIL that stand where a name could, and what kernel.cil and object.cil declare.
 RESERVED_NAMES = frozenset(
     _permissions(
@@ -104,7 +104,7 @@ RESERVED_NAMES = frozenset(
 
 
 def is_reserved(name: str) -> bool:
-    """Tell whether *name* may be the base policy's: such a name is nobody's own."""
+    """Tell whether *name* is the base policy's, now or some day: a layer may not use it for a type of its own."""
     return (
         name in RESERVED_NAMES or name.endswith(("_t", "_a", "_c", "_socket")) or name.startswith(("base_", "data_", "unused_"))
     )

@@ -1,6 +1,6 @@
 """The declarations that instances of overlays share: the blocks of their deployments, the types of data sources.
 
-``shared`` must be compiled with the instances. It is made by whoever knows all of them, and reads none of them.
+``shared`` must be compiled with the instances. Its caller knows all of them; their CIL is not read.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from milkyway_formats.errors import RefusedError
 
 
 class Placed(NamedTuple):
-    """One instance, as far as others must know of it. ``domains``: full type names; ``data``: what it is bound to."""
+    """What must be known of an instance outside of it. ``domains``: full type names; ``data``: what it is bound to."""
 
     identifier: str
     generation: int
@@ -30,23 +30,23 @@ def shared(placed: Iterable[Placed]) -> bytes:
     Files of a data source can be opened by the domains of the deployments that are bound to it, and by nobody else: not
     by PID 1, not by the launcher. Raises RefusedError when two deployments are bound to one secure data source.
     """
-    instances = sorted(placed, key=lambda one: (one.identifier, one.generation))
-    lines = [f"(block {identifier})" for identifier in sorted({one.identifier for one in instances})]
-    users: dict[str, list[tuple[DataBinding, Placed]]] = {}
-    for one in instances:
-        for binding in one.data:
-            users.setdefault(binding.source, []).append((binding, one))
-    for source, of in sorted(users.items()):
-        lines += _data_source(source, of)
+    instances = sorted(placed, key=lambda instance: (instance.identifier, instance.generation))
+    lines = [f"(block {identifier})" for identifier in sorted({instance.identifier for instance in instances})]
+    users_by_source: dict[str, list[tuple[DataBinding, Placed]]] = {}
+    for instance in instances:
+        for binding in instance.data:
+            users_by_source.setdefault(binding.source, []).append((binding, instance))
+    for source, users in sorted(users_by_source.items()):
+        lines += _data_source(source, users)
     return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _data_source(source: str, users: Sequence[tuple[DataBinding, Placed]]) -> list[str]:
     name = data_type(source)
-    deployments = sorted({one.identifier for _, one in users})
+    deployments = sorted({instance.identifier for _, instance in users})
     if len(deployments) > 1 and any(binding.data_class == "secure" for binding, _ in users):
         raise RefusedError(f"cannot share secure data {source}: deployments {', '.join(deployments)} are bound to it")
-    owners = sorted({domain for _, one in users for domain in one.domains})
+    owners = sorted({domain for _, instance in users for domain in instance.domains})
     return [
         f"(type {name})",
         f"(typeattributeset layer_data_a {name})",

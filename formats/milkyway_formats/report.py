@@ -1,4 +1,4 @@
-"""What a machine says of itself: made after the act, signed by its identity key."""
+"""A machine's reports about itself: made after it acted, signed with its identity key."""
 
 from typing import Annotated, Literal
 
@@ -26,7 +26,7 @@ DeploymentState = Literal["staging", "verifying", "activating", "active", "faile
 
 
 class ServiceStatus(Document, frozen=True):
-    """One service now, named as it is addressed: ``dhcp``, ``web/nginx``.
+    """The current state of one service, named as it is addressed: ``dhcp``, ``web/nginx``.
 
     ``since_ms``: milliseconds of CLOCK_BOOTTIME at its last change of state.
     """
@@ -51,7 +51,7 @@ class LayerStatus(Document, frozen=True):
 
 
 class DeploymentStatus(Document, frozen=True):
-    """One deployment now."""
+    """The current state of one deployment."""
 
     id: Identifier
     name: DeploymentName
@@ -102,7 +102,7 @@ class Status(Document, frozen=True):
 class RootStatus(Document, frozen=True):
     """One root document in force: whose it is, and how many distinct persons each role asks for.
 
-    ``local``: the owner's policy on root at the machine, ``change`` when it may change it without operators.
+    ``local``: what root at the machine may do there without operators' signatures, as in the root document.
     """
 
     side: Literal["vendor", "owner"]
@@ -115,7 +115,7 @@ class RootStatus(Document, frozen=True):
 
 
 class TrustStatus(Document, frozen=True):
-    """Whose word the machine takes. ``quarantined`` says why commands are refused, if they are."""
+    """Whose signatures the machine accepts. ``quarantined`` says why commands are refused, if they are."""
 
     machine: MachineId | None
     fleet: FleetId | None
@@ -125,7 +125,7 @@ class TrustStatus(Document, frozen=True):
 
 
 class Report(Document, frozen=True):
-    """A machine's signed word. ``sequence`` rises by one with every report of a machine."""
+    """What a machine signs. ``sequence`` rises by one with every report of a machine."""
 
     format: Literal["milkyway.report/1"]
     fleet: FleetId

@@ -2,10 +2,10 @@
 
 There are two sides, and neither signs for the other. The vendor's root is part of CoreOS and says who signs
 layers of which path; the owner's is written at install and says who operates the fleet, how many persons
-each class of order wants, who signs the owner's own layers, and which of the vendor's paths may run at all.
+each class of order needs, who signs the owner's own layers, and which of the vendor's paths may run at all.
 
-A key entry binds a hybrid key to a person, and thresholds count persons. ``check_root`` holds what the types
-can't say; who signed a root is ``trust``'s business.
+A key entry binds a hybrid key to a person, and thresholds count persons. ``check_root`` checks what the types
+can't express; who signed a root is ``trust``'s business.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ from milkyway_formats.hybrid import HybridPublicKey, PublicHex, Scheme
 from milkyway_formats.names import FleetId, KeyId, LayerPath, PersonName, UnixSeconds
 
 ROOT_TYPE = "application/vnd.milkyway.root.v1+json"
-MAX_KEYS = 48  # of 4.1 kB each: a root with all of them still is a document
+MAX_KEYS = 48  # of 4.1 kB each: a root with all of them still fits in a document
 Side = Literal["vendor", "owner"]
 Threshold = Annotated[int, Meta(ge=1, le=16, description="how many distinct persons must sign")]
 KeyIds = Annotated[list[KeyId], Meta(min_length=1, max_length=MAX_KEYS)]
@@ -69,7 +69,7 @@ class LayerDelegation(Document, frozen=True):
 
 
 class Thresholds(Document, frozen=True):
-    """How many persons each class of order wants. Stopping more than ``narrow_stop`` machines wants ``change``."""
+    """How many persons each class of order needs. Stopping more than ``narrow_stop`` machines needs as many as ``change``."""
 
     read: Threshold = 1
     restart: Threshold = 1
@@ -80,7 +80,7 @@ class Thresholds(Document, frozen=True):
     narrow_stop: Annotated[int, Meta(ge=0, le=1000)] = 10
 
     def of(self, command_class: CommandClass, machines: int = 1) -> int:
-        """Return how many persons must sign an order of *command_class* that aims at so many *machines*."""
+        """Return how many persons must sign an order of *command_class* for this many *machines*."""
         match command_class:
             case "read":
                 return self.read
@@ -109,8 +109,8 @@ class Operators(Document, frozen=True):
 class RootDocument(Document, frozen=True):
     """One side's keys and roles. ``fleet``, ``operators``, ``vendor_paths`` and ``local`` are the owner's alone.
 
-    ``local``: what root at a machine may do there without operators' signatures: with ``read`` no more than everybody's
-    reading, restarting and stopping (and rebooting); with ``change`` also apply a desired state.
+    ``local``: what root at a machine may do there without operators' signatures: with ``read`` only what it always may
+    (read, restart, stop, reboot); with ``change`` also apply a desired state.
     """
 
     format: Literal["milkyway.root/1"]
@@ -133,7 +133,7 @@ class RootDocument(Document, frozen=True):
         return frozenset(entry.person for entry in self.keys if entry.key_id in wanted)
 
     def delegation(self, path: LayerPath) -> LayerDelegation | None:
-        """Return who decides on layers of *path*: the delegation with the longest pattern that matches."""
+        """Return the delegation that decides on layers of *path*: the one with the longest pattern that matches."""
         matching = [
             (len(pattern), delegation) for delegation in self.layers for pattern in delegation.paths if matches(pattern, path)
         ]
@@ -141,7 +141,7 @@ class RootDocument(Document, frozen=True):
 
 
 def matches(pattern: PathPattern, path: LayerPath) -> bool:
-    """Return whether *pattern* covers *path*; ``x/*`` covers what is below x, and not x."""
+    """Return whether *pattern* covers *path*; ``x/*`` covers what is below x, but not x itself."""
     if pattern == "*":
         return True
     if pattern.endswith("/*"):
@@ -152,9 +152,9 @@ def matches(pattern: PathPattern, path: LayerPath) -> bool:
 def check_root(root: RootDocument) -> None:
     """Raise RootRefusedError unless *root* is consistent with itself.
 
-    Every key id is its key's hash; no key and no half of one appears twice; every role names keys of this
-    root, each once, and enough distinct persons to meet its threshold; no pattern is delegated twice; each
-    side says what is that side's to say.
+    Every key id is its key's hash; no key and no half of a key appears twice; every role names keys of this
+    root, each once, and enough distinct persons to meet its threshold; no pattern is delegated twice; no side
+    has a field of the other.
     """
     blame = f"cannot use {root.side} root"
     if root.expires <= root.issued:
@@ -181,14 +181,14 @@ def check_root(root: RootDocument) -> None:
     _check_side(root, blame)
 
 
-def check_no_shared_half(one: RootDocument, other: RootDocument) -> None:
-    """Raise RootRefusedError if a key, or a half of one, belongs to both roots."""
-    halves = {half for entry in one.keys for half in entry.key.halves}
-    for entry in other.keys:
+def check_no_shared_half(first: RootDocument, second: RootDocument) -> None:
+    """Raise RootRefusedError if a key, or a half of a key, belongs to both roots."""
+    halves = {half for entry in first.keys for half in entry.key.halves}
+    for entry in second.keys:
         if halves.intersection(entry.key.halves):
             raise RootRefusedError(
-                f"cannot use {other.side} root: key {entry.key_id[:16]} of {entry.person} shares a half with"
-                f" a key of the {one.side} root"
+                f"cannot use {second.side} root: key {entry.key_id[:16]} of {entry.person} shares a half with"
+                f" a key of the {first.side} root"
             )
 
 
@@ -211,10 +211,10 @@ def _check_role(root: RootDocument, name: str, key_ids: list[KeyId], threshold: 
     for key_id in key_ids:
         if key_id not in known:
             raise RootRefusedError(f"{blame}: role {name} names key {key_id[:16]}, which is not among its keys")
-    _check_once(key_ids, f"{blame}: role {name} names twice key")
+    _check_once(key_ids, f"{blame}: role {name} names a key twice:")
     persons = len(root.persons(key_ids))
     if persons < threshold:
-        raise RootRefusedError(f"{blame}: role {name} wants {threshold} persons and has {persons}")
+        raise RootRefusedError(f"{blame}: role {name} needs {threshold} persons and has {persons}")
 
 
 def _check_once(values: list[str], blame: str) -> None:

@@ -19,20 +19,20 @@ User = Annotated[int, Meta(ge=0, le=65533, description="user id inside the deplo
 
 
 class TcpProbe(Document, tag="tcp", frozen=True):
-    """Well when somebody listens on its TCP *port*."""
+    """Healthy when its TCP *port* accepts a connection."""
 
     port: Port
 
 
 class HttpProbe(Document, tag="http", frozen=True):
-    """Well when a GET of *path* on its TCP *port* is answered with a status from 200 to 399."""
+    """Healthy when a GET of *path* on its TCP *port* is answered with a status from 200 to 399."""
 
     port: Port
     path: Text = "/"
 
 
 class ExecProbe(Document, tag="exec", frozen=True):
-    """Well when *command*, run as the service is, ends with status 0."""
+    """Healthy when *command*, run as the service is, ends with status 0."""
 
     command: Command
 
@@ -41,11 +41,11 @@ Probe = TcpProbe | HttpProbe | ExecProbe
 
 
 class ReadyAtOnce(Document, tag="at-once", frozen=True):
-    """Ready as soon as it was executed."""
+    """Ready as soon as it has been executed."""
 
 
 class ReadyByExit(Document, tag="exit", frozen=True):
-    """Ready when it ended with status 0 (a oneshot)."""
+    """Ready when it has ended with status 0 (a oneshot)."""
 
 
 class ReadyByNotify(Document, tag="notify", frozen=True):
@@ -53,7 +53,7 @@ class ReadyByNotify(Document, tag="notify", frozen=True):
 
 
 class ReadyByDescriptor(Document, tag="descriptor", frozen=True):
-    """Ready when it writes a line to the open *descriptor*, as s6 has it (https://skarnet.org/software/s6/notifywhenup.html)."""
+    """Ready when it writes a line to the open *descriptor*, as with s6 (https://skarnet.org/software/s6/notifywhenup.html)."""
 
     descriptor: Annotated[int, Meta(ge=3, le=255)] = 3
 
@@ -66,7 +66,7 @@ class ReadyByTcp(Document, tag="tcp", frozen=True):
 
 
 class ReadyByProbe(Document, tag="probe", frozen=True):
-    """Ready when *probe*, asked every *interval_ms*, finds it well for the first time."""
+    """Ready when *probe*, made every *interval_ms*, finds it healthy for the first time."""
 
     probe: Probe
     interval_ms: Milliseconds = 200
@@ -76,7 +76,7 @@ Readiness = ReadyAtOnce | ReadyByExit | ReadyByNotify | ReadyByDescriptor | Read
 
 
 class Health(Document, frozen=True):
-    """How a started service is asked whether it is well, and after how many answers that is believed."""
+    """How a started service is probed, and after how many failures in a row it counts as unhealthy."""
 
     probe: Probe
     interval_ms: Milliseconds = 10_000
@@ -85,9 +85,9 @@ class Health(Document, frozen=True):
 
 
 class Pressure(Document, frozen=True):
-    """Of what a started service is warned: that some of its tasks wait for so many percent of ten seconds; 0: of nothing.
+    """When a started service is reported as short of a resource: some of its tasks waited this share of ten seconds.
 
-    The warning is the event ``service_under_pressure``, at most one in ten seconds for each resource.
+    0: never. The report is the event ``service_under_pressure``, at most one in ten seconds for each resource.
     """
 
     memory_percent: Percent = 0
@@ -96,10 +96,11 @@ class Pressure(Document, frozen=True):
 
 
 class Restart(Document, frozen=True):
-    """When to start it again, and how patiently: exponential backoff between two bounds, then a start limit.
+    """When to start a service again: after an exponential backoff between two bounds, up to a start limit.
 
-    ``jitter``: how much of each delay is left to chance, so that what failed together isn't tried together.
-    ``on_failure``: what is done when it was given up: nothing, stop all that this one does not need, or reboot.
+    ``jitter``: how much of each delay is left to chance, so that services that failed together don't restart together.
+    ``on_failure``: what happens once the service has failed for good: nothing, everything that it does not need is
+    stopped, or the machine reboots.
     """
 
     when: Literal["always", "on-failure", "never"] = "always"
@@ -112,9 +113,9 @@ class Restart(Document, frozen=True):
 
 
 class Stop(Document, frozen=True):
-    """How to stop it: its command if it has one, a signal, then patience, then SIGKILL for the whole cgroup.
+    """How to stop a service: its command if it has one, a signal, and after the timeout SIGKILL for the whole cgroup.
 
-    ``timeout_ms``: for all of it until SIGKILL; a command that takes half of that is killed, and the signal sent.
+    ``timeout_ms``: from the beginning to SIGKILL; a command that takes half of it is killed, and the signal sent.
     """
 
     signal: Signal = "TERM"
@@ -123,7 +124,7 @@ class Stop(Document, frozen=True):
 
 
 class Reload(Document, frozen=True):
-    """How to have it read its configuration again: a signal, or a command."""
+    """How to make a service reread its configuration: a signal, or a command."""
 
     signal: Signal = "HUP"
     command: Annotated[list[Text], Meta(max_length=64)] = field(default_factory=list)
@@ -137,7 +138,7 @@ class PathExists(Document, tag="path-exists", frozen=True):
 
 
 class KernelParameter(Document, tag="kernel-parameter", frozen=True):
-    """Started only where the kernel's command line has the word *parameter* (or, *negated*, has it not)."""
+    """Started only where the kernel's command line has the word *parameter* (or, *negated*, doesn't have it)."""
 
     parameter: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]+(=[^\s]*)?\Z", max_length=256)]
     negated: bool = False

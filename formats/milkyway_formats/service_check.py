@@ -1,4 +1,4 @@
-"""What a service's fields may say together: rules that no single type can hold. Pure."""
+"""Rules about a service's fields taken together, which no single type can express. Pure."""
 
 from collections.abc import Mapping
 from itertools import combinations
@@ -13,14 +13,14 @@ _NOT_FOR_LAYERS = (
     "stored_descriptors",
     "conditions",
 )
-# What a layer may say of its services' execution: what takes from them, or is so anyway. All else is granted or given
-# otherwise (its user is of its deployment's range, its files are data), or is not a layer's to have.
+# What a layer may set of its services' execution: what restricts them, or holds anyway. Everything else is granted or
+# comes another way (the user from the deployment's range, files as data), or is not for layers at all.
 _OF_AN_EXECUTION = frozenset({"limits", "nice", "oom_score", "processors", "seccomp", "umask"})
-_RESOURCES = frozenset({"as", "core", "cpu", "data", "fsize", "nofile", "nproc", "stack"})  # others are limits to be raised
+_RESOURCES = frozenset({"as", "core", "cpu", "data", "fsize", "nofile", "nproc", "stack"})  # the others are for raising limits
 
 
 class ServiceError(RefusedError):
-    """A service contradicts itself, or asks for what there is not."""
+    """A service contradicts itself, or asks for something that does not exist."""
 
 
 def check_service(service: Service) -> None:
@@ -46,28 +46,30 @@ def check_service(service: Service) -> None:
     _check_listeners(service)
     for timer in service.timers:
         if not (timer.calendar or timer.after_boot_ms or timer.after_end_ms):
-            raise ServiceError(f"cannot use service {name}: a timer of it names no time")
+            raise ServiceError(f"cannot use service {name}: one of its timers names no time")
 
 
 def _check_listeners(service: Service) -> None:
     name = service.name
     for listener in service.listeners:
         if listener.accept and not isinstance(listener.address, (Tcp, UnixStream)):
-            raise ServiceError(f"cannot use service {name}: listener {listener.name} accepts, but has no connections")
+            raise ServiceError(
+                f"cannot use service {name}: listener {listener.name} has accept, but its address takes no connections"
+            )
         if isinstance(listener.address, (UnixStream, UnixDatagram)) and len(listener.address.path.encode()) > SOCKET_PATH_BYTES:
             raise ServiceError(
                 f"cannot use service {name}: the path of listener {listener.name} is longer than {SOCKET_PATH_BYTES} bytes"
             )
     names = [listener.name for listener in service.listeners]
     if len(set(names)) < len(names):
-        raise ServiceError(f"cannot use service {name}: two of its listeners have one name")
-    for one, other in combinations(service.listeners, 2):
-        if overlap(one.address, other.address):
-            raise ServiceError(f"cannot use service {name}: its listeners {one.name} and {other.name} have one address")
+        raise ServiceError(f"cannot use service {name}: two of its listeners have the same name")
+    for first, second in combinations(service.listeners, 2):
+        if overlap(first.address, second.address):
+            raise ServiceError(f"cannot use service {name}: its listeners {first.name} and {second.name} have the same address")
 
 
 def check_listeners_of_all(services: Mapping[str, Service]) -> None:
-    """Raise ServiceError when two of *services* listen at one address, and neither says that they never run together."""
+    """Raise ServiceError when two of *services* listen at the same address and neither says that they conflict."""
     seen: list[tuple[Service, Listener]] = []
     for service in services.values():
         for listener in service.listeners:
@@ -83,18 +85,18 @@ def check_listeners_of_all(services: Mapping[str, Service]) -> None:
 
 
 def check_layer_service(service: Service) -> None:
-    """Raise ServiceError when *service* contradicts itself or asks for what a layer's service can't have."""
+    """Raise ServiceError when *service* contradicts itself or asks for something that a layer's service can't have."""
     check_service(service)
     plain = Service(name=service.name, command=service.command)
     asked = [field for field in _NOT_FOR_LAYERS if getattr(service, field) != getattr(plain, field)]
     if isinstance(service.readiness, ReadyByDescriptor):
         asked.append("readiness: descriptor")
-    # PID 1 asks nobody over the network: not for a layer's sake either.
+    # PID 1 makes no requests over the network, for a layer no more than for itself.
     probes = [service.readiness.probe] if isinstance(service.readiness, ReadyByProbe) else []
     probes += [service.health.probe] if service.health else []
     if any(isinstance(probe, HttpProbe) for probe in probes):
         asked.append("probes of type http")
-    # Files in a layer's own places are out of PID 1's sight.
+    # PID 1 does not see the files inside a layer.
     if any(listener.accept or not isinstance(listener.address, (Tcp, Udp)) for listener in service.listeners):
         asked.append("listeners that accept, or have another address than tcp or udp")
     if service.restart.on_failure == "reboot":
@@ -106,4 +108,4 @@ def check_layer_service(service: Service) -> None:
     if execution.nice < 0 or execution.oom_score < 0:
         asked.append("execution.nice and oom_score below 0")
     if asked:
-        raise ServiceError(f"cannot use service {service.name} in a layer: {', '.join(asked)} not there for layers yet")
+        raise ServiceError(f"cannot use service {service.name} in a layer: {', '.join(asked)} not available to layers yet")

@@ -16,8 +16,8 @@ CalendarText = Annotated[
 class Timer(Document, frozen=True):
     """Starts its service at times of the calendar (UTC), some time after the boot, or some time after it last ended.
 
-    ``persistent``: a time that passed while the machine was off is made up for, once. ``random_delay_ms``: each time is
-    put off by chance, up to this much. A monotonic delay of 0 means that there is none.
+    ``persistent``: a time that passed while the machine was off is made up for, once. ``random_delay_ms``: each start is
+    put off by a random delay, up to this much. ``after_boot_ms`` and ``after_end_ms``: 0 means no such start.
     """
 
     calendar: Annotated[list[CalendarText], Meta(max_length=8)] = field(default_factory=list)

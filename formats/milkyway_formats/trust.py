@@ -2,10 +2,10 @@
 
 ``Trust`` holds the two roots. Each of its ``verify_*`` methods checks, in this order, each with its own refusal:
 size, envelope, key ids, both halves of every signature; then it parses exactly the bytes that were signed, and
-counts distinct persons against the role's threshold. An envelope with one signature by an unknown key or one that
-does not hold is refused whole: nothing that was not examined comes along.
+counts distinct persons against the role's threshold. An envelope with any signature by an unknown key, or any that
+does not hold, is refused whole: nothing unexamined comes along.
 
-Left to others: whether the document may have its effect here and now (``core.admission``), persistence, and clocks:
+Left to others: whether the document may take effect here and now (``core.admission``), persistence, and clocks:
 nothing here knows what time it is, so that what was admitted before can be verified at any boot.
 TUF will stand behind these methods where layers come from a repository.
 """
@@ -49,7 +49,7 @@ class KeyIdRefusedError(RefusedError):
 
 
 class ThresholdRefusedError(RefusedError):
-    """Every signature holds, but too few distinct persons signed who count for this."""
+    """Every signature holds, but too few of the distinct persons who signed count for this."""
 
     check: ClassVar[str] = "threshold"
 
@@ -67,9 +67,9 @@ class PathRefusedError(RefusedError):
 
 
 class Verified(NamedTuple):
-    """The signed bytes and who signed them. ``digest`` (SHA-256 of the pae) is what audit and deduplication know it by.
+    """The signed bytes and who signed them. ``digest`` (SHA-256 of the pae) names them in audit and deduplication.
 
-    ``persons``: of orders and roots, those who count for them; of a manifest, everyone who signed it.
+    ``persons``: for orders and roots, those who count; for a manifest, everyone who signed it.
     """
 
     payload: bytes
@@ -95,7 +95,7 @@ class Trust:
 
     @classmethod
     def from_envelopes(cls, *, vendor: bytes, owner: bytes) -> "Trust":
-        """Return the trust that two signed roots give. Their place (CoreOS, secure config) is why they are believed."""
+        """Return the trust that two signed roots give. They are believed for where they are (CoreOS, secure config)."""
         return cls(vendor=verify_root(vendor)[0], owner=verify_root(owner)[0])
 
     @property
@@ -125,7 +125,7 @@ class Trust:
         return manifest, verified
 
     def verify_desired(self, data: bytes) -> tuple[Desired, Verified]:
-        """Return the desired-state document in the envelope *data* if operators enough for a change signed it."""
+        """Return the desired-state document in the envelope *data* if enough operators for a change signed it."""
         what = "desired state"
         verified, signers = _verify(data, self.owner.keys, DESIRED_TYPE, what=what, limit=MAX_DESIRED_BYTES)
         desired = decode(verified.payload, Desired, what=what, limit=MAX_DESIRED_BYTES)
@@ -133,7 +133,7 @@ class Trust:
         return desired, verified._replace(persons=persons)
 
     def verify_command(self, data: bytes) -> tuple[Command, Verified]:
-        """Return the command in the envelope *data* if operators enough for its class signed it."""
+        """Return the command in the envelope *data* if enough operators for its class signed it."""
         what = "command"
         verified, signers = _verify(data, self.owner.keys, COMMAND_TYPE, what=what, limit=MAX_COMMAND_BYTES)
         command = decode(verified.payload, Command, what=what, limit=MAX_COMMAND_BYTES)
@@ -142,7 +142,7 @@ class Trust:
         return command, verified._replace(persons=persons)
 
     def verify_enrolment(self, data: bytes) -> tuple[EnrolmentRecord, Verified]:
-        """Return the enrolment record in the envelope *data* if operators enough signed it."""
+        """Return the enrolment record in the envelope *data* if enough operators signed it."""
         what = "enrolment record"
         verified, signers = _verify(data, self.owner.keys, ENROLMENT_TYPE, what=what, limit=MAX_ENROLMENT_BYTES)
         record = decode(verified.payload, EnrolmentRecord, what=what, limit=MAX_ENROLMENT_BYTES)
@@ -172,7 +172,7 @@ class Trust:
             )
 
     def _check_layer_signers(self, path: LayerPath, signers: list[KeyEntry]) -> None:
-        """Return if one side's delegation for *path* is met; else raise, saying for each side why not."""
+        """Return if the delegation for *path* of either side is met; else raise, saying for each side why not."""
         reasons: list[str] = []
         for root in (self.owner, self.vendor):
             delegation = root.delegation(path)
@@ -194,7 +194,7 @@ def verify_root(data: bytes, previous: RootDocument | None = None) -> tuple[Root
     """Return the root in the envelope *data*, signed by its own root role and by that of *previous*.
 
     A root that follows another has the next version, the same side and the same fleet. Without
-    *previous* it is believed for where it was found, and its own signatures show it whole.
+    *previous* it is believed for where it was found; its own signatures show that it is intact.
     """
     verified, root, signers = _read_root(data, previous)
     what = f"{root.side} root"
@@ -209,10 +209,10 @@ def verify_root(data: bytes, previous: RootDocument | None = None) -> tuple[Root
 
 
 def _read_root(data: bytes, previous: RootDocument | None) -> tuple[Verified, RootDocument, list[KeyEntry]]:
-    """Verify a root by the keys that it brings itself and those of *previous*.
+    """Verify a root by its own keys and those of *previous*.
 
-    It is the one document that is parsed before it is verified, since it says with what: its keys are
-    only candidates until ``verify_root`` has counted its signers.
+    It is the only document that is parsed before it is verified, since it names the keys to verify it by;
+    they are only candidates until ``verify_root`` has counted its signers.
     """
     envelope = read_envelope(data, what="root")
     if envelope.payload_type != ROOT_TYPE:

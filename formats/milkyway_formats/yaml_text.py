@@ -1,9 +1,9 @@
 """YAML that people write, read as strictly as a signed document is.
 
-``load`` turns a text into a typed document and names the line of what it refuses. The
-YAML read here is the small honest part: mappings, lists and plain values. Refused are
-duplicate keys, aliases, tags and a second document; plain words mean what they look
-like (``on`` and ``1.10`` are strings, only ``true`` is true, ``0644`` is a string, ``0o644`` a number).
+``load`` turns a text into a typed document and names the line of what it refuses. Only
+the unsurprising part of YAML is read: mappings, lists and plain values. Duplicate keys,
+aliases, tags and a second document are refused; plain words mean what they look like
+(``on`` and ``1.10`` are strings, only ``true`` is true, ``0644`` is a string, ``0o644`` a number).
 Nothing outside the text is read.
 """
 
@@ -75,7 +75,7 @@ def load(text: str, kind: type[T], what: str) -> T:
 
 
 def _compose(text: str) -> yaml.Node:
-    """Return the one node that *text* is."""
+    """Return the root node of *text*."""
     try:
         loader = _Loader(text)
         try:
@@ -126,7 +126,7 @@ def _scalar(node: yaml.ScalarNode) -> str | int | bool | None:
 
 
 def _line_of(node: yaml.Node, message: str) -> int:
-    """Return the line of the node that msgspec's *message* speaks of (it ends "- at `$.a[0].b`"), or its nearest parent's."""
+    """Return the line of the node that msgspec's *message* names (it ends "- at `$.a[0].b`"), or its nearest parent's."""
     _, found, path = message.rpartition(" - at `$")
     unknown = re.search(r"unknown field `([^`]+)`", message)
     steps: list[str] = [name or index for name, index in _STEP.findall(path.rstrip("`"))] if found else []

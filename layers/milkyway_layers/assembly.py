@@ -1,7 +1,7 @@
 """Layer files on disk: written whole or not at all, read strictly.
 
-The frame itself (offsets, limits) is ``milkyway_formats.layer_file``'s; this module moves the
-bytes. What is read here is consistent with itself; who signed it is ``signing``'s question.
+``milkyway_formats.layer_file`` defines the frame (offsets, limits); this module moves the bytes.
+What it reads is consistent with itself; who signed it is ``signing``'s question.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ _CHUNK = 1 << 20
 
 
 class LayerFile(NamedTuple):
-    """All of a layer file but its image and hash tree, which stay in the file."""
+    """Everything in a layer file but its image and hash tree, which stay in the file."""
 
     sections: Sections
     manifest: Manifest
@@ -40,7 +40,7 @@ class LayerFile(NamedTuple):
 
 
 def write_layer(file: Path, image: Path, manifest: Manifest, manifest_bytes: bytes, policy: bytes, envelope: bytes) -> None:
-    """Write a layer to *file*: the image and hash tree that begin *image*, and the rest. Replaces *file* at once."""
+    """Write a layer to *file*, atomically: the image and hash tree at the beginning of *image*, and the rest."""
     sections = lay_out(
         image=manifest.image.data_blocks * BLOCK_SIZE,
         hash_tree=manifest.image.hash_blocks * BLOCK_SIZE,
@@ -61,7 +61,7 @@ def write_layer(file: Path, image: Path, manifest: Manifest, manifest_bytes: byt
 
 
 def read_layer(file: Path, *, unsigned: bool = False) -> LayerFile:
-    """Return what *file* says of itself. Raises LayerFileError or MalformedError; *unsigned* files only on demand."""
+    """Return what *file* says about itself; an unsigned file only if *unsigned*. Raises LayerFileError or MalformedError."""
     with opened(file) as source:
         size = source.seek(0, os.SEEK_END)
         source.seek(max(0, size - FOOTER_BYTES))
@@ -77,7 +77,7 @@ def read_layer(file: Path, *, unsigned: bool = False) -> LayerFile:
 
 @contextmanager
 def opened(file: Path) -> Iterator[BufferedReader]:
-    """Open *file* for reading. Raises UnavailableError when it can't be."""
+    """Open *file* for reading. Raises UnavailableError if that fails."""
     try:
         source = file.open("rb")
     except OSError as error:
@@ -87,7 +87,7 @@ def opened(file: Path) -> Iterator[BufferedReader]:
 
 
 def file_sha256(file: Path) -> str:
-    """Return the SHA-256 of the whole *file*, by which stores and blob servers know a layer."""
+    """Return the SHA-256 of the whole *file*, under which stores and blob servers keep a layer."""
     with opened(file) as source:
         return hashlib.file_digest(source, "sha256").hexdigest()
 

@@ -1,7 +1,7 @@
 """From a spec to unsigned layer files: the shell around ``compose`` that installs, reads and writes.
 
-Two things are kept below the cache, each by the hash of what it was made from: the roots
-that the package manager made (asked again only on ``refresh``), and images with their hash
+The cache keeps two things, each under the hash of what it was made from: the roots that
+the package manager made (made again only on ``refresh``), and images with their hash
 trees. A step writes into a folder of its own and renames it when done, so what an
 interrupted build leaves behind is never used; the next build removes it.
 """
@@ -48,7 +48,7 @@ class Built(NamedTuple):
 
 
 class Workshop(NamedTuple):
-    """What a build works with. ``epoch``: the time that layers say they were built, if not their newest file's."""
+    """What a build works with. ``epoch``: the build time in the manifests, if not that of a layer's newest file."""
 
     engines: Mapping[str, Engine]
     tools: Tools
@@ -59,8 +59,8 @@ class Workshop(NamedTuple):
     refresh: bool = False
 
 
-class _Order(NamedTuple):
-    """All that the spec says, read. ``mark`` tells a variant's files from those of the spec as it is."""
+class _Inputs(NamedTuple):
+    """The spec and everything that it refers to, read. ``mark`` is added to the file names of a variant."""
 
     spec: ImageSpec
     base: OsBase
@@ -89,45 +89,46 @@ def build(
     files = {file.path: _bytes(folder, file.source) if file.source else (file.text or "").encode() for file in spec.files}
     policy = _bytes(folder, spec.policy, MAX_POLICY_BYTES) if spec.policy else b""
     check_policy_of(spec, policy)
-    seeds = [*spec.packages, *(name for one in spec.components for name in packages_of(one, spec.os, shop.host))]
-    order = _Order(spec, base, seeds, _repositories(spec, folder), files, policy, mark)
-    with _alone(shop.cache):
-        return _build(order, output, coreos, shop)
+    by_components = [name for component in spec.components for name in packages_of(component, spec.os, shop.host)]
+    seeds = [*spec.packages, *by_components]
+    inputs = _Inputs(spec, base, seeds, _repositories(spec, folder), files, policy, mark)
+    with _locked(shop.cache):
+        return _build(inputs, output, coreos, shop)
 
 
-def _build(order: _Order, output: Path, coreos: Path, shop: Workshop) -> list[Built]:
-    spec, base = order.spec, order.base
+def _build(inputs: _Inputs, output: Path, coreos: Path, shop: Workshop) -> list[Built]:
+    spec, base = inputs.spec, inputs.base
     provided = _coreos(coreos, spec) if spec.base == "coreos" else {}
-    wanted = tuple(sorted({*order.seeds, *(name for library in spec.libraries for name in library.packages)}))
-    root = _root(Request(base.suite, wanted, order.repositories), base, shop)
+    wanted = tuple(sorted({*inputs.seeds, *(name for library in spec.libraries for name in library.packages)}))
+    root = _root(Request(base.suite, wanted, inputs.repositories), base, shop)
     sources: dict[str, Sources] = {}
     below: list[Part] = []
     if spec.base == "sealed":
         base_root = _root(Request(base.suite, ()), base, shop)
         below = [compose_base(base_root, base)]
         sources[below[0].path] = base_root.sources
-        ground = Bottom({path: identity(entry) for path, entry in below[0].tree.items()}, frozenset())
+        bottom = Bottom({path: identity(entry) for path, entry in below[0].tree.items()}, frozenset())
     else:
-        ground = coreos_bottom(provided, root, interface(base, spec.coreos_interface))
+        bottom = coreos_bottom(provided, root, interface(base, spec.coreos_interface))
     with shop.progress.step("compose"):
         parts, own = compose(
-            spec, root, ground, order.seeds, order.files, lambda entry: read_source(root.sources[entry.sha256])
+            spec, root, bottom, inputs.seeds, inputs.files, lambda entry: read_source(root.sources[entry.sha256])
         )
     output.mkdir(parents=True, exist_ok=True)
     built: list[Built] = []
     for part in reversed([*parts, *below]):
         with shop.progress.step(f"image of {part.path}"):
             kept = _image(part, sources.get(part.path, {**root.sources, **own}), shop)
-        references = [_reference(one.manifest) for one in built] if part is parts[0] else []
-        built.insert(0, _finish(order, part, kept, references, output, shop))
+        references = [_reference(layer.manifest) for layer in built] if part is parts[0] else []
+        built.insert(0, _finish(inputs, part, kept, references, output, shop))
     return built
 
 
-def _finish(order: _Order, part: Part, kept: Path, libraries: list[LibraryReference], output: Path, shop: Workshop) -> Built:
-    """Write the layer file of *part* from its kept image."""
-    spec = order.spec
+def _finish(inputs: _Inputs, part: Part, kept: Path, libraries: list[LibraryReference], output: Path, shop: Workshop) -> Built:
+    """Write the layer file of *part* from its image in the folder *kept*."""
+    spec = inputs.spec
     top = part.path == spec.path
-    policy = order.policy if top else b""
+    policy = inputs.policy if top else b""
     manifest = Manifest(
         format="milkyway.manifest/1",
         path=part.path,
@@ -147,14 +148,14 @@ def _finish(order: _Order, part: Part, kept: Path, libraries: list[LibraryRefere
     )
     data = encode(manifest)
     decode(data, Manifest, what=f"manifest of {part.path}")  # the types are checked at decoding
-    mark = "" if part.kind == "base" else order.mark
+    mark = "" if part.kind == "base" else inputs.mark
     file = output / f"{part.path.replace('/', '-')}_{part.version}{mark}.layer"
     write_layer(file, kept / "image", manifest, data, policy, b"")
     return Built(file, manifest, file.stat().st_size, file_sha256(file))
 
 
 def _root(request: Request, base: OsBase, shop: Workshop) -> Root:
-    """Return the root for *request*: a kept one, or made now."""
+    """Return the root for *request*, from the cache or made now."""
     engine = shop.engines[base.engine]
 
     def install(place: Path) -> None:
@@ -168,7 +169,7 @@ def _root(request: Request, base: OsBase, shop: Workshop) -> Root:
 
 
 def _image(part: Part, sources: Sources, shop: Workshop) -> Path:
-    """Return the folder with *part*'s ``image`` (hash tree appended) and ``image.json``: kept, or made now."""
+    """Return the folder with *part*'s ``image`` (hash tree appended) and ``image.json``, from the cache or made now."""
 
     def make(place: Path) -> None:
         make_image(part.tree, sources, place / "image", shop.tools)
@@ -180,7 +181,7 @@ def _image(part: Part, sources: Sources, shop: Workshop) -> Path:
 
 
 def _kept(place: Path, make: Callable[[Path], None], *, again: bool = False) -> Path:
-    """Return the folder *place*, calling *make* with a fresh one when it is not there, or *again*."""
+    """Return the folder *place*; if it does not exist, or *again*, let *make* fill a fresh one first."""
     if place.is_dir() and not again:
         return place
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -194,8 +195,8 @@ def _kept(place: Path, make: Callable[[Path], None], *, again: bool = False) -> 
 
 
 @contextmanager
-def _alone(cache: Path) -> Iterator[None]:
-    """Hold *cache* against other builds; a second one waits for the first."""
+def _locked(cache: Path) -> Iterator[None]:
+    """Hold the lock of *cache*: a second build waits for the first."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -208,19 +209,24 @@ def _reference(manifest: Manifest) -> LibraryReference:
 
 def _repositories(spec: ImageSpec, folder: Path) -> tuple[ExtraRepository, ...]:
     return tuple(
-        ExtraRepository(one.uri, one.suite, tuple(one.components), _bytes(folder, one.key).decode(errors="replace"))
-        for one in spec.repositories
+        ExtraRepository(
+            repository.uri,
+            repository.suite,
+            tuple(repository.components),
+            _bytes(folder, repository.key).decode(errors="replace"),
+        )
+        for repository in spec.repositories
     )
 
 
 class _CoreOsFacts(msgspec.Struct):
-    """What of ``coreos.json`` matters here."""
+    """The part of ``coreos.json`` that matters here."""
 
     interface: int
 
 
 def _coreos(folder: Path, spec: ImageSpec) -> dict[str, str]:
-    """Return what the CoreOS in *folder* holds. Raises SpecError when it is too old for *spec*."""
+    """Return the files of the CoreOS in *folder*. Raises SpecError when it is too old for *spec*."""
     listing, facts = folder / "files.txt", folder / "coreos.json"
     if not listing.is_file():
         raise UnavailableError(f"cannot build over CoreOS: there is no {listing}", hint="run: milkyway coreos build")
@@ -239,7 +245,7 @@ def _text(spec_file: Path) -> str:
 
 
 def _bytes(folder: Path, name: str, limit: int = _MAX_FILE) -> bytes:
-    """Return the bytes of the file *name* in the spec's *folder*; a link that leads out of it is refused."""
+    """Return the bytes of the file *name* in the spec's *folder*; refuse one that a link puts outside of it."""
     file = folder / name
     if not os.path.realpath(file).startswith(f"{os.path.realpath(folder)}/"):
         raise SpecError(f"cannot take {name}: it leads out of the spec's folder")

@@ -1,7 +1,7 @@
-"""OS components: optional parts that a spec asks for by what they are good for.
+"""OS components: optional parts that a spec asks for by their purpose.
 
-Which packages a component means depends on the host (``HostSettings``), so one spec
-gives each host what it needs. Pure: a table and a function.
+Which packages a component means depends on the host (``HostSettings``), so the same
+spec gives each host what it needs. Pure: a table and a function.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ class UnknownComponentError(RefusedError):
 
 
 class HostSettings(NamedTuple):
-    """What of a host decides over packages."""
+    """The settings of a host that decide which packages it needs."""
 
     locale: str = "C.UTF-8"
     gpu: Literal["none", "mesa"] = "none"

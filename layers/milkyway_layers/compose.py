@@ -2,9 +2,9 @@
 
 A root becomes parts, topmost first: the app, then its library layers in the spec's order.
 What the bottom of the stack provides is left out. Over CoreOS that is what the interface
-promises, by package: CoreOS answers for the files of those packages and for no others,
-so a layer keeps its own libssl even where today's CoreOS happens to hold the same one.
-Over an OS base layer, which is pinned by its root hash, it is every file that is the same there.
+promises, by package: CoreOS guarantees the files of those packages and no others, so a
+layer keeps its own libssl even where today's CoreOS happens to hold the same one. Over an
+OS base layer, which is pinned by its root hash, it is every file that is the same there.
 """
 
 import re
@@ -34,11 +34,11 @@ MOUNT_POINTS = ("dev", "proc", "run", "sys", "tmp")
 
 
 class ComposeError(RefusedError):
-    """The spec asks for what can't be put together."""
+    """The spec asks for a layer that can't be put together."""
 
 
 class Part(NamedTuple):
-    """One layer to be made. ``newest`` is the time of its newest packaged file: when it was built, the same every time."""
+    """One layer to be made. ``newest`` is the time of its newest packaged file: a build time that every build repeats."""
 
     kind: Literal["app", "library", "base"]
     path: str
@@ -49,14 +49,14 @@ class Part(NamedTuple):
 
 
 class Bottom(NamedTuple):
-    """What the stack stands on: ``files`` as path → identity, and the packages that it answers for."""
+    """What the stack stands on: ``files`` as path → identity, and the packages whose files it guarantees."""
 
     files: Mapping[str, str]
     packages: frozenset[str]
 
 
 def coreos_files(text: str) -> dict[str, str]:
-    """Return path → identity of what CoreOS holds, from its ``files.txt`` (lines ``sha256  mode  path``)."""
+    """Return path → identity of CoreOS's files, from its ``files.txt`` (lines ``sha256  mode  path``)."""
     files = {}
     for number, line in enumerate(text.splitlines(), 1):
         fields = line.split(None, 2)
@@ -67,13 +67,13 @@ def coreos_files(text: str) -> dict[str, str]:
 
 
 def coreos_bottom(files: Mapping[str, str], root: Root, interface: frozenset[str]) -> Bottom:
-    """Return the bottom that CoreOS is: of *interface*, the packages of which it really has a part."""
+    """Return CoreOS as a bottom: of the packages in *interface*, those of which it really has files."""
     present = {name for path in files for name in root.owners.get(path, ())}
     return Bottom(files, interface & present)
 
 
 def closure(wanted: Iterable[str], packages: Mapping[str, Installed], without: frozenset[str] = frozenset()) -> frozenset[str]:
-    """Return *wanted* and all that they need, of the installed *packages*, going round those in *without*."""
+    """Return *wanted* and everything that they need, of the installed *packages*, without those in *without*."""
     found: set[str] = set()
     queue = list(wanted)
     while queue:
@@ -116,7 +116,7 @@ def compose(
     """
     without = frozenset(spec.without)
     if stray := without - closure(seeds, root.packages):
-        raise ComposeError(f"cannot compose {spec.path}: nothing in it needs {sorted(stray)[0]}, which it is to be without")
+        raise ComposeError(f"cannot compose {spec.path}: it is to be without {sorted(stray)[0]}, which nothing in it needs")
     taken: set[str] = set(bottom.packages)
     libraries = []
     for library in spec.libraries:
@@ -133,17 +133,17 @@ def compose(
     parts += [_part("library", library.path, library.version, chosen, names, root) for library, names, chosen in libraries]
     for part in parts:
         if not any(entry.kind == "file" for entry in part.tree.values()):
-            raise ComposeError(f"cannot compose {part.path}: nothing is left of it that the layers below do not have")
+            raise ComposeError(f"cannot compose {part.path}: the layers below have everything in it already")
     return parts, sources
 
 
 def left_out(path: str) -> bool:
-    """Tell whether no layer keeps *path*: documentation (but licences), caches, package manager's state."""
+    """Tell whether no layer keeps *path*: documentation (except licences), caches, the package manager's state."""
     return bool(_LEFT_OUT.fullmatch(path)) and not _COPYRIGHT.fullmatch(path)
 
 
 def _installed(choice: tuple[str, ...], packages: Mapping[str, Installed]) -> str | None:
-    """Return the package that answers *choice*: the first installed by name, else one that provides it."""
+    """Return the package that satisfies *choice*: the first installed by name, else one that provides it."""
     for name in choice:
         if name in packages:
             return name
@@ -155,7 +155,7 @@ def _owned(root: Root, path: str, names: frozenset[str]) -> bool:
 
 
 def _stays(path: str, entry: Entry) -> bool:
-    """Tell whether the OS base layer keeps *path*, which no package owns: made by scripts in ``/etc``, or a link at the top."""
+    """Tell whether the OS base layer keeps *path*, which no package owns: it is in ``/etc``, or a link at the top."""
     return path.startswith("etc/") or (entry.kind == "link" and "/" not in path)
 
 
@@ -164,7 +164,10 @@ def _same_below(path: str, entry: Entry, bottom: Bottom) -> bool:
 
 
 def _choose(root: Root, names: frozenset[str], bottom: Bottom) -> dict[str, Entry]:
-    """Return what of *root* belongs to packages *names* and is kept. A promise by package (CoreOS) counts by package alone."""
+    """Return what of *root* belongs to packages *names* and is kept.
+
+    Where the bottom promises packages (CoreOS), only packages count; else files that are the same below are left out.
+    """
     by_file = not bottom.packages
     return {
         path: entry
@@ -177,7 +180,7 @@ def _choose(root: Root, names: frozenset[str], bottom: Bottom) -> dict[str, Entr
 def _libraries_missing_below(
     root: Root, bottom: Bottom, trees: Sequence[Tree], read: Callable[[Entry], bytes]
 ) -> dict[str, Entry]:
-    """Return the shared libraries of promised packages that CoreOS was trimmed of and a program in *trees* names."""
+    """Return the shared libraries that a program in *trees* names and that CoreOS, which promises their package, trimmed."""
     missing = {
         path: entry
         for path, entry in root.tree.items()
@@ -190,13 +193,13 @@ def _libraries_missing_below(
     for entry in programs.values():
         data = read(entry)
         if data.startswith(_ELF):
-            # A name that is linked against stands whole in the string table; searching costs less than parsing.
+            # The names of linked libraries stand whole in the string table; searching costs less than parsing.
             named |= {path for path in missing if PurePosixPath(path).name.encode() + b"\0" in data}
     return {path: missing[path] for path in sorted(named)}
 
 
 def _made_by_scripts(root: Root, bottom: Bottom) -> dict[str, Entry]:
-    """Return what maintainer scripts of the requested packages made or changed, and the bottom does not have."""
+    """Return what maintainer scripts of the requested packages made or changed, unless the bottom has the same."""
     return {
         path: entry
         for path, entry in root.tree.items()
@@ -218,24 +221,26 @@ def _put_files(spec: ImageSpec, files: Mapping[str, bytes], tree: dict[str, Entr
     points += [data.path for data in spec.data if data.path]
     for point in (*(_straight(path, root) for path in points), *MOUNT_POINTS):
         if tree.setdefault(point, Entry("directory")).kind != "directory":
-            raise ComposeError(f"cannot compose {spec.path}: /{point} is to be mounted on, and is not a directory")
+            raise ComposeError(f"cannot compose {spec.path}: /{point} is to be a mount point, but is not a directory")
     return sources
 
 
 def _straight(path: str, root: Root) -> str:
-    """Return *path* without its slash; refuse one that leads through a link, which overlayfs would hide."""
+    """Return *path* without its slash; refuse one that leads through a link, since overlayfs would hide the link."""
     plain = path.strip("/")
     for parent in (*parents(plain), plain):
         entry = root.tree.get(parent)
         if entry is not None and entry.kind == "link" and parent != plain:
-            raise ComposeError(f"cannot compose: {path} lies behind the link /{parent} -> {entry.target}; write it straight")
+            raise ComposeError(
+                f"cannot compose: {path} lies behind the link /{parent} -> {entry.target}; write the path without the link"
+            )
     return str(PurePosixPath(plain))
 
 
 def _part(
     kind: Literal["app", "library", "base"], path: str, version: str, tree: Tree, names: frozenset[str], root: Root
 ) -> Part:
-    """Return the part with whole *tree*; its packages are those of *names* that brought a file into it."""
+    """Return the part made of *tree*; its packages are those of *names* that have a file in it."""
     files = [at for at, entry in tree.items() if entry.kind != "directory"]
     present = {name for at in files for name in root.owners.get(at, ())} & names
     packages = tuple(root.packages[name].package for name in sorted(present))

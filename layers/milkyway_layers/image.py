@@ -1,8 +1,8 @@
 """A tree as an EROFS image: the same tree gives the same bytes, whoever builds it and when.
 
 Everything belongs to root, has time 0 and no extended attribute (a stack gets its label
-from its mount); the UUID is zero. The image is filled up with zeroes to whole blocks,
-two at least, since dm-verity has no tree over a single one.
+from its mount); the UUID is zero. The image is padded with zeroes to whole blocks, at
+least two, since dm-verity has no tree over a single block.
 """
 
 import os
@@ -20,7 +20,7 @@ OPTIONS = (
 
 
 def make_image(tree: Tree, sources: Sources, image: Path, tools: Tools) -> int:
-    """Write *tree* as an EROFS image to *image*, by way of a folder beside it; return its blocks of 4096 bytes."""
+    """Write *tree* as an EROFS image to *image*, using a folder beside it; return its size in blocks of 4096 bytes."""
     folder = image.with_suffix(".tree")
     write_tree(tree, sources, folder)
     tools.run("mkfs.erofs", *OPTIONS, image, folder)

@@ -34,9 +34,9 @@ def layer() -> None:
 @layer.command("build")
 @click.argument("spec", type=_FILE)
 @click.option("--output", type=_FOLDER, default=Path("build/layers"), show_default=True, help="Where the layer files go.")
-@click.option("--coreos", type=_FOLDER, default=Path("build/coreos"), show_default=True, help="CoreOS to build over.")
+@click.option("--coreos", type=_FOLDER, default=Path("build/coreos"), show_default=True, help="The CoreOS to build on.")
 @click.option("--variant", type=click.Choice(["coreos", "sealed"]), help="Build with this base instead of the spec's.")
-@click.option("--refresh", is_flag=True, help="Ask the package manager again, for newer packages.")
+@click.option("--refresh", is_flag=True, help="Install the packages again, to get newer ones.")
 @click.option("--tools", type=_FOLDER, default=DEFAULT_TREE, show_default=True, help="The tools tree.")
 @click.option(
     "--cache", type=_FOLDER, default=Path("build/layers/cache"), show_default=True, help="What is kept between builds."
@@ -48,8 +48,8 @@ def build_command(
 ) -> None:  # fmt: skip
     """Build the layers of SPEC, unsigned, topmost first.
 
-    The packages come from the distribution's mirror, or the one in $MILKYWAY_MIRROR;
-    $SOURCE_DATE_EPOCH is the time that the manifests name.
+    The packages come from the distribution's mirror, or from $MILKYWAY_MIRROR;
+    $SOURCE_DATE_EPOCH sets the build time in the manifests.
 
     Example: milkyway layer build examples/nginx/image.yaml --output build/layers
     """
@@ -65,21 +65,23 @@ def build_command(
     if as_json:
         click.echo(json.dumps([
             {
-                "file": str(one.file), "path": one.manifest.path, "version": one.manifest.version, "kind": one.manifest.kind,
-                "root_hash": one.manifest.image.root_hash, "bytes": one.size, "sha256": one.sha256,
+                "file": str(layer.file), "path": layer.manifest.path, "version": layer.manifest.version,
+                "kind": layer.manifest.kind, "root_hash": layer.manifest.image.root_hash, "bytes": layer.size,
+                "sha256": layer.sha256,
             }
-            for one in built
+            for layer in built
         ], indent=2))  # fmt: skip
         return
-    for one in built:
-        click.echo(f"{one.file}  {one.manifest.kind}, {size_text(one.size)}, root hash {one.manifest.image.root_hash[:16]}…")
+    for layer in built:
+        manifest = layer.manifest
+        click.echo(f"{layer.file}  {manifest.kind}, {size_text(layer.size)}, root hash {manifest.image.root_hash[:16]}…")
     click.echo("unsigned: sign with `milkyway layer sign FILE --key KEYFILE`", err=True)
 
 
 @layer.command()
 @click.argument("files", type=_FILE, nargs=-1, required=True, metavar="FILE...")
-@click.option("--key", "keys", type=_FILE, multiple=True, required=True, help="Key file of a signer (several: sign with each).")
-@click.option("--passphrase-file", type=_FILE, help="File whose first line is the passphrase.")
+@click.option("--key", "keys", type=_FILE, multiple=True, required=True, help="Sign with this key file; repeatable.")
+@click.option("--passphrase-file", type=_FILE, help="The passphrase is its first line.")
 def sign(files: tuple[Path, ...], keys: tuple[Path, ...], passphrase_file: Path | None) -> None:
     """Add a signature to each FILE.
 
@@ -96,12 +98,12 @@ def sign(files: tuple[Path, ...], keys: tuple[Path, ...], passphrase_file: Path 
 @click.argument("file", type=_FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def inspect(file: Path, as_json: bool) -> None:
-    """Show what FILE says of itself, and by which keys it says to be signed. Believes it: ``verify`` does not.
+    """Show what FILE says about itself, and which keys it claims to be signed by. Nothing is verified: see ``verify``.
 
     Example: milkyway layer inspect build/layers/example-nginx_1.layer
     """
     read = read_layer(file, unsigned=True)
-    signers = [one.keyid for one in signatures(read)]
+    signers = [signature.keyid for signature in signatures(read)]
     if as_json:
         click.echo(json.dumps(layer_facts(read, signers, file.stat().st_size, file_sha256(file)), indent=2))
     else:
@@ -111,7 +113,7 @@ def inspect(file: Path, as_json: bool) -> None:
 @layer.command()
 @click.argument("files", type=_FILE, nargs=-1, required=True, metavar="FILE...")
 @click.option(
-    "--root", "roots", type=_FILE, multiple=True, required=True, help="A signed root: the owner's and the vendor's, both."
+    "--root", "roots", type=_FILE, multiple=True, required=True, help="A signed root; give the owner's and the vendor's."
 )
 def verify(files: tuple[Path, ...], roots: tuple[Path, ...]) -> None:
     """Verify every byte of each FILE as a machine with these roots would.
@@ -126,7 +128,7 @@ def verify(files: tuple[Path, ...], roots: tuple[Path, ...]) -> None:
 
 
 def _trust(roots: tuple[Path, ...]) -> Trust:
-    """Return the trust that the signed roots in *roots* give: one of each side."""
+    """Return the trust that the signed roots in the files *roots* give: one of each side."""
     sides: dict[str, bytes] = {}
     for file in roots:
         try:
@@ -135,8 +137,8 @@ def _trust(roots: tuple[Path, ...]) -> Trust:
             raise UnavailableError(f"cannot read root {file}: {error.strerror}") from error
         sides[verify_root(data)[0].side] = data
     if len(sides) != 2 or len(roots) != 2:
-        hint = "a machine knows two: --root owner-root.json --root vendor-root.json"
-        raise RefusedError(f"cannot verify: {' and '.join(sorted(sides))} root given, both are needed, once each", hint=hint)
+        hint = "--root owner-root.json --root vendor-root.json"
+        raise RefusedError(f"cannot verify: {' and '.join(sorted(sides))} root given, needed is one of each side", hint=hint)
     return Trust.from_envelopes(vendor=sides["vendor"], owner=sides["owner"])
 
 

@@ -24,7 +24,7 @@ def size_text(size: int) -> str:
 
 def service_text(service: Service) -> str:
     """Return one line about *service*."""
-    scratch = f", scratch {' '.join(one.path for one in service.scratch)}" if service.scratch else ""
+    scratch = f", scratch {' '.join(scratch.path for scratch in service.scratch)}" if service.scratch else ""
     return (
         f"{service.name}: {' '.join(service.command)} ({service.type}, user {service.user}, domain {service.domain}{scratch})"
     )
@@ -32,7 +32,7 @@ def service_text(service: Service) -> str:
 
 def stack_text(manifest: Manifest) -> list[str]:
     """Return what lies below the layer, topmost first."""
-    lines = [f"{one.path} {one.version} ({one.root_hash[:12]}…)" for one in manifest.libraries]
+    lines = [f"{library.path} {library.version} ({library.root_hash[:12]}…)" for library in manifest.libraries]
     if manifest.base == "coreos":
         lines.append(f"CoreOS, interface {manifest.coreos_interface}")
     return lines
@@ -76,7 +76,9 @@ def layer_facts(layer: LayerFile, signers: list[str], size: int, sha256: str) ->
         "file_sha256": sha256,
         "image_bytes": manifest.image.data_blocks * BLOCK_SIZE,
         "root_hash": manifest.image.root_hash,
-        "libraries": [{"path": one.path, "version": one.version, "root_hash": one.root_hash} for one in manifest.libraries],
+        "libraries": [
+            {"path": library.path, "version": library.version, "root_hash": library.root_hash} for library in manifest.libraries
+        ],
         "services": [service.name for service in manifest.services],
         "grants": [describe(grant) for grant in manifest.grants],
         "policy_sha256": manifest.policy.sha256 if manifest.policy else None,

@@ -1,9 +1,9 @@
-"""The OS bases: distributions that layers are made from. Ours, not the app's; an app names one.
+"""The OS bases: the distributions that layers are made from. An app's spec names one of them.
 
 An OS base names a release, the engine that drives its package manager, the packages
-of its own OS base layer (for ``sealed``), and the packages whose files CoreOS answers
-for (for ``coreos``), by interface version. A published interface never changes: a layer
-built for it leaves these packages out and trusts every later CoreOS to bring them.
+of its own OS base layer (for ``sealed``), and the packages whose files CoreOS guarantees
+(for ``coreos``), by interface version. A published interface never changes: a layer
+built for it leaves these packages out and relies on every later CoreOS to bring them.
 """
 
 from typing import NamedTuple
@@ -53,12 +53,14 @@ OS_BASES = {base.name: base for base in (_TRIXIE,)}
 def os_base(name: str) -> OsBase:
     """Return the OS base *name*. Raises UnknownOsBaseError."""
     if name not in OS_BASES:
-        raise UnknownOsBaseError(f"cannot use OS base {name}: there is no such; there are {', '.join(sorted(OS_BASES))}")
+        raise UnknownOsBaseError(
+            f"cannot use OS base {name}: there is none of that name; there are {', '.join(sorted(OS_BASES))}"
+        )
     return OS_BASES[name]
 
 
 def interface(base: OsBase, version: int) -> frozenset[str]:
-    """Return the packages that CoreOS answers for in *version* of its interface. Raises UnknownOsBaseError."""
+    """Return the packages whose files CoreOS guarantees in *version* of its interface. Raises UnknownOsBaseError."""
     if version not in base.interfaces:
         known = ", ".join(map(str, sorted(base.interfaces)))
         raise UnknownOsBaseError(f"cannot build for CoreOS interface {version}: {base.name} knows {known}")

@@ -1,11 +1,11 @@
-"""A layer's policy overlay, checked where it is written: what a machine would refuse is refused at the build."""
+"""A layer's policy overlay, checked at the build: what a machine would refuse is refused here already."""
 
 from milkyway_formats.overlay import OverlayRefusedError, check_overlay
 from milkyway_layers.spec import ImageSpec, SpecError
 
 
 def check_policy_of(spec: ImageSpec, policy: bytes) -> None:
-    """Check *policy* as the overlay of *spec*: what it says, and that every service's domain is one of its own.
+    """Check *policy* as the overlay of *spec*: what it says, and that it has the domain of every service.
 
     Raises SpecError with the overlay's line.
     """

@@ -1,6 +1,6 @@
-"""How a long piece of work tells where it is: steps with a name and, at their end, a time.
+"""Progress of a long piece of work: steps with a name and, at their end, a time.
 
-On a terminal the running step turns in place; elsewhere each step is a plain line.
+On a terminal the running step has a spinner; elsewhere each step is a plain line.
 """
 
 import time
@@ -12,19 +12,19 @@ from rich.console import Console
 
 
 class Progress(Protocol):
-    """Is told what begins and what was found out."""
+    """Reports the steps of a piece of work, and notes about it."""
 
     def step(self, name: str) -> AbstractContextManager[None]:
-        """Enclose the step *name*; leaving it normally means done."""
+        """Return the context of the step *name*; leaving it without an exception means done."""
         ...
 
     def note(self, text: str) -> None:
-        """Tell something worth knowing about the work."""
+        """Report something worth knowing about the work."""
         ...
 
 
 class ConsoleProgress:
-    """Tells it on *console*; *clock* gives seconds."""
+    """Reports on *console*; *clock* gives seconds."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
@@ -32,7 +32,7 @@ class ConsoleProgress:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Enclose the step *name*."""
+        """Report the beginning and the end of the step *name*."""
         start = self._clock()
         if self._console.is_terminal:
             with self._console.status(name):
@@ -43,7 +43,7 @@ class ConsoleProgress:
         self._line(f"✓ {name} ({self._clock() - start:.1f} s)")
 
     def note(self, text: str) -> None:
-        """Tell *text* on a line of its own."""
+        """Print *text* on a line of its own."""
         self._line(f"  {text}")
 
     def _line(self, text: str) -> None:

@@ -1,8 +1,8 @@
-"""Signing a layer file, and verifying one as a machine would.
+"""Signing a layer file, and verifying it as a machine would.
 
 A layer may be signed by several people, one after the other, each on their own machine:
-a signature is added to those that are there. Nothing is signed whose image, hash tree and
-policy were not compared with the manifest first.
+a signature is added to the existing ones. Before a layer is signed, its image, hash tree
+and policy are compared with the manifest.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,11 @@ from milkyway_signing.signer import Signer
 
 
 def sign_layer(file: Path, signers: Sequence[Signer]) -> LayerFile:
-    """Add the signatures of *signers* to *file*, and return what it is now. Raises RefusedError and leaves it alone."""
+    """Add the signatures of *signers* to *file* and return its new contents. Raises RefusedError, leaving it unchanged."""
     layer = read_layer(file, unsigned=True)
     check_layer(file, layer)
-    kept = [one for one in signatures(layer) if one.keyid not in {signer.entry.key_id for signer in signers}]
+    key_ids = {signer.entry.key_id for signer in signers}
+    kept = [signature for signature in signatures(layer) if signature.keyid not in key_ids]
     made = [signer.sign(MANIFEST_TYPE, layer.manifest_bytes) for signer in signers]
     envelope = write_envelope(MANIFEST_TYPE, layer.manifest_bytes, [*kept, *made])
     read_envelope(envelope, what="manifest")
@@ -31,7 +32,7 @@ def sign_layer(file: Path, signers: Sequence[Signer]) -> LayerFile:
 
 
 def verify_layer(file: Path, trust: Trust) -> tuple[LayerFile, Verified]:
-    """Return *file* and who signed it, when every byte of it is as *trust* wants it. Raises RefusedError.
+    """Return the contents of *file* and who signed it, if *trust* accepts every byte of it. Raises RefusedError.
 
     In this order: the frame; the signatures over the manifest; the manifest section equals what
     was signed; sizes and policy; then every block of image and hash tree against the root hash.
@@ -43,7 +44,7 @@ def verify_layer(file: Path, trust: Trust) -> tuple[LayerFile, Verified]:
 
 
 def check_layer(file: Path, layer: LayerFile) -> None:
-    """Check that envelope, image and hash tree of *file* are those of its manifest. Raises RefusedError."""
+    """Check that envelope, image and hash tree of *file* match its manifest. Raises RefusedError."""
     if layer.envelope:
         envelope = read_envelope(layer.envelope, what="manifest")
         if envelope.payload_type != MANIFEST_TYPE or payload_of(envelope) != layer.manifest_bytes:

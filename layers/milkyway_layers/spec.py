@@ -1,9 +1,9 @@
-"""The image spec: what somebody writes to get a layer (`image.yaml`), as types.
+"""The image spec (`image.yaml`), from which a layer is built, as types.
 
-Reading is strict (``yaml_text``): an unknown field, a duplicate key, a wrong type is
-refused with its line. Services, grants and data are spelled as in the manifest. Files
-that a spec names (``policy``, ``files[].source``, ``repositories[].key``) are named
-relative to the spec's folder; reading them is for ``build``.
+Reading is strict (``yaml_text``): an unknown field, a duplicate key or a wrong type is
+refused with its line. Services, grants and data are written as in the manifest. Files
+that a spec names (``policy``, ``files[].source``, ``repositories[].key``) are relative
+to the spec's folder; ``build`` reads them.
 """
 
 from collections.abc import Iterable
@@ -35,11 +35,11 @@ Mode = Annotated[str, Meta(pattern=r"^0[0-7]{3}$", description="permissions in o
 
 
 class SpecError(RefusedError):
-    """The spec contradicts itself, or names what is not there."""
+    """The spec contradicts itself, or names something that does not exist."""
 
 
 class SpecFile(Document, frozen=True):
-    """A file of ours in the layer: its text, or a file beside the spec."""
+    """A file of the layer's own: its text, or a file beside the spec."""
 
     path: AbsolutePath
     text: str | None = None
@@ -48,7 +48,7 @@ class SpecFile(Document, frozen=True):
 
 
 class LibrarySpec(Document, frozen=True):
-    """A library layer: these packages and what they depend on, shared by every layer that names the same."""
+    """A library layer: these packages and their dependencies, shared by every layer that names the same ones."""
 
     path: LayerPath
     version: LayerVersion
@@ -56,7 +56,7 @@ class LibrarySpec(Document, frozen=True):
 
 
 class Repository(Document, frozen=True):
-    """A package repository beside the OS base's own, trusted by its own key alone."""
+    """A package repository beside the OS base's own, trusted for its own key only."""
 
     uri: Annotated[str, Meta(pattern=r"^https?://[A-Za-z0-9._:/~+-]+$", max_length=256)]
     suite: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._/-]+$", max_length=64)]
@@ -87,14 +87,14 @@ class ImageSpec(Document, frozen=True):
 
 
 def read_spec(text: str, what: str) -> ImageSpec:
-    """Return the spec that *text* is. Raises MalformedError (with the line) or SpecError."""
+    """Return the spec in *text*. Raises MalformedError (with the line) or SpecError."""
     spec = load(text, ImageSpec, what)
     _check(spec, what)
     return spec
 
 
 def _check(spec: ImageSpec, what: str) -> None:
-    """Check what types can't say: names used once, references that lead somewhere."""
+    """Check what types can't express: no name is used twice, and what is referred to exists."""
 
     def refuse(why: str) -> SpecError:
         return SpecError(f"cannot read {what}: {why}")
@@ -108,7 +108,7 @@ def _check(spec: ImageSpec, what: str) -> None:
         "package to leave out": spec.without,
     }.items():
         if twice := _twice(names):
-            raise refuse(f"{kind} {twice} is there twice")
+            raise refuse(f"{kind} {twice} is listed twice")
     for file in spec.files:
         if (file.text is None) == (file.source is None):
             raise refuse(f"file {file.path} needs either a text or a source")
@@ -116,11 +116,11 @@ def _check(spec: ImageSpec, what: str) -> None:
         check_layer_service(service)
         for name in (*service.requires, *service.wants, *service.after, *service.before):
             if name not in services:
-                raise refuse(f"service {service.name} speaks of service {name}, which is not there")
+                raise refuse(f"service {service.name} refers to service {name}, which does not exist")
     wanted = {data.name for data in spec.data}
     for grant in spec.grants:
         if isinstance(grant, UseData) and grant.name not in wanted:
-            raise refuse(f"a grant speaks of data {grant.name}, which is not there")
+            raise refuse(f"a grant refers to data {grant.name}, which does not exist")
     if spec.path in {library.path for library in spec.libraries}:
         raise refuse(f"{spec.path} names itself as its library")
     if not (spec.packages or spec.files or spec.components):
@@ -128,7 +128,7 @@ def _check(spec: ImageSpec, what: str) -> None:
 
 
 def _twice(names: Iterable[str]) -> str | None:
-    """Return the first of *names* that is there twice."""
+    """Return the first of *names* that occurs twice."""
     seen: set[str] = set()
     for name in names:
         if name in seen:

@@ -1,7 +1,7 @@
 """Programs of the tools tree (``build/tools``: Debian trixie), run on any host through the tree's own loader.
 
-The same mkfs.erofs and veritysetup everywhere give the same bytes everywhere; nothing
-here needs root or a chroot.
+The same mkfs.erofs and veritysetup give the same bytes on every host; nothing here
+needs root or a chroot.
 """
 
 import subprocess
@@ -14,7 +14,7 @@ _LIBRARIES = ("usr/lib/x86_64-linux-gnu", "usr/lib")
 
 
 class ToolError(UnavailableError):
-    """A tool is missing, or ended badly."""
+    """A tool is missing, or failed."""
 
 
 class Tools:
@@ -24,7 +24,7 @@ class Tools:
         self._tree = tree.absolute()
 
     def run(self, program: str, *arguments: str | Path) -> str:
-        """Run *program* (a name in the tree's PATH) to its end, return what it printed. Raises ToolError."""
+        """Run *program* (a name in the tree's PATH) and return what it printed. Raises ToolError."""
         where = next((path for part in ("bin", "sbin") if (path := self._tree / "usr" / part / program).exists()), None)
         if where is None:
             raise ToolError(f"cannot run {program}: {self._tree} does not have it", hint="run: make setup")

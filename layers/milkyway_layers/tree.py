@@ -1,9 +1,9 @@
-"""A file tree as a value: what is where, with which bytes; and the way from a tar file and to a folder.
+"""A file tree as a value: paths, kinds, modes and contents; read from a tar file, written to a folder.
 
-The value is normal from the start: sorted paths without a leading slash, permission
-bits only (no setuid, setgid or sticky bit; the owner may read), no owner, no time. Device nodes, sockets
-and pipes below ``dev`` are left out, anywhere else refused, as are names that are not
-plain text. Contents stay where they are (``Source``) until ``write_tree`` copies them.
+The value is in a normal form: sorted paths without a leading slash, permission bits only
+(no setuid, setgid or sticky bit; the owner may read), no owner, no time. Device nodes,
+sockets and pipes are left out below ``dev`` and refused anywhere else, as are names that
+are not plain text. Contents stay where they are (``Source``) until ``write_tree`` copies them.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ _CHUNK = 1 << 20
 
 
 class TreeError(RefusedError):
-    """A tree holds what no layer may hold."""
+    """A tree holds something that no layer may hold."""
 
 
 class Entry(NamedTuple):
@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where bytes lie: a stretch of a file, or in memory."""
+    """Where bytes are: in a stretch of a file, or in memory."""
 
     file: Path | None
     offset: int = 0
@@ -46,7 +46,7 @@ Sources = Mapping[str, Source]
 
 
 class TarTree(NamedTuple):
-    """What ``read_tar`` found: the tree, where each SHA-256's bytes lie, and the files' times."""
+    """What ``read_tar`` found: the tree, the bytes for each SHA-256, and the files' times."""
 
     tree: dict[str, Entry]
     sources: dict[str, Source]
@@ -54,7 +54,7 @@ class TarTree(NamedTuple):
 
 
 def read_tar(path: Path) -> TarTree:
-    """Return the tree in the uncompressed tar file *path*. Raises TreeError for what no layer may hold."""
+    """Return the tree in the uncompressed tar file *path*. Raises TreeError for anything that no layer may hold."""
     tree: dict[str, Entry] = {}
     sources: dict[str, Source] = {}
     times: dict[str, int] = {}
@@ -63,7 +63,7 @@ def read_tar(path: Path) -> TarTree:
             name = _name(member.name)
             if not name:
                 continue
-            # The owner may always read: whoever makes the image must, and on a read-only mount it gives nothing away.
+            # The owner may always read: the build must be able to, and on a read-only mount it gives nothing away.
             mode = (member.mode & 0o777) | (0o700 if member.isdir() else 0o400)
             if member.isdir():
                 tree[name] = Entry("directory", mode)
@@ -72,7 +72,7 @@ def read_tar(path: Path) -> TarTree:
             elif member.islnk():
                 target = _name(member.linkname)
                 if target not in tree:
-                    raise TreeError(f"cannot take tree: {name} is a hard link to {target}, which is not there")
+                    raise TreeError(f"cannot take tree: {name} is a hard link to {target}, which does not exist")
                 tree[name] = tree[target]
             elif member.isreg():
                 digest = _digest(raw, member)
@@ -85,12 +85,12 @@ def read_tar(path: Path) -> TarTree:
 
 
 def file_entry(data: bytes, mode: int) -> tuple[Entry, Source]:
-    """Return the entry of a file with the bytes *data*, and where they lie: in memory."""
+    """Return the entry of a file with the bytes *data*, and its source in memory."""
     return Entry("file", mode & 0o777, hashlib.sha256(data).hexdigest(), len(data)), Source(None, 0, len(data), data)
 
 
 def identity(entry: Entry) -> str:
-    """Return what tells *entry*'s contents from others': the SHA-256 of a file's bytes or a link's target; else nothing."""
+    """Return what identifies *entry*'s contents: the SHA-256 of a file's bytes or a link's target; "" for a directory."""
     return text_identity(entry.target) if entry.kind == "link" else entry.sha256
 
 
@@ -114,7 +114,7 @@ def parents(path: str) -> list[str]:
 
 
 def with_parents(tree: Tree, known: Tree) -> dict[str, Entry]:
-    """Return *tree*, sorted, with every directory above its entries, as *known* has them (else ``0755``).
+    """Return *tree*, sorted, with all directories above its entries, taken from *known* (else with mode ``0755``).
 
     Raises TreeError when something lies below a file or a link: overlayfs would hide it.
     """
@@ -129,13 +129,13 @@ def with_parents(tree: Tree, known: Tree) -> dict[str, Entry]:
 
 
 def tree_digest(tree: Tree) -> str:
-    """Return one SHA-256 for all of *tree*: equal digests, equal images."""
+    """Return a SHA-256 of all of *tree*: equal digests give equal images."""
     lines = ("\0".join(map(str, (path, *entry))) + "\n" for path, entry in sorted(tree.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def write_tree(tree: Tree, sources: Sources, folder: Path) -> None:
-    """Make *tree* below *folder* (which is made, and must not be there). Its undo is removing *folder*."""
+    """Make *tree* in the new folder *folder*, which must not exist. To undo it, remove *folder*."""
     folder.mkdir()
     made: list[tuple[Path, int]] = [(folder, DIRECTORY_MODE)]
     for path, entry in sorted(tree.items()):
@@ -165,7 +165,7 @@ def _copy(source: Source, place: Path) -> None:
 
 
 def _digest(raw: BinaryIO, member: tarfile.TarInfo) -> str:
-    """Return the SHA-256 of *member*'s bytes, which lie plainly in *raw*; leave *raw* where it was."""
+    """Return the SHA-256 of *member*'s bytes, which are uncompressed in *raw*; leave *raw*'s position as it was."""
     if member.sparse is not None:
         raise TreeError(f"cannot take tree: {member.name} is a sparse file")
     digest, before = hashlib.sha256(), raw.tell()
@@ -187,7 +187,7 @@ def _chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
 
 
 def _name(name: str) -> str:
-    """Return a tar member's *name* without ``./`` and slashes at its ends; refuse odd ones."""
+    """Return a tar member's *name* without ``./`` and slashes at its ends; refuse one that isn't plain."""
     plain = name.removeprefix("./").strip("/")
     if plain in ("", "."):
         return ""

@@ -1,8 +1,8 @@
-"""dm-verity hash trees: made by veritysetup, and computed again in Python to check one.
+"""dm-verity hash trees: veritysetup makes them, and Python computes them again to check them.
 
 The tree is the kernel's format 1 without a superblock: SHA-256 over salt ‖ block, in
-blocks of 4096 bytes, the topmost level first. Two implementations that must agree:
-what ``append_tree`` let veritysetup write is read back by ``check_tree``.
+blocks of 4096 bytes, the topmost level first. Two implementations must agree:
+``check_tree`` checks what veritysetup wrote for ``append_tree``.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ class VerityError(RefusedError):
 
 
 class HashTree(NamedTuple):
-    """The bytes of a hash tree and the hash above it."""
+    """The bytes of a hash tree and its root hash."""
 
     data: bytes
     root_hash: str
@@ -35,7 +35,7 @@ def salt_for(image: Path) -> str:
 
 
 def append_tree(image: Path, tools: Tools) -> Image:
-    """Append the hash tree to *image* (whole blocks) and return how a manifest describes both."""
+    """Append the hash tree to *image* (whole blocks) and return a manifest's description of both."""
     blocks = image.stat().st_size // BLOCK_SIZE
     salt = salt_for(image)
     printed = tools.run(
@@ -46,12 +46,12 @@ def append_tree(image: Path, tools: Tools) -> Image:
     found = re.search(r"^Root hash:\s*([0-9a-f]{64})$", printed, re.MULTILINE)
     assert found, f"veritysetup prints a root hash, not {printed!r}"
     tree = hash_tree_blocks(blocks)
-    assert image.stat().st_size == (blocks + tree) * BLOCK_SIZE, "the tree follows the image at once"
+    assert image.stat().st_size == (blocks + tree) * BLOCK_SIZE, "the tree directly follows the image"
     return Image(root_hash=found[1], salt=salt, data_blocks=blocks, hash_blocks=tree)
 
 
 def hash_tree(blocks: Iterable[bytes], salt: bytes) -> HashTree:
-    """Return the hash tree over *blocks* (each of 4096 bytes, two at least)."""
+    """Return the hash tree over *blocks* (at least two, of 4096 bytes each)."""
     level = [hashlib.sha256(salt + block).digest() for block in blocks]
     levels: list[bytes] = []
     while len(level) > 1:
@@ -63,7 +63,7 @@ def hash_tree(blocks: Iterable[bytes], salt: bytes) -> HashTree:
 
 
 def check_tree(file: BinaryIO, image: Image) -> None:
-    """Check every block of *file* (image, then hash tree, from where it stands) against *image*. Raises VerityError."""
+    """Check every block of *file* (image, then hash tree, from its position on) against *image*. Raises VerityError."""
     computed = hash_tree(_blocks(file, image.data_blocks), bytes.fromhex(image.salt))
     if computed.root_hash != image.root_hash:
         raise VerityError(f"cannot use layer: its image has the root hash {computed.root_hash}, not {image.root_hash}")

@@ -1,1 +1,1 @@
-"""Hybrid keys and those who sign with them: files now; tokens and key services behind the same interface."""
+"""Hybrid keys and their signers: files now, tokens and key services later behind the same interface."""

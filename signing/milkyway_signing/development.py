@@ -4,9 +4,9 @@
     owner-root                     the owner's root
     alice bob                      operators: one restarts, two change
     carol                          signs the owner's layers and commands nothing
-    passphrase                     opens them all, which is why this is for development alone
+    passphrase                     opens them all, which is why this is only for development
 
-The roots are made from the specs that are written beside them, with the same function that
+The roots are made from the specs written beside them, by the same function that
 `milkyway keys root` calls: a person can change a spec and sign it again.
 """
 
@@ -66,7 +66,7 @@ local: %s
 def make_development_set(directory: Path, fleet: FleetId, *, now: UnixSeconds, local: Local = "read") -> bool:
     """Make the whole set in *directory*, all or nothing; return False if it is there already.
 
-    Raises KeyFileRefusedError if the directory is there and is something else.
+    Raises KeyFileRefusedError if the directory exists and holds something else.
     """
     if directory.exists():
         if (directory / "owner-root.json").is_file() and (directory / "vendor-root.json").is_file():
@@ -75,7 +75,7 @@ def make_development_set(directory: Path, fleet: FleetId, *, now: UnixSeconds, l
     staging = directory.with_name(directory.name + ".new")
     try:
         if staging.exists():
-            shutil.rmtree(staging)  # of a run that was interrupted: nothing else makes this name
+            shutil.rmtree(staging)  # left by an interrupted run: nothing else makes this name
         staging.mkdir(parents=True, mode=0o700)
         _fill(staging, fleet, now, local)
         staging.rename(directory)

@@ -1,7 +1,7 @@
 """Keys in files: JSON whose public part is plain and whose private part is encrypted under a passphrase.
 
-The private seed is sealed with AES-256-GCM under a key that scrypt makes of the passphrase; the public part is
-bound into it, so that a file whose person or public key was changed no longer opens. A key file is written
+The private seed is sealed with AES-256-GCM under a key that scrypt derives from the passphrase; the public part is
+authenticated with it, so that a file whose person or public key was changed no longer opens. A key file is written
 once, with mode 0600, and never over another file.
 """
 
@@ -32,7 +32,7 @@ KeyName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z", descripti
 
 
 class KeyFileRefusedError(RefusedError):
-    """Not a key file, a wrong passphrase, or a file that must not be written over."""
+    """Not a key file, a wrong passphrase, or a file that must not be overwritten."""
 
 
 class KeyFileUnavailableError(UnavailableError):
@@ -40,7 +40,7 @@ class KeyFileUnavailableError(UnavailableError):
 
 
 class SealedSeed(Document, frozen=True):
-    """The private seed, encrypted. All but the numbers hexadecimal."""
+    """The private seed, encrypted. Bytes are in hexadecimal."""
 
     kdf: Literal["scrypt"]
     cost: Annotated[int, Meta(ge=1 << 10, le=1 << 20)]
@@ -51,7 +51,7 @@ class SealedSeed(Document, frozen=True):
 
 
 class KeyFile(Document, frozen=True):
-    """What the file holds."""
+    """What a key file holds."""
 
     format: Literal["milkyway.key/1"]
     name: KeyName
@@ -60,7 +60,7 @@ class KeyFile(Document, frozen=True):
 
 
 class PublicKeyFile(Document, frozen=True):
-    """What of a key file others may see: enough to list the key in a root."""
+    """The part of a key file that others may see: enough to list the key in a root."""
 
     format: Literal["milkyway.public-key/1"]
     name: KeyName
@@ -68,7 +68,7 @@ class PublicKeyFile(Document, frozen=True):
 
 
 class FileSigner:
-    """A signer whose key was in a file."""
+    """A signer whose key comes from a file."""
 
     def __init__(self, name: KeyName, entry: KeyEntry, key: HybridPrivateKey) -> None:
         self.name = name
@@ -92,7 +92,7 @@ class FileSigner:
             ) from error
         key = HybridPrivateKey(seed)
         if key.public_key.raw != file.entry.key.raw:
-            raise KeyFileRefusedError(f"cannot open key {path}: its public part is not of its private part")
+            raise KeyFileRefusedError(f"cannot open key {path}: its public part does not belong to its private part")
         return cls(file.name, file.entry, key)
 
     @property
@@ -105,7 +105,7 @@ class FileSigner:
         return self._key.sign_payload(payload_type, payload)
 
     def seal(self, cipher: AESGCM, nonce: bytes) -> bytes:
-        """Return the private seed encrypted, bound to the public part: the only way out of here."""
+        """Return the private seed encrypted, bound to the public part: the only way it leaves this object."""
         return cipher.encrypt(nonce, self._key.seed, _bound(self.name, self._entry))
 
 
@@ -116,7 +116,7 @@ def key_entry(key: HybridPrivateKey, person: PersonName) -> KeyEntry:
 
 
 def generate(name: KeyName, person: PersonName, *, seed: bytes | None = None) -> FileSigner:
-    """Return a new key of *person*, in memory only; *seed* is drawn from the operating system unless given."""
+    """Return a new key of *person*, in memory only; the operating system draws *seed* unless it is given."""
     key = HybridPrivateKey(os.urandom(SEED_BYTES) if seed is None else seed)
     return FileSigner(name, key_entry(key, person), key)
 
@@ -124,7 +124,7 @@ def generate(name: KeyName, person: PersonName, *, seed: bytes | None = None) ->
 def write_key_file(path: Path, signer: FileSigner, passphrase: str, *, cost: int = SCRYPT_COST) -> None:
     """Write *signer* to the new file *path*, sealed under *passphrase*, durable when this returns.
 
-    Raises KeyFileRefusedError if the passphrase is too short or the file is there already.
+    Raises KeyFileRefusedError if the passphrase is too short or the file already exists.
     """
     if len(passphrase) < LEAST_PASSPHRASE:
         raise KeyFileRefusedError(f"cannot write key {path}: the passphrase has fewer than {LEAST_PASSPHRASE} characters")
@@ -142,7 +142,7 @@ def write_key_file(path: Path, signer: FileSigner, passphrase: str, *, cost: int
 
 
 def read_key_file(path: Path) -> KeyFile:
-    """Return what the key file *path* says without its passphrase: name, person, public key."""
+    """Return what the key file *path* tells without its passphrase: name, person, public key."""
     return decode(_read(path).removesuffix(b"\n"), KeyFile, what=f"key {path}", limit=MAX_KEY_FILE_BYTES)
 
 
@@ -155,7 +155,7 @@ def read_public(path: Path) -> PublicKeyFile:
 
 
 def public_part(file: KeyFile) -> PublicKeyFile:
-    """Return what others may see of *file*. Raises KeyFileRefusedError if its key id is not its key's hash."""
+    """Return the part of *file* that others may see. Raises KeyFileRefusedError if its key id is not its key's hash."""
     if file.entry.key.key_id != file.entry.key_id:
         raise KeyFileRefusedError(f"cannot use key {file.name}: its key id is not the hash of its key")
     return PublicKeyFile(format="milkyway.public-key/1", name=file.name, entry=file.entry)
@@ -193,5 +193,5 @@ def _secret(passphrase: str, salt: bytes, cost: int) -> bytes:
 
 
 def _bound(name: KeyName, entry: KeyEntry) -> bytes:
-    """Return the associated data: what of the file is plain, and must not change."""
+    """Return the associated data: the plain part of the file, which must not change."""
     return b"milkyway.key/1\0" + name.encode() + b"\0" + encode(entry)

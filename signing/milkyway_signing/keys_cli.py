@@ -1,4 +1,4 @@
-"""`milkyway keys`: make keys, look at them, and make the root documents that say whose they are."""
+"""`milkyway keys`: make keys, show them, and make the root documents that say whose they are."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from milkyway_signing.roots import describe, make_root, read_spec, sign_root
 
 EXISTING_FILE = click.Path(dir_okay=False, path_type=Path)
 passphrase_option = click.option(
-    "--passphrase-file", type=EXISTING_FILE, help=f"First line is the passphrase (or the file that {VARIABLE} names)."
+    "--passphrase-file", type=EXISTING_FILE, help=f"The passphrase is its first line (default: the file named by {VARIABLE})."
 )
 
 
@@ -43,7 +43,7 @@ def keys() -> None:
 @click.option("--out", "directory", type=click.Path(file_okay=False, path_type=Path), default=Path(), help="Where to put it.")
 @passphrase_option
 def new(name: str, person: str, directory: Path, passphrase_file: Path | None) -> None:
-    """Make a key: ML-DSA-65 and Ed25519 as one, in the new file NAME.key, under a passphrase.
+    """Make a hybrid key (ML-DSA-65 and Ed25519) in the new file NAME.key, under a passphrase.
 
     Example: milkyway keys new alice --person alice --out keys
     """
@@ -64,9 +64,9 @@ def new(name: str, person: str, directory: Path, passphrase_file: Path | None) -
 
 @keys.command()
 @click.argument("file", type=EXISTING_FILE)
-@click.option("--json", "as_json", is_flag=True, help="The public part, as a root spec takes it.")
+@click.option("--json", "as_json", is_flag=True, help="Print the public part, for a root spec.")
 def show(file: Path, as_json: bool) -> None:
-    """Show the public part of a key file; no passphrase is needed.
+    """Show the public part of a key file. It takes no passphrase.
 
     Example: milkyway keys show keys/alice.key --json > alice.pub
     """
@@ -81,8 +81,8 @@ def show(file: Path, as_json: bool) -> None:
 @keys.command()
 @click.argument("spec", type=EXISTING_FILE)
 @click.option("--key", "key_files", type=EXISTING_FILE, multiple=True, required=True, help="Sign with this key; repeatable.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The new envelope.")
-@click.option("--previous", type=EXISTING_FILE, help="The root (envelope) that this one follows; its signers must sign too.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The signed root: a new file.")
+@click.option("--previous", type=EXISTING_FILE, help="The signed root that this one follows; its signers must sign too.")
 @passphrase_option
 def root(spec: Path, key_files: tuple[Path, ...], out: Path, previous: Path | None, passphrase_file: Path | None) -> None:
     """Make a root document from a SPEC in YAML and sign it.
@@ -110,11 +110,11 @@ def root(spec: Path, key_files: tuple[Path, ...], out: Path, previous: Path | No
     type=click.Choice(["read", "change"]),
     default="read",
     show_default=True,
-    help="What the owner's root lets root at a machine do: with change, apply what no operator signed.",
+    help="What root at a machine may do there: with change, also apply what no operator signed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Say what was done as JSON.")
 def development(directory: Path, fleet: str, local: Local, as_json: bool) -> None:
-    """Make every key and root that development needs, their passphrase beside them. Not for anything real.
+    """Make every key and root that development needs, with their passphrase beside them. Not for production.
 
     Example: milkyway keys development build/keys
     """
@@ -123,7 +123,7 @@ def development(directory: Path, fleet: str, local: Local, as_json: bool) -> Non
     if as_json:
         click.echo(json.dumps({"directory": str(directory), "made": is_new}))
     else:
-        click.echo(f"{directory}: {'made' if is_new else 'is there already, unchanged'}")
+        click.echo(f"{directory}: {'made' if is_new else 'already there, unchanged'}")
 
 
 def _check_name(value: str, kind: object, what: str) -> None:

@@ -1,6 +1,6 @@
-"""Where a passphrase comes from: a file that is named, one that the environment names, or the person at the terminal.
+"""Where a passphrase comes from: a file given as an option, one that the environment names, or the person at the terminal.
 
-Never an argument: those are seen by every process of the machine.
+Never an argument: every process of the machine can see those.
 """
 
 import sys
@@ -17,11 +17,11 @@ MAX_PASSPHRASE_BYTES = 4096
 
 
 class PassphraseRefusedError(RefusedError):
-    """What should be a passphrase can't be one."""
+    """The file does not hold a passphrase."""
 
 
 class PassphraseUnavailableError(UnavailableError):
-    """No file names the passphrase, and there is nobody to ask."""
+    """No file holds the passphrase, and there is nobody to ask."""
 
 
 def read_passphrase(file: Path | None, environment: Mapping[str, str], *, key: str, is_new: bool = False) -> str:

@@ -1,7 +1,7 @@
 """Root documents from what a person writes: keys by name, roles by the keys' names.
 
-The spec is YAML and is never signed; what is signed is the canonical document that it stands for, checked by the
-same functions that a machine uses, so a root that a machine would refuse is never written.
+The spec is YAML and is never signed; the canonical document made from it is, after the same functions that a
+machine uses have checked it, so a root that a machine would refuse is never written.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ class LayerSpec(Document, frozen=True):
 
 
 class OperatorSpec(Document, frozen=True):
-    """Who commands, how many for what, and who only for some classes."""
+    """Who commands, how many persons each class of order needs, and who may sign only some classes."""
 
     keys: KeyNames
     thresholds: Thresholds = field(default_factory=Thresholds)
@@ -129,14 +129,14 @@ def make_root(spec: RootSpec, entries: Mapping[KeyName, KeyEntry], *, now: UnixS
 
 
 def sign_root(root: RootDocument, signers: Sequence[Signer], previous: bytes | None = None) -> bytes:
-    """Return *root* in its envelope, which a machine that has the root in the envelope *previous* accepts."""
+    """Return *root* in its envelope, as a machine accepts it that has the root in the envelope *previous*."""
     signed = sign_envelope(ROOT_TYPE, encode(root), signers)
     verify_root(signed, None if previous is None else verify_root(previous)[0])
     return signed
 
 
 def describe(root: RootDocument) -> list[str]:
-    """Return *root* as people read it, a line each."""
+    """Return *root* as people read it, line by line."""
     persons = {entry.key_id: entry.person for entry in root.keys}
 
     def who(keys: Sequence[str], threshold: int) -> str:
@@ -151,7 +151,7 @@ def describe(root: RootDocument) -> list[str]:
         thresholds = root.operators.thresholds
         classes: tuple[CommandClass, ...] = ("read", "restart", "stop", "change", "deep")
         lines.append(f"  operators: {', '.join(sorted({persons[key] for key in root.operators.keys}))}")
-        lines.append("  persons wanted: " + ", ".join(f"{name} {thresholds.of(name)}" for name in classes))
+        lines.append("  persons needed: " + ", ".join(f"{name} {thresholds.of(name)}" for name in classes))
     if root.local == "change":
         lines.append("  local: root at a machine may change it without operators")
     if root.vendor_paths:

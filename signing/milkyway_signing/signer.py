@@ -1,6 +1,6 @@
-"""Those who sign: what every signer offers, and an envelope signed by several.
+"""Signers: what each of them offers, and an envelope signed by several.
 
-A signer may be a file (``key_file``), later a token or a key service; nobody else needs to know which.
+A signer may be a file (``key_file``), later a token or a key service; no other code needs to know which.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from milkyway_formats.root import KeyEntry
 
 
 class Signer(Protocol):
-    """One person's hybrid key, somewhere."""
+    """One person's hybrid key, wherever it is kept."""
 
     @property
     def entry(self) -> KeyEntry:

@@ -1,4 +1,4 @@
-"""Who connects without the right to, and what they get: certificates, revocation, and bytes that are not what was asked for."""
+"""What becomes of connections without the right: certificates, revocation, and bytes other than those asked for."""
 
 import hashlib
 import os
@@ -36,7 +36,7 @@ async def test_a_certificate_of_another_authority_is_refused_by_name(tmp_path: P
 
 
 async def test_the_operators_authority_makes_no_machines(tmp_path: Path) -> None:
-    """Each port believes its own authority: an operator's certificate is none of a machine."""
+    """Each port trusts its own authority: an operator's certificate is not a machine's."""
     async with control_bench(tmp_path) as bench:
         with pytest.raises(LinkError, match="refuses our certificate"):
             await _ask(_where(bench, bench.site.operators.read()), "GET", POLL_PATH)
@@ -50,52 +50,52 @@ async def test_a_good_certificate_of_a_machine_that_is_not_enrolled_is_refused(t
 
 async def test_a_server_that_is_not_the_pinned_one_gets_nothing(tmp_path: Path) -> None:
     stranger = Authority.create("MilkyWay demo machines", datetime.now(UTC))
-    async with control_bench(tmp_path) as bench, machine() as one:
-        await one.connect(bench, enrolment="{}", ca=stranger.pem)
-        await one.until(lambda: one.states)
-    assert "its certificate is not trusted" in one.states[0].detail
+    async with control_bench(tmp_path) as bench, machine() as web:
+        await web.connect(bench, enrolment="{}", ca=stranger.pem)
+        await web.until(lambda: web.states)
+    assert "its certificate is not trusted" in web.states[0].detail
     assert "enrolment_requested" not in bench.events.names
 
 
 async def test_a_revoked_machine_is_cut_off_in_the_middle_of_a_poll(tmp_path: Path) -> None:
-    async with control_bench(tmp_path) as bench, machine() as one:
-        await one.enrol(bench)
+    async with control_bench(tmp_path) as bench, machine() as web:
+        await web.enrol(bench)
         await bench.fleet("revoke", "web-1")
         with trio.fail_after(5):
-            await one.until(lambda: not one.states[-1].connected)
+            await web.until(lambda: not web.states[-1].connected)
         refused = await bench.fleet("restart", "web-1", "web/nginx", *bench.key("alice"), code=1)
-    assert one.states[-1].detail.endswith("cannot answer machine web-1: it was revoked")
+    assert web.states[-1].detail.endswith("cannot answer machine web-1: it was revoked")
     assert str(refused.exception) == "cannot store command: machine web-1 was revoked"
 
 
 async def test_the_server_goes_and_comes_back(tmp_path: Path) -> None:
-    async with control_bench(tmp_path) as bench, machine() as one:
-        await one.enrol(bench)
+    async with control_bench(tmp_path) as bench, machine() as web:
+        await web.enrol(bench)
         bench.stop.cancel()
-        await one.until(lambda: not one.states[-1].connected)
+        await web.until(lambda: not web.states[-1].connected)
         async with trio.open_nursery() as nursery:
             await serve_again(nursery, bench.site, bench.ports)
-            await one.until(lambda: one.states[-1].connected)
+            await web.until(lambda: web.states[-1].connected)
             nursery.cancel_scope.cancel()
 
 
 async def test_a_report_that_another_signed_is_not_stored(tmp_path: Path) -> None:
-    async with control_bench(tmp_path) as bench, machine() as one:
-        await one.enrol(bench)
-        await one.report(1, secrets=generate(os.urandom))
-        await one.until(lambda: any("cannot" in state.detail for state in one.states))
-        await one.report(2)
+    async with control_bench(tmp_path) as bench, machine() as web:
+        await web.enrol(bench)
+        await web.report(1, secrets=generate(os.urandom))
+        await web.until(lambda: any("cannot" in state.detail for state in web.states))
+        await web.report(2)
         await bench.events.until("report_stored")
-    refusals = [state.detail for state in one.states if "cannot" in state.detail]
+    refusals = [state.detail for state in web.states if "cannot" in state.detail]
     assert len(refusals) == 1
     assert "cannot accept report: it is not signed by key" in refusals[0]
     assert bench.events.names.count("report_stored") == 1
 
 
 async def test_a_report_that_is_too_long_is_refused_unread(tmp_path: Path) -> None:
-    async with control_bench(tmp_path) as bench, machine() as one:
-        enrolled = await one.enrol(bench)
-        where = _where(bench, secrets_pem=connection_key_pem(one.secrets), certificate=enrolled.certificate)
+    async with control_bench(tmp_path) as bench, machine() as web:
+        enrolled = await web.enrol(bench)
+        where = _where(bench, secrets_pem=connection_key_pem(web.secrets), certificate=enrolled.certificate)
         with pytest.raises(AnswerRefusedError, match=rf"\(413\): cannot read body: {MAX_REPORT_BYTES + 1} bytes, at most"):
             await _ask(where, "POST", REPORT_PATH, b"x" * (MAX_REPORT_BYTES + 1))
 
@@ -105,21 +105,21 @@ async def test_a_report_that_is_too_long_is_refused_unread(tmp_path: Path) -> No
 )
 async def test_a_blob_of_another_size_is_not_written(tmp_path: Path, wanted: int, why: str) -> None:
     blob = os.urandom(1000)
-    async with control_bench(tmp_path) as bench, machine() as one:
-        await one.enrol(bench)
+    async with control_bench(tmp_path) as bench, machine() as web:
+        await web.enrol(bench)
         sha256 = await _upload(bench, tmp_path / "blob", blob)
         staging = os.open(tmp_path / "staging", os.O_RDWR | os.O_CREAT)
-        fetched = await one.fetch(sha256, wanted, staging)
+        fetched = await web.fetch(sha256, wanted, staging)
         os.close(staging)
     assert why in fetched.error
     assert (tmp_path / "staging").read_bytes() == b""
 
 
-async def test_a_blob_that_is_not_there_is_said_so(tmp_path: Path) -> None:
-    async with control_bench(tmp_path) as bench, machine() as one:
-        await one.enrol(bench)
+async def test_a_missing_blob_is_reported_as_missing(tmp_path: Path) -> None:
+    async with control_bench(tmp_path) as bench, machine() as web:
+        await web.enrol(bench)
         staging = os.open(tmp_path / "staging", os.O_RDWR | os.O_CREAT)
-        fetched = await one.fetch("a" * 64, 10, staging)
+        fetched = await web.fetch("a" * 64, 10, staging)
         os.close(staging)
     assert fetched.error.endswith("cannot send blob aaaaaaaaaaaaaaaa: it is not here")
 
@@ -135,12 +135,12 @@ async def test_an_upload_whose_bytes_have_another_hash_leaves_nothing(tmp_path: 
 
 
 async def test_a_server_that_shows_an_older_state_is_found_out(tmp_path: Path) -> None:
-    """A change that is built on it would undo the newer one."""
-    async with control_bench(tmp_path) as bench, machine() as one:
-        await one.enrol(bench)
-        bench.config.note_seen(one.id, 7)
+    """A change that builds on it would undo the newer one."""
+    async with control_bench(tmp_path) as bench, machine() as web:
+        await web.enrol(bench)
+        bench.config.note_seen(web.id, 7)
         refused = await bench.fleet("remove", "web", "--from", "web-1", *bench.key("alice"), code=1)
-    assert str(refused.exception) == "cannot change web-1: the control server shows desired state 0, this tool has seen 7"
+    assert str(refused.exception) == "cannot change web-1: the control server shows desired state 0, but this tool has seen 7"
 
 
 async def _ask(where: Connect, method: str, path: str, body: bytes = b"") -> None:
@@ -150,7 +150,7 @@ async def _ask(where: Connect, method: str, path: str, body: bytes = b"") -> Non
 
 
 def _where(bench: Bench, authority: Authority | None = None, *, secrets_pem: str = "", certificate: str = "") -> Connect:
-    """Return where the server is, and as whom: nobody, or a machine that *authority* made up."""
+    """Return where to connect, and as whom: without a certificate, or as a machine that *authority* made up."""
     if authority is not None:
         secrets = generate(os.urandom)
         secrets_pem = connection_key_pem(secrets)

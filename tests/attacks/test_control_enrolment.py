@@ -1,4 +1,4 @@
-"""Who tries to become a machine without being one, or to put another in its place."""
+"""Attempts to be enrolled without the token, or to put another machine in the place of the right one."""
 
 import os
 import sqlite3
@@ -26,9 +26,9 @@ KEPT = KeptToken(format="milkyway.kept-token/1", secret="5e" * 32, name="web-1")
 
 
 async def test_a_machine_with_another_secret_is_found_out_by_the_operators_tool(tmp_path: Path) -> None:
-    async with control_bench(tmp_path) as bench, machine() as one:
+    async with control_bench(tmp_path) as bench, machine() as web:
         token = (await bench.fleet("token", "web-1")).stdout.strip()
-        await one.ask_enrolment(bench, token.partition(".")[0] + "." + "0" * 64)
+        await web.ask_enrolment(bench, token.partition(".")[0] + "." + "0" * 64)
         refused = await bench.fleet("enrol", "web-1", "--wait", "10", *bench.key("alice"), code=1)
         listed = (await bench.fleet("status")).stdout
     assert str(refused.exception).startswith("cannot enrol web-1: the proof does not hold")
@@ -36,12 +36,12 @@ async def test_a_machine_with_another_secret_is_found_out_by_the_operators_tool(
 
 
 async def test_a_server_that_swaps_the_machine_is_found_out_by_the_operators_tool(tmp_path: Path) -> None:
-    """The server puts keys and a valid CSR of its own in the place of the machine's, under the machine's proof."""
-    async with control_bench(tmp_path) as bench, machine() as one:
+    """The server replaces the machine's keys and CSR by valid ones of its own, and keeps the machine's proof."""
+    async with control_bench(tmp_path) as bench, machine() as web:
         token = (await bench.fleet("token", "web-1")).stdout.strip()
-        configuration = await one.ask_enrolment(bench, token)
+        configuration = await web.ask_enrolment(bench, token)
         await bench.events.until("enrolment_requested")
-        honest, evil = make_request(one.secrets, configuration), make_request(generate(os.urandom), configuration)
+        honest, evil = make_request(web.secrets, configuration), make_request(generate(os.urandom), configuration)
         swapped = msgspec.structs.replace(evil, proof=honest.proof)
         assert read_request(encode(swapped)) == swapped, "the server itself would see nothing wrong"
         _put_in_place(bench, swapped)
@@ -64,16 +64,16 @@ async def test_a_token_works_for_one_machine(tmp_path: Path) -> None:
 
 
 async def test_an_unknown_token_is_refused(tmp_path: Path) -> None:
-    async with control_bench(tmp_path) as bench, machine() as one:
-        await one.ask_enrolment(bench, "0123456789abcdef." + "5e" * 32)
-        await one.until(lambda: one.states)
-    assert one.states[0].detail.endswith("cannot enrol: token 0123456789abcdef is not known here")
+    async with control_bench(tmp_path) as bench, machine() as web:
+        await web.ask_enrolment(bench, "0123456789abcdef." + "5e" * 32)
+        await web.until(lambda: web.states)
+    assert web.states[0].detail.endswith("cannot enrol: token 0123456789abcdef is not known here")
 
 
 async def test_the_tool_sends_no_record_that_a_machine_would_refuse(tmp_path: Path) -> None:
-    async with control_bench(tmp_path) as bench, machine() as one:
+    async with control_bench(tmp_path) as bench, machine() as web:
         token = (await bench.fleet("token", "web-1")).stdout.strip()
-        await one.ask_enrolment(bench, token)
+        await web.ask_enrolment(bench, token)
         refused = await bench.fleet("enrol", "--wait", "10", *bench.key("mallory"), code=1)
     assert str(refused.exception).startswith("cannot accept enrolment record: unknown key")
     assert "machine_enrolled" not in bench.events.names
@@ -96,7 +96,7 @@ def test_a_csr_that_is_not_signed_by_its_own_key_is_refused() -> None:
 
 
 @pytest.mark.parametrize("csr", ["", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"])
-def test_what_is_no_csr_is_refused(csr: str) -> None:
+def test_a_malformed_csr_is_refused(csr: str) -> None:
     with pytest.raises(CsrRefusedError, match="cannot read certificate request: it is malformed"):
         read_request(encode(msgspec.structs.replace(_request(), csr=csr)))
 
@@ -113,7 +113,7 @@ def test_a_record_that_is_not_of_the_request_gives_no_certificate(field: str, va
         approve(request, signed(ENROLMENT_TYPE, wrong, ALICE), FLEET, _authority(), NOW)
 
 
-def test_a_command_is_no_enrolment_record() -> None:
+def test_a_command_is_not_an_enrolment_record() -> None:
     request = _request()
     envelope = signed("application/vnd.milkyway.command.v1+json", record_of(request, KEPT, FLEET, NOW), ALICE)
     with pytest.raises(EnrolmentRefusedError, match=r"its type is application/vnd\.milkyway\.command"):
@@ -131,6 +131,6 @@ def _authority() -> Authority:
 
 
 def _put_in_place(bench: Bench, request: EnrolmentRequest) -> None:
-    """Be the server's administrator with a database editor."""
+    """Do what the server's administrator could do with a database editor."""
     with closing(sqlite3.connect(bench.site.directory / "control.sqlite")) as database, database:
         database.execute("UPDATE enrolments SET request = ? WHERE token = ?", (encode(request), request.token))

@@ -1,7 +1,7 @@
-"""A control server on loopback, an operator beside it, and a machine: its uplink is the real process, its verifier is ours.
+"""A control server on loopback, an operator, and a machine whose uplink is the real process and whose verifier is a fake.
 
-The server, TLS, certificates, signatures and the channel are the production ones. ``Machine`` plays
-the verifier as far as the uplink sees it: it holds the keys, keeps what comes and judges none of it.
+The server, TLS, certificates, signatures and the channel are the production ones. ``Machine`` plays the
+verifier as the uplink sees it: it holds the keys, and keeps what it receives without judging it.
 """
 
 import hashlib
@@ -71,20 +71,20 @@ STATUS = Status(
 
 @dataclass
 class Events:
-    """What the server logged, by name, in order."""
+    """The names of the events that the server logged, in order."""
 
     names: list[str] = field(default_factory=list)
     news: trio.Event = field(default_factory=trio.Event)
 
     def note(self, _logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        """Note one event: a structlog processor. The server logs from trio's own thread."""
+        """Record *event*, as a structlog processor. The server logs only from trio's own thread."""
         self.names.append(str(event["event"]))
         self.news.set()
         self.news = trio.Event()
         return event
 
     async def until(self, name: str) -> None:
-        """Wait until *name* was logged."""
+        """Wait until the event *name* has been logged."""
         with trio.fail_after(15):
             while name not in self.names:
                 await self.news.wait()
@@ -157,7 +157,7 @@ async def serve_again(
     conduct: Conduct | None = None,
     stop: trio.CancelScope | None = None,
 ) -> Ports:
-    """Start the server of *made* in *nursery*, until *stop* is cancelled; return where it listens."""
+    """Start the server of the site *made* in *nursery*, until *stop* is cancelled; return its ports."""
 
     async def run(*, task_status: trio.TaskStatus[Ports]) -> None:
         with stop or trio.CancelScope():
@@ -186,7 +186,7 @@ class Machine:
         return machine_id(self.secrets)
 
     async def listen(self) -> None:
-        """Keep what the uplink says until it is gone."""
+        """Keep what the uplink sends until it is gone."""
         while True:
             try:
                 message, fds = await self.channel.receive()
@@ -208,13 +208,13 @@ class Machine:
             self.news = trio.Event()
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until *condition* holds; it is looked at whenever the uplink said something."""
+        """Wait until *condition* holds; it is checked after every message of the uplink."""
         with trio.fail_after(15):
             while not condition():
                 await self.news.wait()
 
     def configuration(self, bench: Bench, token: str) -> MachineConfiguration:
-        """Return what this machine's secure configuration says."""
+        """Return this machine's secure configuration."""
         return MachineConfiguration(
             format="milkyway.machine/1",
             fleet=FLEET,
@@ -226,14 +226,14 @@ class Machine:
         )
 
     async def ask_enrolment(self, bench: Bench, token: str) -> MachineConfiguration:
-        """Have the uplink ask to be enrolled with *token*."""
+        """Make the uplink request enrolment with *token*."""
         configuration = self.configuration(bench, token)
         request = make_request(self.secrets, configuration)
         await self.connect(bench, enrolment=encode(request).decode())
         return configuration
 
     async def connect(self, bench: Bench, *, certificate: str = "", enrolment: str = "", ca: str = "") -> None:
-        """Tell the uplink where to go and who to be."""
+        """Tell the uplink where to connect, and as whom."""
         await self.channel.send(
             Connect(
                 host=HOST,
@@ -246,7 +246,7 @@ class Machine:
         )
 
     async def enrol(self, bench: Bench, name: str = "web-1") -> Enrolment:
-        """Go through the whole enrolment, as operator and as machine, and be connected at its end."""
+        """Go through the whole enrolment, as operator and as machine; return once connected."""
         token = (await bench.fleet("token", name)).stdout.strip()
         configuration = await self.ask_enrolment(bench, token)
         await bench.fleet("enrol", name, "--wait", "10", *bench.key("alice"))
@@ -257,14 +257,14 @@ class Machine:
         return enrolled
 
     async def fetch(self, sha256: str, size: int, fd: int) -> Fetched:
-        """Have the uplink fetch a blob into *fd*."""
+        """Make the uplink fetch a blob into *fd*."""
         number = len(self.fetched)
         await self.channel.send(Fetch(request=number, sha256=sha256, size=size), [fd])
         await self.until(lambda: len(self.fetched) > number)
         return self.fetched[number]
 
     async def report(self, sequence: int, *, secrets: MachineSecrets | None = None, status: Status = STATUS) -> None:
-        """Have the uplink deliver a report, signed by this machine's identity or another's."""
+        """Make the uplink deliver a report, signed by this machine's identity key or that of *secrets*."""
         report = Report(format="milkyway.report/1", fleet=FLEET, machine=self.id, sequence=sequence, issued=NOW, status=status)
         payload = encode(report)
         signature = identity_key(secrets or self.secrets).sign_payload(REPORT_TYPE, payload)
@@ -283,9 +283,9 @@ async def machine(number: int = 1) -> AsyncGenerator[Machine, None]:
         run = partial(trio.run_process, [sys.executable, "-c", program], pass_fds=[fd], check=False)
         await nursery.start(run)
         theirs.close()
-        one = Machine(channel, generate(_Chance(number)))
-        nursery.start_soon(one.listen)
-        yield one
+        made = Machine(channel, generate(_Chance(number)))
+        nursery.start_soon(made.listen)
+        yield made
         nursery.cancel_scope.cancel()
 
 

@@ -1,4 +1,4 @@
-"""Small layer files with everything a real one has but a file system: hash tree, manifest, policy, signatures, footer."""
+"""Small layer files with all that real ones have but a file system: hash tree, manifest, policy, signatures, footer."""
 
 import hashlib
 from typing import NamedTuple
@@ -31,7 +31,7 @@ class MadeLayer(NamedTuple):
 
     @property
     def pin(self) -> LayerPin:
-        """What a deployment says of it."""
+        """The pin of it in a deployment."""
         return LayerPin(
             path=self.manifest.path,
             version=self.manifest.version,
@@ -58,7 +58,7 @@ def make_layer(
         path=path,
         version="1",
         built=NOW,
-        kind=kind,  # type: ignore[arg-type]  # the parameter is one word of the three
+        kind=kind,  # type: ignore[arg-type]  # the parameter is one of the three words
         base="coreos",
         image=Image(root_hash=hashlib.sha256(salt + tree).hexdigest(), salt=SALT, data_blocks=2, hash_blocks=1),
         policy=PolicyOverlay(sha256=hashlib.sha256(policy).hexdigest(), size=len(policy)) if policy else None,
@@ -73,7 +73,7 @@ def make_layer(
 
 
 class MemoryLayer:
-    """A layer file in memory, as the verifier reads one. It says how often it was closed."""
+    """A layer file in memory, as the verifier reads one. It counts how often it was closed."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data

@@ -1,7 +1,7 @@
-"""The persons of the tests: real hybrid keys from fixed seeds, and the two roots that know them.
+"""The persons of the tests: real hybrid keys from fixed seeds, and the two roots that name them.
 
 vera and victor are the vendor's (root; layers of vendor/*), olivia holds the owner's root, alice, bob and dora
-operate (two for a change), carol signs the owner's layers; mallory is nobody.
+are operators (a change needs two), carol signs the owner's layers; no root names mallory.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ MACHINE = "a" * 64
 
 
 def key_of(person: str, number: int = 1) -> FileSigner:
-    """Return the *number*-th key of *person*, always the same one."""
+    """Return the *number*-th key of *person*: always the same key."""
     return generate(f"{person}-{number}", person, seed=hashlib.sha512(f"{person} {number}".encode()).digest())
 
 

@@ -1,4 +1,4 @@
-"""One booted machine for all tests of this tier: built, enrolled and serving nginx, by the demo's own steps."""
+"""The booted machine that all tests of this tier share: built, enrolled and serving nginx, by the demo's own steps."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack

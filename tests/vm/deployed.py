@@ -1,4 +1,4 @@
-"""What is deployed on the booted machine, as its status shows it; and deploying what a test brings along."""
+"""What is deployed on the booted machine, as its status shows it; and deploying a test's own layers."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,20 @@ from demo import run as demo
 
 
 def deploy(spec: Path, layer: str, name: str) -> list[str]:
-    """Build and sign the layers of *spec* and deploy *layer* of them as *name*, alone; return their paths."""
+    """Build and sign the layers of *spec* and deploy only *layer*, as *name*; return the layers' names."""
     layers = demo.build_layers(spec, demo.LAYERS)
     demo.sign_layers(layers)
-    demo.remove_all()
+    remove_all()
     demo.deploy(layers[layer], layers, name)
     return list(layers)
+
+
+def remove_all() -> None:
+    """Remove every deployment of the machine, signed by two persons; return when none is left."""
+    keys = ("--key", demo.KEYS / "alice.key", "--key", demo.KEYS / "bob.key")
+    for name in [deployment["name"] for deployment in demo.status()["deployments"]]:
+        demo.milkyway("fleet", "remove", name, "--from", demo.MACHINE, *keys, "--yes")
+    demo.wait_until("nothing deployed", lambda: not demo.status()["deployments"], 60)
 
 
 def reboot() -> None:
@@ -30,11 +38,12 @@ def _has_booted_since(before: str) -> bool:
 
 
 def deployment(name: str) -> dict[str, Any]:
-    """Return the deployment *name*; nothing is in it when there is none."""
-    return next((one for one in demo.status()["deployments"] if one["name"] == name), {"state": "", "services": []})
+    """Return the deployment *name*; an empty one when there is none."""
+    found = demo.status()["deployments"]
+    return next((deployment for deployment in found if deployment["name"] == name), {"state": "", "services": []})
 
 
 def service(name: str) -> dict[str, Any]:
-    """Return the service *name* (DEPLOYMENT/SERVICE) of a deployment; nothing is known of one that is not there."""
+    """Return the service *name* (DEPLOYMENT/SERVICE) of a deployment; an empty one when there is none."""
     found = deployment(name.partition("/")[0])["services"]
-    return next((one for one in found if one["name"] == name), {"state": "", "reason": "", "pid": 0})
+    return next((service for service in found if service["name"] == name), {"state": "", "reason": "", "pid": 0})

@@ -1,4 +1,4 @@
-"""The whole chain on a booted machine: what it says of itself, who runs as what, what it refuses, what a removal leaves."""
+"""The whole chain on a booted machine: its status, the domains of its processes, what it refuses, what a removal leaves."""
 
 import json
 from typing import Any
@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from demo import run as demo
+from tests.vm.deployed import remove_all
 
 pytestmark = pytest.mark.vm
 
-# Programs of the agent and of CoreOS, by the name that the kernel shows, and the one domain that each may be in.
+# Programs of the agent and of CoreOS, by the name that the kernel shows, and the only domain that each may be in.
 DOMAINS = {
     "init": "agent_t",
     "verifier": "verifier_t",
@@ -21,7 +22,7 @@ DOMAINS = {
 
 
 def _web(status: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = next(one for one in status["deployments"] if one["name"] == "web")
+    found: dict[str, Any] = next(deployment for deployment in status["deployments"] if deployment["name"] == "web")
     return found
 
 
@@ -33,7 +34,7 @@ def test_the_host_gets_the_page_that_nginx_serves_in_the_machine(chain: demo.Cha
     assert "<h1>MilkyWay</h1>" in chain.page
 
 
-def test_status_names_the_machine_as_it_is(chain: demo.Chain) -> None:
+def test_status_describes_the_machine_as_it_is(chain: demo.Chain) -> None:
     status = demo.status()
     built = json.loads((demo.BUILD / "coreos/coreos.json").read_text())
     assert status["slot"] is None
@@ -47,13 +48,14 @@ def test_status_names_the_machine_as_it_is(chain: demo.Chain) -> None:
 
 def test_only_pid_1_is_in_the_agents_domain_and_nobody_in_the_kernels(chain: demo.Chain) -> None:
     processes = demo.status()["processes"]
-    assert [one["pid"] for one in processes if _type_of(one["context"]) == "agent_t"] == [1]
-    assert [one for one in processes if _type_of(one["context"]) in ("kernel_t", "unlabeled_t", "launch_t", "launcher_t")] == []
+    assert [process["pid"] for process in processes if _type_of(process["context"]) == "agent_t"] == [1]
+    transient = ("kernel_t", "unlabeled_t", "launch_t", "launcher_t")
+    assert [process for process in processes if _type_of(process["context"]) in transient] == []
 
 
 def test_every_process_is_in_the_domain_made_for_it(chain: demo.Chain) -> None:
     status = demo.status()
-    found = {one["name"]: _type_of(one["context"]) for one in status["processes"]}
+    found = {process["name"]: _type_of(process["context"]) for process in status["processes"]}
     for name, domain in DOMAINS.items():
         assert found.get(name, domain) == domain
     assert {"init", "verifier", "uplink", "nginx"} <= set(found)
@@ -62,15 +64,15 @@ def test_every_process_is_in_the_domain_made_for_it(chain: demo.Chain) -> None:
 
 def test_the_first_service_runs_before_the_rest_of_the_agent_is_imported(chain: demo.Chain) -> None:
     status = demo.status()
-    pid = next(one["pid"] for one in status["services"] if one["name"] == "dhcp")
+    pid = next(service["pid"] for service in status["services"] if service["name"] == "dhcp")
     # proc_pid_stat(5): starttime in ticks of a hundredth since the kernel's start; /proc/PID/stat, less "PID (name) "
     ticks = int(demo.in_machine("cat", f"/proc/{pid}/stat").rpartition(") ")[2].split()[19])
-    assert ticks * 10 < status["boot_ms"]["filesystems"], "the first phase that the supervisor is there for"
+    assert ticks * 10 < status["boot_ms"]["filesystems"], "the first phase for which the supervisor exists"
     assert status["boot_ms"]["selinux"] < status["boot_ms"]["filesystems"]
 
 
 def test_pid_1_takes_no_more_memory_than_it_may(chain: demo.Chain) -> None:
-    assert next(one["pss_bytes"] for one in demo.status()["processes"] if one["pid"] == 1) <= 32 << 20
+    assert next(process["pss_bytes"] for process in demo.status()["processes"] if process["pid"] == 1) <= 32 << 20
 
 
 def test_each_layer_has_a_verity_device_of_its_own(chain: demo.Chain) -> None:
@@ -96,8 +98,8 @@ def test_nothing_that_can_be_written_can_be_executed(chain: demo.Chain) -> None:
 
 
 def test_the_agents_memory_is_hidden_from_a_deployment(chain: demo.Chain) -> None:
-    """nginx' own mount namespace has no /run/milkyway and its /proc shows its own processes alone."""
-    pid = next(one["pid"] for one in demo.status()["processes"] if one["name"] == "nginx")
+    """nginx' own mount namespace has no /run/milkyway and its /proc shows only its own processes."""
+    pid = next(process["pid"] for process in demo.status()["processes"] if process["name"] == "nginx")
     assert (
         demo.in_machine("sh", "-c", f"ls /proc/{pid}/root/run/milkyway 2>&1 || true")
         .strip()
@@ -123,17 +125,17 @@ def test_a_forged_document_and_a_tampered_layer_are_refused(chain: demo.Chain) -
     assert "cannot accept layer: its SHA-256 is" in layer
     status = demo.status()
     assert _web(status)["state"] == "active"
-    (tampered,) = (one for one in status["deployments"] if one["name"] == "tampered")
+    (tampered,) = (deployment for deployment in status["deployments"] if deployment["name"] == "tampered")
     assert tampered["state"] == "failed"
     assert tampered["services"] == []
 
 
 def test_a_removed_deployment_leaves_nothing_behind(chain: demo.Chain) -> None:
-    demo.remove_all()
+    remove_all()
     places = "/run/milkyway/layers /run/milkyway/stacks /run/milkyway/bundles /run/milkyway/crun /data/agent/layers"
     # crun keeps the compiled seccomp profile, which is the same for all deployments.
     found = demo.in_machine("find", *places.split(), "-mindepth", "1", "-not", "-path", "*/crun/.cache*")
     assert found.strip() == ""
     assert demo.in_machine("find", "/sys/fs/cgroup/deployments", "-mindepth", "1", "-type", "d").strip() == ""
     assert demo.in_machine("sh", "-c", "ls /sys/class/block | grep -c ^dm- || true").strip() == "2"  # CoreOS and data
-    assert [one for one in demo.status()["processes"] if one["name"] == "nginx"] == []
+    assert [process for process in demo.status()["processes"] if process["name"] == "nginx"] == []

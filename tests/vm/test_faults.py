@@ -1,4 +1,4 @@
-"""What goes wrong on a running machine, and that it lives: damaged layers, a full disk, power cuts, no control server."""
+"""What goes wrong on a running machine, which survives it: damaged layers, a full disk, power cuts, no control server."""
 
 import contextlib
 import urllib.error
@@ -10,6 +10,7 @@ import pytest
 
 from demo import run as demo
 from milkyway_coreos.vm.machine import VirtualMachine
+from tests.vm.deployed import remove_all
 
 pytestmark = pytest.mark.vm
 
@@ -28,12 +29,15 @@ def web(chain: demo.Chain) -> Iterator[dict[str, Any]]:
 
 
 def _deployment(name: str, state: str = "") -> dict[str, Any] | None:
-    """Return deployment *name*, if it is there (and in *state*); None also while the machine is not up."""
+    """Return deployment *name*, if it exists (and is in *state*); None also while the machine is not up."""
     try:
         found: list[dict[str, Any]] = demo.status()["deployments"]
     except demo.DemoFailedError:
         return None
-    return next((one for one in found if one["name"] == name and one["state"] == (state or one["state"])), None)
+    return next(
+        (deployment for deployment in found if deployment["name"] == name and state in ("", deployment["state"])),
+        None,
+    )
 
 
 def _serves(chain: demo.Chain) -> bool:
@@ -42,7 +46,7 @@ def _serves(chain: demo.Chain) -> bool:
 
 def _note(chain: demo.Chain, text: bytes | None = None) -> bytes:
     """Put a note to the deployment's data (or get it)."""
-    address = f"http://127.0.0.1:{chain.web_port}/notes/one"
+    address = f"http://127.0.0.1:{chain.web_port}/notes/first"
     request = urllib.request.Request(address, data=text, method="PUT" if text is not None else "GET")
     with urllib.request.urlopen(request, timeout=20) as answer:
         found: bytes = answer.read()
@@ -79,13 +83,14 @@ def test_a_block_damaged_later_fails_to_read_and_the_machine_lives(chain: demo.C
     assert _serves(chain)
     file = _installed(web, "example/web-libraries")
     stack = f"/run/milkyway/stacks/{web['id']}.v{web['generation']}"
-    # Every block of the image but the first: some have been read, the others are found out when they are.
+    # Every block of the image but the first: some have been read already, the damage of the others shows when they are.
     demo.in_machine("sh", "-c", f"dd if=/dev/urandom of={file} bs=4096 seek=1 count=900 conv=notrunc 2>/dev/null; sync")
     said = demo.in_machine("sh", "-c", f"find {stack}/usr/lib -type f -exec cat {{}} + 2>&1 >/dev/null | tail -3; true")
     assert "Input/output error" in said
     status = demo.status()
     assert status["selinux"] == "enforcing"
-    assert {"dhcp", "verifier", "uplink"} <= {one["name"] for one in status["services"] if one["state"] == "started"}
+    started = {service["name"] for service in status["services"] if service["state"] == "started"}
+    assert {"dhcp", "verifier", "uplink"} <= started
 
 
 def test_a_layer_damaged_on_the_disk_is_found_at_boot_and_fetched_anew(chain: demo.Chain, web: dict[str, Any]) -> None:
@@ -113,7 +118,7 @@ def test_without_a_control_server_deployments_go_on_also_through_a_reboot(chain:
 
 
 def test_a_full_disk_refuses_an_installation_and_takes_it_when_there_is_room(chain: demo.Chain, web: dict[str, Any]) -> None:
-    demo.remove_all()
+    remove_all()
     # All but 20 MiB: the layers would fit, but then the agent could not persist what it needs to go on.
     with _filled("$(($(df -m /data | tail -1 | awk '{print $4}') - 20))"):
         demo.deploy(chain.layers["nginx"], chain.layers, "web")
@@ -125,7 +130,7 @@ def test_a_full_disk_refuses_an_installation_and_takes_it_when_there_is_room(cha
 
 
 def test_an_order_that_a_full_disk_can_not_keep_is_not_done_and_not_lost(chain: demo.Chain, web: dict[str, Any]) -> None:
-    """Whether the last few bytes have room is the file system's to say: either it is kept and done, or neither."""
+    """Whether there is room for the last few bytes is up to the file system: the order is kept and done, or neither."""
     version = demo.status()["desired_version"]
     with _filled("100000"):
         demo.milkyway("fleet", "remove", "web", "--from", demo.MACHINE, *BOTH)
@@ -137,12 +142,12 @@ def test_an_order_that_a_full_disk_can_not_keep_is_not_done_and_not_lost(chain: 
 
 
 def _refused_for_space() -> bool:
-    return any("No space left on device" in one for one in demo.status()["refusals"])
+    return any("No space left on device" in refusal for refusal in demo.status()["refusals"])
 
 
 @contextlib.contextmanager
 def _filled(mebibytes: str) -> Iterator[None]:
-    """Fill the data disk by so many MiB (a shell's word), or by what fits; afterwards there is room again."""
+    """Fill the data disk with this many MiB (a shell's word), or as many as fit; afterwards there is room again."""
     file = "/data/agent/layers/filling"
     demo.in_machine("sh", "-c", f"dd if=/dev/zero of={file} bs=1M count={mebibytes} 2>/dev/null; sync; true")
     try:
@@ -152,7 +157,7 @@ def _filled(mebibytes: str) -> Iterator[None]:
 
 
 def test_a_power_cut_during_an_installation_leaves_old_or_new(chain: demo.Chain, web: dict[str, Any]) -> None:
-    demo.remove_all()
+    remove_all()
     version = demo.status()["desired_version"] + 1
     demo.deploy(chain.layers["nginx"], chain.layers, "web")
     _machine().wait_for_console(f"desired admitted: version={version} ", 60)

@@ -7,7 +7,7 @@ import pytest
 
 from demo import run as demo
 from milkyway_coreos.vm.machine import VirtualMachine
-from tests.vm.deployed import deploy, deployment, service
+from tests.vm.deployed import deploy, deployment, remove_all, service
 
 pytestmark = pytest.mark.vm
 
@@ -28,7 +28,7 @@ def _said(name: str) -> str:
     return demo.in_machine("mwctl", "logs", f"limits/{name}")
 
 
-def test_who_eats_more_memory_than_its_limit_is_killed_alone_and_tried_again_until_it_is_given_up(
+def test_a_service_that_takes_more_memory_than_its_limit_is_killed_alone_and_restarted_until_it_is_given_up(
     limits: dict[str, Any],
 ) -> None:
     demo.wait_until("its being given up", lambda: _service("hog")["state"] == "failed", 120)
@@ -46,7 +46,7 @@ def test_a_fork_bomb_has_no_more_processes_than_its_limit(limits: dict[str, Any]
 
 
 def test_a_service_has_the_rights_limits_and_processors_that_its_layer_names(limits: dict[str, Any]) -> None:
-    demo.wait_until("its words", lambda: "Cpus_allowed_list" in _said("held"), 120)
+    demo.wait_until("its output", lambda: "Cpus_allowed_list" in _said("held"), 120)
     said = _said("held")
     assert "nice 5, umask 0077, files 128 of 128, oom 100" in said
     assert re.search(r"in /srv/limits on Cpus_allowed_list:\s+1$", said, re.MULTILINE)
@@ -61,17 +61,17 @@ def test_a_bundle_is_up_when_its_services_are(limits: dict[str, Any]) -> None:
     demo.wait_until("the bundle", lambda: _service("all")["state"] == "started", 60)
 
 
-def test_what_is_deaf_to_its_stop_signal_delays_the_way_down_by_its_timeout_and_is_named(
+def test_a_service_deaf_to_its_stop_signal_delays_the_shutdown_by_its_timeout_and_is_named(
     chain: demo.Chain, limits: dict[str, Any]
 ) -> None:
-    demo.wait_until("its word", lambda: "deaf" in _said("deaf"), 60)
+    demo.wait_until("its output", lambda: "deaf" in _said("deaf"), 60)
     demo.in_machine("mwctl", "reboot")
     machine = VirtualMachine(demo.MACHINE)
     console = machine.wait_for_console("shutdown finished", 60)
     assert "limits/deaf: service killed" in console
     assert "shutdown phase late" not in console, "it ended within its own timeout, so no phase was late"
     demo.wait_until("the next boot", lambda: _is_up(), 180)
-    demo.remove_all()
+    remove_all()
 
 
 def _is_up() -> bool:

@@ -14,10 +14,10 @@ def test_an_unsigned_document_is_refused_where_the_owner_does_not_say_local_chan
     message = demo.in_machine("sh", "-c", command, refused=True)
     assert message.startswith("cannot ")
     assert "local: change" in message
-    assert "unsigned" not in [one["name"] for one in demo.status()["deployments"]]
+    assert "unsigned" not in [deployment["name"] for deployment in demo.status()["deployments"]]
 
 
-def test_trust_shows_what_root_may_do_and_a_member_of_the_group_may_read_and_no_stranger_may(chain: demo.Chain) -> None:
+def test_trust_shows_what_root_may_do_and_a_member_of_the_group_may_read_but_a_stranger_may_not(chain: demo.Chain) -> None:
     assert '"local":"read"' in demo.in_machine("sh", "-c", "mwctl trust --json | tr -d ' \\n'")
     assert "dhcp" in demo.in_machine("python3", "-c", _as_user("[900]"))  # the group milkyway
     assert "neither root nor in the group milkyway" in demo.in_machine("python3", "-c", _as_user("[]"), refused=True)

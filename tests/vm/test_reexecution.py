@@ -1,4 +1,4 @@
-"""PID 1 becomes another program while clients keep nginx busy: nobody notices, and all goes on being supervised."""
+"""PID 1 re-executes while clients keep nginx busy: no client notices, and everything stays supervised."""
 
 import threading
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from demo import run as demo
-from tests.vm.deployed import deployment
+from tests.vm.deployed import deployment, remove_all
 
 pytestmark = pytest.mark.vm
 
@@ -16,7 +16,7 @@ CLIENTS = 4
 
 
 class Load:
-    """Clients that ask for the page one request after the other, each on a connection of its own."""
+    """Clients that request the page again and again, each time on a new connection."""
 
     def __init__(self, port: int) -> None:
         self.answered = 0
@@ -34,7 +34,7 @@ class Load:
                 self.lost += not is_page
 
     def more(self, requests: int) -> None:
-        """Wait until so many more were answered or lost."""
+        """Wait until this many more requests were answered or lost."""
         asked = self.answered + self.lost
         demo.wait_until("requests", lambda: self.answered + self.lost >= asked + requests, 120)
 
@@ -50,12 +50,12 @@ class Load:
 
 @contextmanager
 def load(port: int) -> Iterator[Load]:
-    one = Load(port)
-    one.begin()
+    clients = Load(port)
+    clients.begin()
     try:
-        yield one
+        yield clients
     finally:
-        one.end()
+        clients.end()
 
 
 def _web() -> dict[str, Any]:
@@ -63,7 +63,7 @@ def _web() -> dict[str, Any]:
 
 
 def _state_descriptor() -> str:
-    """Return the number of the state that PID 1 was executed with, "" where it was not."""
+    """Return the descriptor of the state that PID 1 was executed with, "" if there was none."""
     words = demo.in_machine("sh", "-c", "tr '\\0' ' ' < /proc/1/cmdline").split()
     return words[words.index("--adopt") + 1] if "--adopt" in words else ""
 
@@ -73,7 +73,7 @@ def _starts() -> int:
 
 
 def _reexecute() -> None:
-    """Re-execute PID 1; return when its services, the verifier and the control server's link are all there again."""
+    """Re-execute PID 1; return when its services, the verifier and the link to the control server are all back."""
     before = _starts()
     demo.in_machine("mwctl", "reexec")
     demo.wait_until("the next program", lambda: _starts() > before, 120)
@@ -81,7 +81,7 @@ def _reexecute() -> None:
 
 
 def test_no_request_is_lost_and_nothing_but_pid_1s_program_has_changed(chain: demo.Chain) -> None:
-    demo.remove_all()
+    remove_all()
     demo.deploy(chain.layers["nginx"], chain.layers, "web")
     demo.wait_until("the page", lambda: demo.page(chain.web_port), 180)
     before = demo.status()
@@ -95,9 +95,10 @@ def test_no_request_is_lost_and_nothing_but_pid_1s_program_has_changed(chain: de
     after = demo.status()
     for part in ("deployments", "boot_ms", "boot_failures", "root_hash", "selinux", "desired_version"):
         assert after[part] == before[part], part
-    kept = {one["name"]: one["pid"] for one in before["services"] if one["name"] in ("dhcp", "console-ttys0", "console-hvc0")}
-    assert {one["name"]: one["pid"] for one in after["services"] if one["name"] in kept} == kept
-    assert [one["pid"] for one in after["processes"] if ":agent_t:" in one["context"]] == [1]
+    names = ("dhcp", "console-ttys0", "console-hvc0")
+    kept = {service["name"]: service["pid"] for service in before["services"] if service["name"] in names}
+    assert {service["name"]: service["pid"] for service in after["services"] if service["name"] in kept} == kept
+    assert [process["pid"] for process in after["processes"] if ":agent_t:" in process["context"]] == [1]
 
 
 def test_what_went_on_is_still_supervised_confined_and_at_the_owners_command(chain: demo.Chain) -> None:
@@ -111,5 +112,5 @@ def test_what_went_on_is_still_supervised_confined_and_at_the_owners_command(cha
     demo.wait_until("the page", lambda: demo.page(chain.web_port), 60)
     demo.milkyway("fleet", "restart", demo.MACHINE, "web/nginx", "--key", demo.KEYS / "alice.key")
     demo.wait_until("a new process", lambda: _web()["services"][0]["pid"] not in (0, again["pid"]), 60)
-    demo.remove_all()
-    assert [one for one in demo.status()["processes"] if one["name"] == "nginx"] == []
+    remove_all()
+    assert [process for process in demo.status()["processes"] if process["name"] == "nginx"] == []

@@ -29,7 +29,7 @@ def _options(root_hash: str | None = None) -> Options:
 
 def _flip(machine: VirtualMachine, offset: int) -> None:
     """Change one byte of the root image on the machine's disk."""
-    slot = next(one for one in partitions.layout(machine.disk.stat().st_size) if one.name == "coreos-a")
+    slot = next(part for part in partitions.layout(machine.disk.stat().st_size) if part.name == "coreos-a")
     with machine.disk.open("r+b") as disk:
         disk.seek(slot.start + offset)
         (byte,) = disk.read(1)

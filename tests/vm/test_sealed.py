@@ -3,7 +3,7 @@
 import pytest
 
 from demo import run as demo
-from tests.vm.deployed import deploy
+from tests.vm.deployed import deploy, remove_all
 
 pytestmark = pytest.mark.vm
 
@@ -15,8 +15,8 @@ def test_sealed_nginx_serves_and_sees_nothing_of_coreos(chain: demo.Chain) -> No
     assert [layer["path"].split("/")[-1] for layer in sealed["layers"]] == layers
     pid = sealed["services"][0]["pid"]
     assert demo.in_machine("cat", f"/proc/{pid}/attr/current").strip("\0\n").startswith(f"u:r:{sealed['id']}.v1.")
-    # CoreOS has the agent's house and no dpkg information; the OS base is Debian's.
+    # The agent's directory is CoreOS's; the OS base is Debian's and has none.
     assert demo.in_machine("sh", "-c", f"ls /proc/{pid}/root/usr/lib/milkyway 2>&1 || true").endswith(
         "No such file or directory\n"
     )
-    demo.remove_all()
+    remove_all()

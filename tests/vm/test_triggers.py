@@ -1,4 +1,4 @@
-"""What starts a service of a deployment on a real machine: its first client, its time; and what it is warned of."""
+"""What starts a service of a deployment on a real machine (its first client, its timer), and the warnings of pressure."""
 
 import socket
 import time
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from demo import run as demo
-from tests.vm.deployed import deploy, deployment, reboot, service
+from tests.vm.deployed import deploy, deployment, reboot, remove_all, service
 
 pytestmark = pytest.mark.vm
 
@@ -18,12 +18,12 @@ HOUR = 3600
 
 @pytest.fixture(scope="module")
 def port(chain: demo.Chain) -> Iterator[int]:
-    """The deployment of tests/vm/triggers, active; the port under which its clients reach it."""
+    """The deployment of tests/vm/triggers, active; the port at which its clients reach it."""
     deploy(demo.ROOT / "tests/vm/triggers/image.yaml", "triggers", "triggers")
     demo.wait_until("the deployment", lambda: deployment("triggers")["state"] == "active", 180)
     yield chain.web_port
     _set_clock(time.time())
-    demo.remove_all()
+    remove_all()
 
 
 def _service(name: str) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def _said(name: str) -> str:
 
 
 def _answer(port: int) -> bytes:
-    """Come as a client and wait for the answer, as long as it may take."""
+    """Connect as a client and return the answer; wait for it up to a minute."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         return client.recv(64)
 
@@ -91,7 +91,7 @@ def test_a_clock_that_jumps_over_times_starts_once_and_back_starts_nothing(port:
     assert _times("hourly") == 1
     _set_clock(hour + 4 * HOUR - 1)
     demo.wait_until("the next start, by the clock that goes on", lambda: _times("hourly") == 2, 60)
-    assert _times("delayed") == 0, "hours by that clock are none by the boot's"
+    assert _times("delayed") == 0, "its hour counts by the clock of the boot, which was not set"
 
 
 def test_a_probe_and_a_command_run_beside_a_service_in_its_own_domain(port: int) -> None:
@@ -103,11 +103,11 @@ def test_a_probe_and_a_command_run_beside_a_service_in_its_own_domain(port: int)
     demo.wait_until("the command's word", lambda: "read again" in _said("triggers/asked"), 60)
 
 
-def test_who_waits_for_a_processor_is_warned_of(port: int) -> None:
+def test_a_service_that_waits_for_a_processor_is_warned_about(port: int) -> None:
     demo.wait_until("the warning", lambda: "service under pressure: resource=cpu threshold=20" in _said("triggers/short"), 120)
 
 
-def test_who_reads_more_than_its_memory_holds_is_warned_of_and_goes_on(port: int) -> None:
+def test_a_service_that_reads_more_than_its_memory_holds_is_warned_about_and_goes_on(port: int) -> None:
     warnings = {f"service under pressure: resource={resource} threshold=1" for resource in ("memory", "io")}
 
     def has_been_warned() -> bool:  # what doesn't fit is read from the disk again and again

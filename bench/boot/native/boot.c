@@ -1,11 +1,11 @@
 /* What both roots of the boot benchmark have besides their PID 1.
  *
- *   dhcp WORD…          the first service: say when it began, then be the DHCP client (dhcp-client WORD…)
- *   boot mark NAME      say when NAME was reached
+ *   dhcp WORD…          the first service: print when it began, then become the DHCP client (dhcp-client WORD…)
+ *   boot mark NAME      print when NAME was reached
  *   boot modules LIST   load the kernel modules that the file LIST names, as our agent does
  *
- * What is said goes to the console in one write: "bench-boot: NAME at MICROSECONDS", of CLOCK_BOOTTIME, which the kernel
- * starts at 0. Static, so that a process costs as little as it can.
+ * A line goes to the console in a single write: "bench-boot: NAME at MICROSECONDS", of CLOCK_BOOTTIME, which the kernel
+ * starts at 0. Static, so that a process costs as little as possible.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -44,7 +44,7 @@ static int load_modules(const char *list)
 
 		path[strcspn(path, "\n")] = '\0';
 		module = open(path, O_RDONLY | O_CLOEXEC);
-		/* As our agent: built in, there already, or without its hardware is no failure. */
+		/* As in our agent, a module that is built in, already loaded, or without its hardware is no failure. */
 		if (module < 0 || (syscall(SYS_finit_module, module, "", 0) < 0 && errno != EEXIST && errno != ENODEV))
 			perror(path);
 		close(module);

@@ -4,12 +4,13 @@
 #
 #   sh container.sh CGROUP TREE DIRECTORY COMMAND…
 #
-# CGROUP: a cgroup v2 directory to live in. TREE: the root ("/": the host's own files). DIRECTORY: shared with the bench, found
-# at /bench in a tree and at its own place on the host.
+# CGROUP: a cgroup v2 directory to live in. TREE: the root ("/": the host's own files). DIRECTORY: shared with the bench; it is
+# /bench in a tree and keeps its path on the host.
 set -eu
 cgroup=$1 tree=$2 directory=$3
 shift 3
-# What no container gets (systemd-nspawn(1), --capability=): the host's clock, modules, hardware and log are not a peer's.
+# Capabilities that no container gets (systemd-nspawn(1), --capability=): a peer must not touch the host's clock, modules,
+# hardware and log.
 bounding=-sys_module,-sys_rawio,-sys_time,-sys_pacct,-syslog,-wake_alarm,-block_suspend,-mac_admin,-mac_override
 if [ "${stage:-}" = inside ]; then
 	unset stage

@@ -1,13 +1,13 @@
-/* No supervisor: what a service with the default profile costs any.
+/* Not a supervisor: what services with the default profile cost any supervisor.
  *
  *   floor PROGRAM SLOTS COUNT
  *
  * Starts PROGRAM SLOTS 0 to COUNT - 1, each in a control group of its own from birth, with a pipe for its output, a
- * session and no-new-privileges, and starts again whatever ends. It reads no definitions, has no states, keeps no
- * output, limits no restarts and can't be asked to stop: what is measured of it is a floor for whoever does more.
+ * session and no-new-privileges, and restarts whatever ends. It reads no definitions, has no states, keeps no output,
+ * limits no restarts and can't be asked to stop: its figures are a floor for anything that does more.
  *
- * Of what was tried it is the quickest: one process for each processor, the clone vfork's (clone(2)); and where a single
- * service is started again, its clone stays on our processor, as to wake another takes longer.
+ * It is the quickest of what was tried: one process for each processor, with a clone like vfork's (clone(2)); and when a
+ * single service is restarted, its clone stays on our processor, since waking another takes longer.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,11 +1,11 @@
-/* A service that says when it began and then only waits; and the starter that says when the supervisor was executed.
+/* A service that notes when it began and then only waits; and the starter that notes when the supervisor was executed.
  *
  *   trivial FILE INDEX           be service INDEX: fill its slot in FILE, then wait for ever
  *   trivial FILE exec COMMAND…   note the time in FILE's head and execute COMMAND
  *
  * FILE is mapped shared and read by bench/supervisor/slots.py, which has the same layout: a head of 64 bytes (when the
  * supervisor was executed; how many services began since), then 16 bytes per service. Times are CLOCK_MONOTONIC in ns.
- * Static, so that one costs as little as a process can: what is measured is the supervisor.
+ * Static, so that it costs as little as a process can: the supervisor is what is measured.
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -59,7 +59,7 @@ int main(int argc, char **argv)
 	struct slot *slot = (struct slot *)(memory + sizeof(struct head)) + index;
 	slot->born_ns = now();
 	slot->pid = (uint32_t)getpid();
-	/* After the other two: who sees the count sees them. */
+	/* After the other two: a reader that sees the count sees them. */
 	__atomic_add_fetch(&slot->births, 1, __ATOMIC_RELEASE);
 	__atomic_add_fetch(&head->births, 1, __ATOMIC_RELEASE);
 	for (;;)

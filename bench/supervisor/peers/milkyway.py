@@ -11,12 +11,12 @@ MWCTL = ROOT / ".venv/bin/mwctl"
 
 
 class MilkyWay:
-    """``delay_ms: 0``: a service that ended is started again at once, as systemd's RestartSec=0 has it."""
+    """``delay_ms: 0``: a service that ended is restarted at once, as with systemd's RestartSec=0."""
 
     name = "milkyway"
     notes = (
         "its default profile: a cgroup, a log pipe and no-new-privileges for each service",
-        "its definitions were compiled before, by milkyway-agent --check",
+        "its definitions were compiled beforehand, by milkyway-agent --check",
         "its restart delay is set to 0 (100 ms by default)",
     )
     tree: Path = HOST
@@ -37,7 +37,7 @@ class MilkyWay:
             name = service_name(index)
             command = ", ".join(f'"{word}"' for word in place.service(index))
             (definitions / f"{name}.yaml").write_text(f"name: {name}\ncommand: [{command}]\nrestart: {{delay_ms: 0}}\n")
-        # As s6-rc-compile and systemd's generators do: what people wrote is read before the start, not during it.
+        # As with s6-rc-compile and systemd's generators, what people wrote is read before the start, not during it.
         if AGENT.exists():
             subprocess.run([AGENT, "--check", definitions], check=True, stdout=subprocess.DEVNULL)
         return [str(AGENT), "--supervise", str(place.inside / "services"), "--runtime", str(place.inside / "runtime")]

@@ -27,10 +27,10 @@ class Runit:
     def prepare(self, place: Place, services: int) -> list[str]:
         """Write a service directory for each service."""
         write_run_scripts(place, services)
-        # runsvdir waits out the second in which its directory was changed (runsvdir.c): let that be long past.
+        # runsvdir waits until the second in which its directory changed is over (runsvdir.c): make that long past.
         os.utime(place.outside / "scan", (0, 0))
         return ["/usr/bin/runsvdir", "-P", str(place.inside / "scan")]
 
     def reexecute(self, place: Place) -> list[str] | None:  # noqa: ARG002 (the same everywhere)
-        """It can't, and has little to lose that way: each service's runsv lives by itself."""
+        """Return None: it can't, and would gain little, since each service has its own runsv."""
         return None

@@ -27,12 +27,12 @@ class S6:
         return ["/usr/bin/s6-svscan", "-c", str(max(1000, 2 * services)), str(place.inside / "scan")]
 
     def reexecute(self, place: Place) -> list[str] | None:  # noqa: ARG002 (the same everywhere)
-        """It can't, and has little to lose that way: each service's s6-supervise lives by itself."""
+        """Return None: it can't, and would gain little, since each service has its own s6-supervise."""
         return None
 
 
 def write_run_scripts(place: Place, services: int) -> None:
-    """Write ``scan/NAME/run`` for each service, as s6 and runit read it."""
+    """Write ``scan/NAME/run`` for each service, which both s6 and runit read."""
     for index in range(services):
         directory = place.outside / "scan" / service_name(index)
         directory.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""supervisord from PyPI (https://supervisord.org/configuration.html), on the machine's own Python as MilkyWay is."""
+"""supervisord from PyPI (https://supervisord.org/configuration.html), on the machine's own Python, like MilkyWay."""
 
 import subprocess
 from pathlib import Path
@@ -8,18 +8,18 @@ from bench.supervisor.tree import SUPERVISORD
 
 
 class Supervisord:
-    """Its defaults, but that a service is started again whatever its exit status."""
+    """Its defaults, except that a service is restarted whatever its exit status."""
 
     name = "supervisord"
     tree: Path = HOST
     environment: dict[str, str] = {}  # noqa: RUF012 (never changed)
     notes = (
-        "looks at what ended once a second, so its restart gaps are mostly that tick; two log files per service by default",
+        "checks once a second for what ended, so its restart gaps are mostly that tick; two log files per service by default",
         "no cgroup or no-new-privileges for its services",
     )
 
     def version(self) -> str:
-        """Return the version that was installed."""
+        """Return the installed version."""
         program = SUPERVISORD / "bin/supervisord"
         if not program.exists():
             raise PeerMissingError("not there: supervisord isn't in its virtual environment")
@@ -39,5 +39,5 @@ class Supervisord:
         return [str(SUPERVISORD / "bin/supervisord"), "-c", str(place.inside / "supervisord.conf")]
 
     def reexecute(self, place: Place) -> list[str] | None:  # noqa: ARG002 (the same everywhere)
-        """It can only stop everything and begin again."""
+        """Return None: it can only stop everything and start again."""
         return None

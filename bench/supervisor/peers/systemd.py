@@ -1,4 +1,4 @@
-"""systemd as PID 1 of a container (https://systemd.io/CONTAINER_INTERFACE/), stock but for the restart delay of one variant."""
+"""systemd as PID 1 of a container (https://systemd.io/CONTAINER_INTERFACE/), stock except for a variant's restart delay."""
 
 from bench.supervisor.peer import PeerMissingError, Place, service_name
 from bench.supervisor.tree import TREE, package_version
@@ -8,7 +8,7 @@ class Systemd:
     """*restart_delay*: RestartSec= of every unit; None leaves systemd's default."""
 
     tree = TREE
-    # The colon at the end: and after these the usual places.
+    # The colon at the end stands for the usual places.
     environment = {"SYSTEMD_UNIT_PATH": "/bench/units:"}  # noqa: RUF012 (never changed)
 
     def __init__(self, name: str, restart_delay: str | None) -> None:
@@ -16,7 +16,7 @@ class Systemd:
         self._restart = "Restart=always\n" + (f"RestartSec={restart_delay}\n" if restart_delay else "")
         delay = f"RestartSec={restart_delay}" if restart_delay else "its default restart delay is RestartSec=100ms"
         self.notes = (
-            f"{delay}; boots its stock sysinit.target with a journal first: that is in every time from its exec, "
+            f"{delay}; boots its stock sysinit.target with a journal first, which is in every time from its exec, "
             "but not in `first to last`; the journal's process counts as its own",
         )
 
@@ -32,7 +32,7 @@ class Systemd:
         wants = units / "bench.target.wants"
         wants.mkdir(parents=True)
         (units / "bench.target").write_text("[Unit]\nDescription=All services\n")
-        # An essential tree still brings a timer that would back up dpkg's database in the middle of a round.
+        # Even an essential tree has a timer that would back up dpkg's database in the middle of a round.
         (units / "timers.target").symlink_to("/dev/null")
         for index in range(services):
             name = f"{service_name(index)}.service"
@@ -42,5 +42,5 @@ class Systemd:
         return ["/usr/lib/systemd/systemd", "--unit=bench.target"]
 
     def reexecute(self, place: Place) -> list[str] | None:  # noqa: ARG002 (the same everywhere)
-        """Ask over its private socket."""
+        """Return the command that asks over its private socket."""
         return ["/usr/bin/systemctl", "daemon-reexec"]

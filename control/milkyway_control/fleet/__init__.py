@@ -1,1 +1,1 @@
-"""The operator's tool: what is rendered, shown, signed and sent."""
+"""The operator's tool: it renders, shows, signs and sends changes and commands."""

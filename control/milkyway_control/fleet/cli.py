@@ -1,4 +1,4 @@
-"""``milkyway fleet``: the operator's tool. Connecting, enrolling, looking; changes and commands are in ``fleet.orders``."""
+"""``milkyway fleet``: the operator's tool. Connecting, enrolling, showing; changes and commands are in ``fleet.orders``."""
 
 import json
 import os
@@ -34,7 +34,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 class EnrolRefusedError(RefusedError):
-    """Nothing that can be enrolled, or not everything could be."""
+    """There is no machine to enrol."""
 
 
 @click.group()
@@ -48,7 +48,7 @@ class EnrolRefusedError(RefusedError):
 )
 @click.pass_context
 def fleet(context: click.Context, directory: Path) -> None:
-    """Enrol machines, deploy layers, send commands, read reports. What counts is signed here, by you.
+    """Enrol machines, deploy layers, send commands, read reports. Everything that machines obey is signed here, by you.
 
     Example: milkyway fleet deploy nginx.layer --to web-1 --name web --key alice.key --key bob.key
     """
@@ -62,10 +62,10 @@ for _order in (*ORDERS, secure_config):
 @fleet.command()
 @click.option("--server", required=True, metavar="HOST:PORT", help="The control server's operator port.")
 @click.option("--fleet", "name", type=FLEET, required=True, help="The fleet's name.")
-@click.option("--certificate", type=EXISTING, required=True, help="Your key and certificate (client.pem).")
-@click.option("--ca", type=EXISTING, required=True, help="The operators' authority (ca.pem).")
-@click.option("--vendor-root", type=EXISTING, required=True, help="The vendor's root (envelope).")
-@click.option("--owner-root", type=EXISTING, required=True, help="The owner's root (envelope).")
+@click.option("--certificate", type=EXISTING, required=True, help="Your key and certificate for the connection (client.pem).")
+@click.option("--ca", type=EXISTING, required=True, help="The authority of the server's operator port (ca.pem).")
+@click.option("--vendor-root", type=EXISTING, required=True, help="The vendor's signed root.")
+@click.option("--owner-root", type=EXISTING, required=True, help="The owner's signed root.")
 @keys_option
 @click.pass_obj
 def connect(
@@ -78,14 +78,14 @@ def connect(
     owner_root: Path,
     key_files: tuple[Path, ...],
 ) -> None:
-    """Make the configuration directory; --key names the key files that sign unless others are given later.
+    """Make the configuration directory; --key names the key files to sign with when a later command has no --key.
 
     Example: milkyway fleet connect --server control:7444 --fleet home --certificate client.pem --ca ca.pem
     --vendor-root vendor-root.json --owner-root owner-root.json --key alice.key
     """
     host, _, port = server.rpartition(":")
     if not host or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        raise click.BadParameter("HOST:PORT is wanted", param_hint="--server")
+        raise click.BadParameter(f"{server!r} is not HOST:PORT", param_hint="--server")
     settings = FleetSettings(
         format="milkyway.fleet-settings/1",
         fleet=name,
@@ -107,7 +107,7 @@ def connect(
 @json_option
 @click.pass_obj
 def token(directory: Path, machine: str, groups: tuple[str, ...], as_json: bool) -> None:
-    """Make a token for a new MACHINE and print it once. The server learns its id alone; the secret stays here.
+    """Make a token for a new MACHINE and print it once. The server learns only its id; the secret stays here.
 
     Example: milkyway fleet token web-1
     """
@@ -134,7 +134,7 @@ class _Enrolled:
 @click.argument("machine", required=False)
 @keys_option
 @passphrase_option
-@click.option("--wait", type=click.FloatRange(0, 3600), default=0.0, help="Wait so many seconds for the machine to ask.")
+@click.option("--wait", type=click.FloatRange(0, 3600), default=0.0, help="Wait this many seconds for the machine to ask.")
 @click.option("--yes", is_flag=True, help="Do not ask whether the fingerprints are right.")
 @json_option
 @click.pass_obj
@@ -147,7 +147,7 @@ def enrol(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Enrol the machines that wait (or MACHINE alone) and whose tokens were made here.
+    """Enrol the waiting machines (or only MACHINE) whose tokens were made here.
 
     Checks each machine's proof with the token's secret, shows the fingerprints of its keys, signs its record.
 
@@ -157,7 +157,7 @@ def enrol(
     with FleetClient(config) as client:
         waiting = _wait_for(client, config, machine, time.monotonic() + wait)
         signers = load_signers(config_keys(config, key_files), passphrase_file, os.environ)
-        done = []
+        enrolled = []
         for view, kept in waiting:
             request = check_request(view, kept)
             shown = fingerprints(request)
@@ -172,12 +172,12 @@ def enrol(
             config.trust.verify_enrolment(envelope)
             client.approve(view.token, envelope)
             config.forget_token(view.token)
-            done.append(_Enrolled(kept.name, shown))
+            enrolled.append(_Enrolled(kept.name, shown))
     if as_json:
-        click.echo(json.dumps([{"name": one.name, **one.fingerprints} for one in done]))
+        click.echo(json.dumps([{"name": new.name, **new.fingerprints} for new in enrolled]))
         return
-    for one in done:
-        click.echo(f"enrolled {one.name} as {one.fingerprints['machine']}")
+    for new in enrolled:
+        click.echo(f"enrolled {new.name} as {new.fingerprints['machine']}")
 
 
 @fleet.command()
@@ -185,7 +185,7 @@ def enrol(
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def revoke(directory: Path, machine: str, yes: bool) -> None:
-    """Cut MACHINE off: its certificate is refused from now on. What it runs, it goes on running.
+    """Cut MACHINE off: its certificate is refused from now on. It goes on running what it runs.
 
     Example: milkyway fleet revoke web-1
     """
@@ -203,7 +203,7 @@ def revoke(directory: Path, machine: str, yes: bool) -> None:
 @json_option
 @click.pass_obj
 def status(directory: Path, machine: str | None, as_json: bool) -> None:
-    """List the machines, or show what MACHINE last said of itself (its signature is checked here).
+    """List the machines, or show MACHINE's last report (its signature is checked here).
 
     Example: milkyway fleet status web-1
     """
@@ -229,7 +229,7 @@ def status(directory: Path, machine: str | None, as_json: bool) -> None:
     click.echo(f"{found.record.name}  {found.id}")
     click.echo(f"    {_seen(found, now)}; desired state {base.desired.version}")
     if base.passed_over:
-        click.echo(f"    warning: {base.passed_over} newer documents on the server are not signed as your roots ask")
+        click.echo(f"    warning: {base.passed_over} newer documents on the server are not signed as your roots require")
     if reported is None:
         click.echo("    no report yet")
         return
@@ -242,9 +242,9 @@ def status(directory: Path, machine: str | None, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def logs(directory: Path, machine: str, as_json: bool) -> None:
-    """Show what MACHINE's newest report says of failures, refusals and restarts.
+    """Show the failures, refusals and restarts in MACHINE's newest report.
 
-    Log lines themselves are not carried to the control server yet: `mwctl logs` on the machine has them.
+    Log lines themselves are not sent to the control server yet: use `mwctl logs` on the machine.
 
     Example: milkyway fleet logs web-1
     """
@@ -257,7 +257,7 @@ def logs(directory: Path, machine: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"machine": found.record.name, "lines": lines}))
         return
-    for line in lines or ["nothing to tell" if reported else "no report yet"]:
+    for line in lines or ["nothing to report" if reported else "no report yet"]:
         click.echo(line)
     click.echo("(from the newest report; the log itself: mwctl logs, on the machine)", err=True)
 
@@ -270,17 +270,17 @@ def config_keys(config: FleetConfig, given: tuple[Path, ...]) -> list[Path]:
 def _wait_for(
     client: FleetClient, config: FleetConfig, machine: str | None, until: float
 ) -> list[tuple[PendingView, KeptToken]]:
-    """Return the waiting machines whose tokens were made here; ask again until there is one, or time is up."""
+    """Return the waiting machines whose tokens were made here; ask again until there is one or time is up."""
     while True:
         waiting = [(view, kept) for view in client.pending() if (kept := config.token(view.token)) is not None]
         chosen = [pair for pair in waiting if machine in (None, pair[1].name)]
         if chosen:
             return chosen
         if time.monotonic() >= until:
-            whom = machine or "any machine"
+            name = machine or "any machine"
             raise EnrolRefusedError(
-                f"cannot enrol {whom}: none is waiting whose token was made here",
-                hint="give the machine its token (milkyway fleet token), and see that it reaches the control server",
+                f"cannot enrol {name}: none is waiting whose token was made here",
+                hint="give the machine its token (milkyway fleet token), and make sure that it reaches the control server",
             )
         time.sleep(0.5)
 
@@ -288,10 +288,10 @@ def _wait_for(
 def _list(desk: Desk, now: int, *, as_json: bool) -> None:
     machines = desk.machines()
     if as_json:
-        click.echo(json.dumps([_machine_json(one) for one in machines]))
+        click.echo(json.dumps([_machine_json(machine) for machine in machines]))
         return
-    for one in machines:
-        click.echo(f"{one.record.name:<20} {one.id[:16]}  {_seen(one, now)}")
+    for machine in machines:
+        click.echo(f"{machine.record.name:<20} {machine.id[:16]}  {_seen(machine, now)}")
     if not machines:
         click.echo("no machine is enrolled")
 

@@ -1,6 +1,6 @@
-"""The operator's tool's line to the control server: httpx with mutual TLS, answers typed, failures in words.
+"""The operator's tool as a client of the control server: httpx with mutual TLS, typed answers, explained failures.
 
-Returns what the server says as what it is: the server's word. Verifying is for whoever asks.
+What it returns is no more than the server's word; verifying it is up to the caller.
 """
 
 import ssl
@@ -45,11 +45,11 @@ Progress = Callable[[int], object]
 
 
 class ServerRefusedError(RefusedError):
-    """The control server said no, in its own words."""
+    """The control server refused; the message is its own."""
 
 
 class ServerUnavailableError(UnavailableError):
-    """The control server can't be reached, or not now."""
+    """The control server can't be reached or can't answer now."""
 
 
 class FleetClient:
@@ -74,7 +74,7 @@ class FleetClient:
         self._http.__exit__(kind, error, traceback)
 
     def fleet(self) -> FleetView:
-        """Return which fleet the server is for."""
+        """Return the fleet that the server is for."""
         return self._get(FLEET_PATH, FleetView)
 
     def add_token(self, token: NewToken) -> None:
@@ -82,7 +82,7 @@ class FleetClient:
         self._send("POST", TOKENS_PATH, content=encode(token))
 
     def pending(self) -> list[PendingView]:
-        """Return the machines that wait."""
+        """Return the machines that wait to be enrolled."""
         return self._get(ENROLMENTS_PATH, list[PendingView])
 
     def approve(self, token: TokenId, record: bytes) -> None:
@@ -94,7 +94,7 @@ class FleetClient:
         return self._get(MACHINES_PATH, list[MachineView])
 
     def revoke(self, machine: MachineId) -> None:
-        """Have the server never let *machine* connect again."""
+        """Tell the server never to let *machine* connect again."""
         self._send("POST", f"{MACHINES_PATH}/{machine}/revoke")
 
     def desired(self, machine: MachineId) -> list[EnvelopeView]:
@@ -107,7 +107,7 @@ class FleetClient:
         self._send("POST", f"{MACHINES_PATH}/{machine}/desired", content=envelope, headers=headers)
 
     def commands(self, machine: MachineId, stream: str = "") -> list[EnvelopeView]:
-        """Return the newest commands for *machine*, newest first; of one *stream* where given."""
+        """Return the newest commands for *machine*, newest first; only those of *stream* if it is given."""
         only = f"&stream={stream}" if stream else ""
         return self._get(f"{MACHINES_PATH}/{machine}/commands?limit={MAX_LISTED}{only}", list[EnvelopeView])
 
@@ -124,7 +124,7 @@ class FleetClient:
         return self._send("HEAD", f"{BLOBS_PATH}/{sha256}", also=404).status_code == 200
 
     def upload(self, sha256: Sha256, file: Path, size: int, progress: Progress) -> None:
-        """Send *file*; *progress* is told of every chunk's length."""
+        """Send *file*; *progress* is called with the length of every chunk."""
         headers = {"content-length": str(size)}
         self._send("PUT", f"{BLOBS_PATH}/{sha256}", content=_chunks(file, progress), headers=headers)
 
@@ -138,7 +138,7 @@ class FleetClient:
             raise ServerRefusedError(f"cannot read answer of {self._where}: {error}") from error
 
     def _send(self, method: str, path: str, *, also: int = 200, **arguments: Any) -> httpx.Response:
-        """Return the answer if its status is 2xx or *also*; else raise what it says."""
+        """Return the answer if its status is 2xx or *also*; else raise the problem in it."""
         try:
             response = self._http.request(method, path, **arguments)
         except httpx.HTTPError as error:
@@ -161,7 +161,7 @@ def _chunks(file: Path, progress: Progress) -> Iterator[bytes]:
 
 
 def _explain(error: BaseException) -> str:
-    """Return in words why httpx failed: it says little itself, and TLS 1.3 tells of a refused certificate late."""
+    """Return why httpx failed, in words: its own say little, and TLS 1.3 reports a refused certificate late."""
     reason: BaseException | None = error
     while reason is not None:
         if isinstance(reason, ssl.SSLCertVerificationError):

@@ -1,10 +1,10 @@
-"""What the operator's tool keeps on the operator's own machine: where the server is, whom to believe, secrets of tokens.
+"""What the operator's tool keeps on the operator's own machine: where the server is, the roots it trusts, secrets of tokens.
 
 fleet.json               the server, the fleet, key files to sign with unless others are given
 client.pem ca.pem        the operator's certificate and the server's authority
 vendor-root.json owner-root.json
-                         the two roots: what the tool believes comes from these and from nothing the server says
-tokens/<id>              a token's secret and what its machine will be, until it is enrolled
+                         the two roots: they alone decide what the tool believes, whatever the server says
+tokens/<id>              a token's secret, and the name and groups of its machine until that is enrolled
 seen/<machine>           the newest desired version that was verified here, so that a server can't show an older one
 """
 
@@ -44,7 +44,7 @@ class FleetSettings(Document, frozen=True):
 
 
 class KeptToken(Document, frozen=True):
-    """A token that waits for its machine."""
+    """A token whose machine is not enrolled yet."""
 
     format: Literal["milkyway.kept-token/1"]
     secret: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -93,7 +93,7 @@ class FleetConfig:
         _write(self.directory / "tokens" / token, encode(kept))
 
     def token(self, token: TokenId) -> KeptToken | None:
-        """Return what is kept of *token*, or None when it was not made here."""
+        """Return the kept *token*, or None when it was not made here."""
         path = self.directory / "tokens" / token
         return decode(_read(path), KeptToken, what=str(path)) if path.exists() else None
 
@@ -107,13 +107,13 @@ class FleetConfig:
         return decode(_read(path), Seen, what=str(path)).version if path.exists() else 0
 
     def note_seen(self, machine: MachineId, version: int) -> None:
-        """Remember *version* if it is newer than what is remembered."""
+        """Remember *version* if it is newer than the remembered one."""
         if version > self.seen(machine):
             _write(self.directory / "seen" / machine, encode(Seen(version=version)))
 
 
 def create(directory: Path, settings: FleetSettings, *, client: Path, ca: Path, vendor: Path, owner: Path) -> FleetConfig:
-    """Make a configuration of copies of these files. ``fleet.json`` comes last and makes it one."""
+    """Make a configuration with copies of these files. ``fleet.json`` is written last: without it there is none."""
     target = directory / "fleet.json"
     if target.exists():
         raise ConfigRefusedError(f"cannot connect {directory}: it has a configuration already", hint="choose another directory")
@@ -143,7 +143,7 @@ def _read(path: Path) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Put *data* at *path*, whole or not at all, readable by its owner alone."""
+    """Put *data* at *path*, atomically, readable only by its owner."""
     staged = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Desired states as an operator changes them: one deployment put in or taken out, and the difference in words. Pure.
+"""Desired states as an operator changes them: a deployment put in or taken out, and the difference in words. Pure.
 
-What comes out is rendered here, on the operator's machine, from what the operator's tool has verified;
-the server's page has no part in it. Time and chance are arguments.
+Everything is rendered here, on the operator's machine, from what the operator's tool has verified; the server
+has no part in it. Time and chance are arguments.
 """
 
 from collections.abc import Sequence
@@ -16,21 +16,21 @@ from milkyway_formats.grants import Grant, describe
 from milkyway_formats.manifest import DataWanted
 from milkyway_formats.names import DeploymentName, FleetId, Identifier, MachineId, UnixSeconds
 
-# A machine whose clock is a little behind still takes what was signed just now.
+# A machine whose clock is a little slow still accepts what was signed just now.
 BACKDATED_S = 60
 
 
 class ChangeRefusedError(RefusedError):
-    """The change makes no sense on what is there."""
+    """The change makes no sense for the present desired state."""
 
 
 def new_id(name: DeploymentName, chance: str) -> Identifier:
-    """Return the id of a new deployment: its name and six hexadecimal digits of *chance*, so that no id comes twice."""
+    """Return the id of a new deployment: its name and six hexadecimal digits of *chance*, so that no id is used twice."""
     return f"d_{name.replace('-', '_')[:20]}_{chance[:6]}"
 
 
 def given_grants(wanted: Sequence[Grant], chosen: Sequence[Grant] | None) -> list[Grant]:
-    """Return what is granted: all that the layer asks for, or what the owner chose of it; more has no effect and is refused."""
+    """Return the grants: all that the layer asks for, or the owner's choice of them; one beyond has no use and is refused."""
     if chosen is None:
         return list(wanted)
     for grant in chosen:
@@ -46,10 +46,10 @@ def bound_data(
     before: Sequence[DataBinding],
     chance: str,
 ) -> list[DataBinding]:
-    """Return which data source stands behind each name: the owner's choice, else what was bound before, else a new one.
+    """Return the data source of each name: the owner's choice, else what was bound before, else a new one.
 
-    A new one's id holds six digits of *chance*: a deployment gets old data because its owner says so, and never by
-    having the name of one that was removed.
+    The id of a new one holds six digits of *chance*: a deployment gets old data only if its owner says so, never
+    because it has the name of a removed one.
     """
     unknown = {binding.name for binding in chosen} - {want.name for want in wanted}
     if unknown:
@@ -74,7 +74,7 @@ def put(
     configuration: dict[str, str],
     chance: str,
 ) -> Desired:
-    """Return *base* with deployment *name* being this: a new one with a new id, or the next generation of the old."""
+    """Return *base* with this as deployment *name*: a new one with a new id, or the next generation of the old one."""
     before = find(base, name)
     after = Deployment(
         id=before.id if before else new_id(name, chance),
@@ -89,28 +89,32 @@ def put(
         raise ChangeRefusedError(f"cannot deploy {name}: exactly this is deployed already")
     if before is not None:
         after = replace(after, generation=before.generation + 1)
-    return replace(base, deployments=[*(one for one in base.deployments if one.name != name), after])
+    return replace(base, deployments=[*_others(base, name), after])
 
 
 def remove(base: Desired, name: DeploymentName) -> Desired:
     """Return *base* without deployment *name*. Its data stays on the machine."""
     if find(base, name) is None:
         raise ChangeRefusedError(f"cannot remove {name}: there is no such deployment")
-    return replace(base, deployments=[one for one in base.deployments if one.name != name])
+    return replace(base, deployments=_others(base, name))
 
 
 def find(desired: Desired, name: DeploymentName) -> Deployment | None:
     """Return the deployment *name*, or None."""
-    return next((one for one in desired.deployments if one.name == name), None)
+    return next((deployment for deployment in desired.deployments if deployment.name == name), None)
+
+
+def _others(desired: Desired, name: DeploymentName) -> list[Deployment]:
+    return [deployment for deployment in desired.deployments if deployment.name != name]
 
 
 def empty(fleet: FleetId, machine: MachineId) -> Desired:
-    """Return what a machine starts from: version 0 of nothing, which is never sent."""
+    """Return the empty desired state, version 0, which a machine starts from and which is never sent."""
     return Desired(format="milkyway.desired/1", fleet=fleet, machine=machine, version=0, issued=0, not_before=0, expires=0)
 
 
 def next_version(changed: Desired, base: Desired, highest: int, now: UnixSeconds) -> Desired:
-    """Return *changed* as the version after *base* and after the *highest* that is known, valid from now on for a day."""
+    """Return *changed* as the version after both *base* and *highest*, the highest known, valid for a day from now."""
     issued = now - BACKDATED_S
     return replace(
         changed,
@@ -122,10 +126,10 @@ def next_version(changed: Desired, base: Desired, highest: int, now: UnixSeconds
 
 
 def differences(before: Desired, after: Desired) -> list[str]:
-    """Return what *after* changes, one line for each: what an operator reads before signing."""
+    """Return the changes from *before* to *after*, a line each, for an operator to read before signing."""
     lines: list[str] = []
-    old = {one.name: one for one in before.deployments}
-    new = {one.name: one for one in after.deployments}
+    old = {deployment.name: deployment for deployment in before.deployments}
+    new = {deployment.name: deployment for deployment in after.deployments}
     for name in sorted(old.keys() | new.keys()):
         was, becomes = old.get(name), new.get(name)
         if was == becomes:
@@ -138,17 +142,17 @@ def differences(before: Desired, after: Desired) -> list[str]:
         lines.append(f"{sign} deployment {name} ({becomes.id}, generation {becomes.generation})")
         lines += _changed("layer", [_pin(pin) for pin in was.stack] if was else [], [_pin(pin) for pin in becomes.stack])
         lines += _changed(
-            "grant", [describe(one) for one in was.grants] if was else [], [describe(one) for one in becomes.grants]
+            "grant", [describe(grant) for grant in was.grants] if was else [], [describe(grant) for grant in becomes.grants]
         )
-        lines += _changed("data", [_binding(one) for one in was.data] if was else [], [_binding(one) for one in becomes.data])
+        lines += _changed("data", [*map(_binding, was.data)] if was else [], [*map(_binding, becomes.data)])
         lines += _changed("setting", _settings(was) if was else [], _settings(becomes))
     return lines
 
 
 def _changed(what: str, before: list[str], after: list[str]) -> list[str]:
     return [
-        *(f"    - {what} {one}" for one in before if one not in after),
-        *(f"    {'  ' if one in before else '+ '}{what} {one}" for one in after),
+        *(f"    - {what} {text}" for text in before if text not in after),
+        *(f"    {'  ' if text in before else '+ '}{what} {text}" for text in after),
     ]
 
 

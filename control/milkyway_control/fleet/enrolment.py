@@ -1,7 +1,7 @@
-"""The operator's part of enrolment: make a token, check a machine's proof, write the record that gets signed. Pure.
+"""The operator's part of enrolment: check a machine's proof, make the record that gets signed. Pure.
 
 The proof covers the machine's three keys and needs the token's secret, which only this tool and the machine have.
-So what the server shows is either what the machine sent, or found out here.
+So a request that the server has changed is found out here.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from milkyway_formats.names import FleetId, UnixSeconds
 
 
 class ProofRefusedError(RefusedError):
-    """The request does not come, unchanged, from whoever holds the token."""
+    """The request does not come from the holder of the token, or was changed on the way."""
 
 
 def check_request(pending: PendingView, kept: KeptToken) -> EnrolmentRequest:
@@ -28,14 +28,14 @@ def check_request(pending: PendingView, kept: KeptToken) -> EnrolmentRequest:
     if request.token != pending.token or not hmac.compare_digest(request.proof, expected):
         raise ProofRefusedError(
             f"cannot enrol {kept.name}: the proof does not hold: the machine has another secret, "
-            "or its keys were exchanged on the way",
+            "or its keys were replaced on the way",
             hint="make a new token; if it happens again, the control server is not to be trusted",
         )
     return request
 
 
 def record_of(request: EnrolmentRequest, kept: KeptToken, fleet: FleetId, now: UnixSeconds) -> EnrolmentRecord:
-    """Return the record that makes this machine one of the fleet. Name and groups are what the token was made for."""
+    """Return the record that makes this machine part of the fleet, with the name and groups that the token was made for."""
     return EnrolmentRecord(
         format="milkyway.enrolment/1",
         fleet=fleet,

@@ -1,8 +1,8 @@
 """Layer files as the operator's tool reads them: who signed them, what exactly they are, which belong together.
 
 Everything that gets signed about a layer comes from here: the hash of the whole file, and the
-manifest in the envelope whose signatures were checked against the operator's own roots. That the image has
-the root hash that its manifest says is for dm-verity on the machine (and ``milkyway layer verify`` here).
+manifest in the envelope whose signatures were checked against the operator's own roots. Whether the image has
+the root hash in its manifest is left to dm-verity on the machine (and to ``milkyway layer verify`` here).
 """
 
 import hashlib
@@ -28,7 +28,7 @@ CHUNK_BYTES = 1 << 20
 
 
 class StackRefusedError(RefusedError):
-    """The layers that were given do not make a stack."""
+    """The given layers do not make a stack."""
 
 
 class LayerUnavailableError(UnavailableError):
@@ -46,7 +46,7 @@ class LocalLayer:
 
 
 def hash_file(path: Path) -> tuple[Sha256, int]:
-    """Return SHA-256 and size of the file *path*."""
+    """Return the SHA-256 and the size of the file *path*."""
     try:
         with path.open("rb") as file:
             digest, size = hashlib.sha256(), 0
@@ -59,7 +59,7 @@ def hash_file(path: Path) -> tuple[Sha256, int]:
 
 
 def read_layer(path: Path, trust: Trust) -> LocalLayer:
-    """Return the layer in the file *path*. Checks its frame, its signatures, and that its sections are those signed."""
+    """Return the layer in the file *path*. Checks its frame, its signatures, and that they are for its sections."""
     sha256, size = hash_file(path)
     try:
         with path.open("rb") as file:
@@ -93,8 +93,8 @@ def resolve(app: LocalLayer, libraries: Sequence[LocalLayer]) -> list[LocalLayer
                 hint="give its file with --library FILE",
             )
         stack.append(found)
-    for left in given.values():
-        raise StackRefusedError(f"cannot deploy {app.pin.path}: it does not use {left.pin.path} {left.pin.version}")
+    for unused in given.values():
+        raise StackRefusedError(f"cannot deploy {app.pin.path}: it does not use {unused.pin.path} {unused.pin.version}")
     return stack
 
 

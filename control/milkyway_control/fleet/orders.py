@@ -1,6 +1,6 @@
 """The verbs of ``milkyway fleet`` that change something: rendered here, shown, signed here, then sent.
 
-A change that wants more persons than are here is prepared into a file (--prepare), signed by
+A change that needs more persons than are present is prepared into a file (--prepare), signed by
 the others on their own machines (``fleet sign``), and sent by anyone (``fleet push``).
 """
 
@@ -52,15 +52,17 @@ keys_option = click.option(
 passphrase_option = click.option(
     "--passphrase-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help=f"First line is the passphrase of the keys (or the file that {VARIABLE} names).",
+    help=f"The keys' passphrase is its first line (default: the file named by {VARIABLE}).",
 )
 prepare_option = click.option(
-    "--prepare", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file for others to sign; send nothing."
+    "--prepare",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the document to this file for others to sign; send nothing.",
 )
 unsigned_option = click.option(
     "--unsigned",
     is_flag=True,
-    help="With --prepare: sign it with no key, for root at a machine whose owner's policy is `local: change`.",
+    help="With --prepare: sign with no key, for root at a machine whose owner's root says `local: change`.",
 )
 yes_option = click.option("--yes", is_flag=True, help="Do not ask before signing.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -75,7 +77,7 @@ class FileUnavailableError(UnavailableError):
 @json_option
 @click.pass_obj
 def upload(directory: Path, layers: tuple[Path, ...], as_json: bool) -> None:
-    """Bring LAYER files to the control server, which keeps them by their hash. What is there is not sent again.
+    """Upload LAYER files to the control server, which keeps them by hash. What it has already is not sent again.
 
     Example: milkyway fleet upload nginx.layer nginx-libraries.layer
     """
@@ -86,14 +88,14 @@ def upload(directory: Path, layers: tuple[Path, ...], as_json: bool) -> None:
         click.echo(json.dumps([{"file": str(path), "sha256": sha256, "sent": new} for path, sha256, new in sent]))
         return
     for path, sha256, new in sent:
-        click.echo(f"{path}: {sha256} {'sent' if new else 'was there'}")
+        click.echo(f"{path}: {sha256} {'sent' if new else 'already there'}")
 
 
 @click.command()
 @click.argument("layer", type=LAYER_FILE)
 @click.option("--library", "libraries", type=LAYER_FILE, multiple=True, help="A layer that LAYER's manifest pins; repeatable.")
 @click.option("--to", "machine", required=True, help="The machine.")
-@click.option("--name", type=DEPLOYMENT, help="The deployment's name; the layer's own unless given.")
+@click.option("--name", type=DEPLOYMENT, help="The deployment's name (default: the layer's).")
 @click.option("--descriptor", type=LAYER_FILE, help="YAML with grants, data and configuration of this deployment.")
 @keys_option
 @passphrase_option
@@ -116,7 +118,7 @@ def deploy(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Make MACHINE run LAYER: a new deployment, or the next generation of the one with this name.
+    """Make MACHINE run LAYER: as a new deployment, or as the next generation of the deployment of this name.
 
     Verifies the layers against your roots, resolves them to exact hashes, renders the machine's next desired state from
     its newest verified one, shows the difference, signs it with your keys, uploads what is missing, and pushes.
@@ -127,27 +129,28 @@ def deploy(
     config = fleet_config.read(directory)
     app = read_layer(layer, config.trust)
     stack = resolve(app, [read_layer(path, config.trust) for path in libraries])
-    wishes = _descriptor(descriptor, app, name)
+    wanted = _descriptor(descriptor, app, name)
     with FleetClient(config) as client:
         desk = Desk(config, client, int(time.time()))
         target = desk.machine(machine)
         base = desk.base(target)
-        before = desired_changes.find(base.desired, wishes.name)
+        before = desired_changes.find(base.desired, wanted.name)
         changed = desired_changes.put(
             base.desired,
-            name=wishes.name,
-            stack=[one.pin for one in stack],
-            grants=desired_changes.given_grants(app.manifest.grants, wishes.grants),
+            name=wanted.name,
+            stack=[layer_file.pin for layer_file in stack],
+            grants=desired_changes.given_grants(app.manifest.grants, wanted.grants),
             data=desired_changes.bound_data(
-                wishes.name, app.manifest.data, wishes.data, before.data if before else [], secrets.token_hex(3)
+                wanted.name, app.manifest.data, wanted.data, before.data if before else [], secrets.token_hex(3)
             ),
-            configuration=wishes.configuration,
+            configuration=wanted.configuration,
             chance=secrets.token_hex(3),
         )
         document = _show_change(config, desk, target, base, changed, quiet=as_json)
         if not as_json:
-            for one in stack:
-                click.echo(f"  layer {one.pin.path} is signed by {', '.join(sorted(one.verified.persons))}")
+            for layer_file in stack:
+                persons = ", ".join(sorted(layer_file.verified.persons))
+                click.echo(f"  layer {layer_file.pin.path} is signed by {persons}")
         draft = sign(
             document,
             [] if unsigned else _signers(config, key_files, passphrase_file, yes=yes, preparing=prepare is not None),
@@ -156,8 +159,8 @@ def deploy(
             _write(prepare, draft, as_json=as_json)
             return
         _check(desk, draft, stack)
-        for one in stack:
-            _upload(client, one.file)
+        for layer_file in stack:
+            _upload(client, layer_file.file)
         desk.push(draft)
     _pushed(draft, as_json=as_json)
 
@@ -227,7 +230,7 @@ def sign_file(directory: Path, file: Path, key_files: tuple[Path, ...], passphra
 @json_option
 @click.pass_obj
 def push(directory: Path, file: Path, as_json: bool) -> None:
-    """Send the document in FILE, if its signatures are as many and good as a machine wants.
+    """Send the document in FILE, if a machine would accept its signatures.
 
     Example: milkyway fleet push change.json
     """
@@ -248,8 +251,8 @@ def push(directory: Path, file: Path, as_json: bool) -> None:
 @passphrase_option
 @prepare_option
 @yes_option
-@click.option("--stream", help="The stream of commands to continue; one for each operator and machine unless given.")
-@click.option("--reason", default="", help="For the machine's log.")
+@click.option("--stream", help="The stream of commands to continue (default: one for each operator and machine).")
+@click.option("--reason", default="", help="A reason for the machine's log.")
 @json_option
 @click.pass_obj
 def command(
@@ -299,7 +302,7 @@ def restart(
     passphrase_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Order MACHINE to restart SERVICE (`command MACHINE restart SERVICE`, for short).
+    """Order MACHINE to restart SERVICE (short for `command MACHINE restart SERVICE`).
 
     Example: milkyway fleet restart web-1 web/nginx --key alice.key
     """
@@ -334,20 +337,20 @@ def _action(verb: str, service: str | None) -> Action:
         case "poweroff", None:
             return PowerOff()
         case _:
-            raise click.UsageError(f"{verb} wants {'no service' if service else 'a service'}")
+            raise click.UsageError(f"{verb} takes {'no service' if service else 'a service'}")
 
 
 def _descriptor(path: Path | None, app: LocalLayer, name: str | None) -> DeploymentDescriptor:
-    """Return what the owner wishes: the descriptor in *path*, or one that takes the layer as it is."""
+    """Return the descriptor in the file *path*, or one that takes the layer as it is."""
     own = name or app.pin.path.rpartition("/")[2].replace(".", "-")
     if path is None:
         return DeploymentDescriptor(name=own, layer=app.pin.path)
-    wishes = yaml_text.load(_read(path).decode("utf-8", "replace"), DeploymentDescriptor, f"descriptor {path}")
-    if wishes.layer != app.pin.path:
-        raise StackRefusedError(f"cannot deploy {app.pin.path}: descriptor {path} is for {wishes.layer}")
-    if name is not None and wishes.name != name:
-        raise StackRefusedError(f"cannot deploy {name}: descriptor {path} is for {wishes.name}")
-    return wishes
+    descriptor = yaml_text.load(_read(path).decode("utf-8", "replace"), DeploymentDescriptor, f"descriptor {path}")
+    if descriptor.layer != app.pin.path:
+        raise StackRefusedError(f"cannot deploy {app.pin.path}: descriptor {path} is for {descriptor.layer}")
+    if name is not None and descriptor.name != name:
+        raise StackRefusedError(f"cannot deploy {name}: descriptor {path} is for {descriptor.name}")
+    return descriptor
 
 
 def _show_change(config: FleetConfig, desk: Desk, machine: Machine, base: Base, changed: Desired, *, quiet: bool) -> Desired:
@@ -362,35 +365,35 @@ def _show_change(config: FleetConfig, desk: Desk, machine: Machine, base: Base, 
             click.echo(f"  {line}")
     if running > base.desired.version:
         click.echo(
-            f"warning: {machine.record.name} runs desired state {running}, applied there;"
-            f" this builds on {base.desired.version} and replaces it",
+            f"warning: {machine.record.name} runs desired state {running}, which was applied at the machine;"
+            f" this change builds on {base.desired.version} and replaces it",
             err=True,
         )
     if base.passed_over:
-        click.echo(f"warning: {base.passed_over} newer documents on the server are not signed as your roots ask", err=True)
+        click.echo(f"warning: {base.passed_over} newer documents on the server are not signed as your roots require", err=True)
     return document
 
 
 def _signers(
     config: FleetConfig, key_files: tuple[Path, ...], passphrase_file: Path | None, *, yes: bool, preparing: bool
 ) -> Sequence[Signer]:
-    """Return the signers, after asking whoever sits at a terminal. Only what is being prepared may be unsigned."""
+    """Return the signers, after asking the person at the terminal. Only a document being prepared may be unsigned."""
     files = list(key_files) or [Path(name) for name in config.settings.keys]
     if not files and not preparing:
-        raise click.UsageError("--key FILE is wanted: nothing is sent unsigned")
+        raise click.UsageError("--key FILE is missing: nothing is sent unsigned")
     if files and not yes:
         confirm("Sign it?")
     return load_signers(files, passphrase_file, os.environ)
 
 
 def _check_unsigned(unsigned: bool, prepare: Path | None, key_files: tuple[Path, ...]) -> None:
-    """Refuse --unsigned where it would send, or contradict itself."""
+    """Refuse --unsigned where the document would be sent, and with --key."""
     if unsigned and (prepare is None or key_files):
-        raise click.UsageError("--unsigned goes with --prepare FILE and without --key")
+        raise click.UsageError("--unsigned needs --prepare FILE, and no --key")
 
 
 def _check(desk: Desk, draft: Draft, layers: Sequence[LocalLayer]) -> None:
-    """Check as a machine would; what lacks signatures gets a hint."""
+    """Check *draft* as a machine would; if signatures are missing, the refusal has a hint."""
     try:
         desk.check(draft, [layer.verified for layer in layers])
     except ThresholdRefusedError as error:
@@ -409,10 +412,10 @@ def _finish(desk: Desk, draft: Draft, prepare: Path | None, *, as_json: bool) ->
 
 
 def _describe(desk: Desk, draft: Draft) -> list[str]:
-    """Return what signing *draft* would mean, against what is on the server now."""
+    """Return what *draft* would change, compared with what is on the server now."""
     document = draft.document
     if isinstance(document, Command):
-        names = ", ".join(desk.machine(one).record.name for one in document.machines)
+        names = ", ".join(desk.machine(machine_id).record.name for machine_id in document.machines)
         return [_describe_command(document, names)]
     target = desk.machine(document.machine)
     base = desk.base(target)
@@ -426,7 +429,7 @@ def _describe_command(order: Command, machines: str) -> str:
 
 
 def _upload(client: FleetClient, path: Path) -> tuple[Sha256, bool]:
-    """Bring one file to the server; return its hash and whether it had to be sent."""
+    """Upload the file *path*; return its hash and whether it had to be sent."""
     sha256, size = hash_file(path)
     if client.has_blob(sha256):
         return sha256, False
@@ -444,7 +447,10 @@ def _pushed(draft: Draft, *, as_json: bool) -> None:
         view = {"pushed": "command", "id": document.id, "stream": document.stream, "sequence": document.sequence}
         text = f"pushed command {document.sequence} of {document.stream}"
     else:
-        deployments = [{"name": one.name, "id": one.id, "generation": one.generation} for one in document.deployments]
+        deployments = [
+            {"name": deployment.name, "id": deployment.id, "generation": deployment.generation}
+            for deployment in document.deployments
+        ]
         view = {"pushed": "desired", "machine": document.machine, "version": document.version, "deployments": deployments}
         text = f"pushed desired state {document.version}"
     click.echo(json.dumps(view) if as_json else text)

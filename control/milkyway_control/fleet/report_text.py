@@ -1,10 +1,10 @@
-"""A machine's report as lines for people. Pure; the report's text is the machine's, so it is made printable first."""
+"""A machine's report as lines for people. Pure. The machine wrote the text, so it is made printable first."""
 
 from milkyway_formats.report import DeploymentStatus, ServiceStatus, Status
 
 
 def status_lines(status: Status, age_s: int) -> list[str]:
-    """Return the state of a machine, one fact a line."""
+    """Return the state of a machine, a fact on each line."""
     slot = f"slot {status.slot}, " if status.slot else ""
     mode = ", development" if status.development else ""
     lines = [
@@ -14,20 +14,20 @@ def status_lines(status: Status, age_s: int) -> list[str]:
     ]
     if status.quarantined:
         lines.append(f"QUARANTINED: {status.quarantined}")
-    lines += [f"service {_service(one)}" for one in status.services]
+    lines += [f"service {_service(service)}" for service in status.services]
     for deployment in status.deployments:
         lines.append(f"deployment {_deployment(deployment)}")
-        lines += [f"    service {_service(one)}" for one in deployment.services]
-        lines += [f"    layer {one.path} {one.version} {one.root_hash[:16]}" for one in deployment.layers]
-    lines += [f"boot failure: {one}" for one in status.boot_failures]
-    lines += [f"refused: {one}" for one in status.refusals]
+        lines += [f"    service {_service(service)}" for service in deployment.services]
+        lines += [f"    layer {layer.path} {layer.version} {layer.root_hash[:16]}" for layer in deployment.layers]
+    lines += [f"boot failure: {failure}" for failure in status.boot_failures]
+    lines += [f"refused: {refusal}" for refusal in status.refusals]
     return [_printable(line) for line in lines]
 
 
 def log_lines(status: Status) -> list[str]:
-    """Return what a report tells of things that went wrong or happened again."""
-    lines = [f"boot: {one}" for one in status.boot_failures]
-    lines += [f"refused: {one}" for one in status.refusals]
+    """Return the failures, refusals and restarts in a report."""
+    lines = [f"boot: {failure}" for failure in status.boot_failures]
+    lines += [f"refused: {refusal}" for refusal in status.refusals]
     services = list(status.services)
     for deployment in status.deployments:
         if deployment.reason:

@@ -1,6 +1,6 @@
-"""``milkyway fleet secure-config``: what a machine's secure-config partition holds when it is set up.
+"""``milkyway fleet secure-config``: the contents of a new machine's secure-config partition.
 
-The owner's root, which the machine pins at its first boot, and its configuration, signed by the owner:
+These are the owner's root, which the machine pins at its first boot, and its configuration, signed by the owner:
 where the control server is, which authority its certificate must come from, and the token.
 """
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from milkyway_control.command_line import Name
+from milkyway_control.command_line import LABEL_NAME, Name
 from milkyway_control.fleet import config as fleet_config
 from milkyway_control.fleet.orders import keys_option, passphrase_option
 from milkyway_formats.codec import encode
@@ -19,14 +19,14 @@ from milkyway_signing.passphrase import load_signers
 from milkyway_signing.signer import sign_envelope
 
 EXISTING = click.Path(dir_okay=False, exists=True, path_type=Path)
-LABEL = Name(Label, "lower-case letters, digits, dots, hyphens and underscores, a letter first, at most 31")
+LABEL = Name(Label, LABEL_NAME)
 
 
 @click.command("secure-config")
 @click.argument("machine", type=LABEL)
-@click.option("--server", required=True, metavar="HOST:PORT", help="Its agent port, as the machine reaches it.")
-@click.option("--ca", type=EXISTING, required=True, help="Whose certificate the server has (DIRECTORY/ca/ca.pem).")
-@click.option("--token", default="", help="What `milkyway fleet token` printed.")
+@click.option("--server", required=True, metavar="HOST:PORT", help="The server's agent port, as the machine reaches it.")
+@click.option("--ca", type=EXISTING, required=True, help="The authority of the server's agent port (DIRECTORY/ca/ca.pem).")
+@click.option("--token", default="", help="The token that `milkyway fleet token` printed.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The directory to fill.")
 @keys_option
 @passphrase_option
@@ -41,7 +41,7 @@ def secure_config(
     key_files: tuple[Path, ...],
     passphrase_file: Path | None,
 ) -> None:
-    """Write what the secure-config partition of MACHINE holds. Sign it with the keys of the owner's root.
+    """Write the files for MACHINE's secure-config partition, signed with the keys of the owner's root.
 
     Example: milkyway fleet secure-config web-1 --server control:7443 --ca ca.pem --token ID.SECRET
     --key owner-root.key --out web-1
@@ -60,7 +60,7 @@ def secure_config(
         token=token,
     )
     envelope = sign_envelope(MACHINE_TYPE, encode(configuration), load_signers(list(key_files), passphrase_file, os.environ))
-    config.trust.verify_machine(envelope)  # a machine that would refuse it is better found out here
+    config.trust.verify_machine(envelope)  # better to find out here than on the machine
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
     (out / "owner-root.json").write_bytes((config.directory / fleet_config.OWNER_ROOT).read_bytes())
     (out / "machine.json").write_bytes(envelope)

@@ -1,8 +1,8 @@
-"""The operator's desk: what the server shows is verified here, what leaves is signed here and checked as a machine would.
+"""The operator's desk: it verifies what the server shows, signs what leaves, and checks that as a machine would.
 
 Nothing that gets signed is taken from the server unverified: machines come from their signed
 records, the desired state to build on and the place in a stream of commands from envelopes that the
-operator's own roots accept. The server can hide and delay, and is told apart when it shows something old.
+operator's own roots accept. The server can hide and delay; it is found out when it shows something old.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,12 +29,12 @@ from milkyway_signing.signer import Signer
 
 
 class DeskRefusedError(RefusedError):
-    """What is on the desk can't be signed or sent like this."""
+    """The document can't be signed or sent like this, or the server shows something that can't be right."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine by its signed record, with what the server says of it beside."""
+    """A machine of the fleet: its signed record, and beside it what the server says about it."""
 
     record: EnrolmentRecord
     enrolled: UnixSeconds
@@ -49,7 +49,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Base:
-    """What a change builds on: the newest desired state that verifies, and the newest that the server has at all."""
+    """What a change builds on: the newest desired state that verifies, and the digest of the server's newest of all."""
 
     desired: Desired
     newest: Sha256 | None
@@ -70,17 +70,17 @@ class Draft:
 
 
 class Desk:
-    """One operator, one server, one moment in time."""
+    """An operator's work with one server, at one moment in time."""
 
     def __init__(self, config: FleetConfig, client: FleetClient, now: UnixSeconds) -> None:
         self._config = config
         self._client = client
         self._now = now
 
-    # --- what is there ---
+    # --- what the server shows ---
 
     def machines(self) -> list[Machine]:
-        """Return every machine whose record verifies; one whose does not is refused loudly."""
+        """Return every machine. Raises RefusedError if the record of one does not verify."""
         found = []
         for view in self._client.machines():
             record, _ = self._config.trust.verify_enrolment(view.record.encode())
@@ -90,17 +90,17 @@ class Desk:
         return found
 
     def machine(self, name: str) -> Machine:
-        """Return the machine called *name*, or whose id begins so (8 digits at least)."""
+        """Return the machine called *name*, or whose id begins with it (at least 8 digits)."""
         machines = self.machines()
-        named = [one for one in machines if one.record.name == name]
-        matching = named or [one for one in machines if len(name) >= 8 and one.id.startswith(name)]
+        named = [machine for machine in machines if machine.record.name == name]
+        matching = named or [machine for machine in machines if len(name) >= 8 and machine.id.startswith(name)]
         if len(matching) != 1:
             why = "there is none" if not matching else "several match"
             raise DeskRefusedError(f"cannot find machine {name}: {why}", hint="milkyway fleet status lists them")
         return matching[0]
 
     def base(self, machine: Machine) -> Base:
-        """Return what a change of *machine* builds on. A server that shows less than was seen before is refused."""
+        """Return what a change of *machine* builds on. Raises DeskRefusedError if the server shows less than before."""
         views = self._client.desired(machine.id)
         verified = [self._verified_desired(view, machine) for view in views]
         known = [(place, desired) for place, desired in enumerate(verified) if desired is not None]
@@ -110,14 +110,14 @@ class Desk:
         if desired.version < seen:
             raise DeskRefusedError(
                 f"cannot change {machine.record.name}: the control server shows desired state {desired.version}, "
-                f"this tool has seen {seen}",
+                f"but this tool has seen {seen}",
                 hint="a change built on it would undo the newer one; ask who runs the control server",
             )
         self._config.note_seen(machine.id, desired.version)
         return Base(desired, views[0].digest if views else None, passed_over)
 
     def report(self, machine: Machine) -> tuple[Report, ReportView] | None:
-        """Return the machine's newest report, its signature checked, or None."""
+        """Return the machine's newest report, after checking its signature, or None."""
         views = self._client.reports(machine.id)
         if not views:
             return None
@@ -132,8 +132,9 @@ class Desk:
     def command(self, machine: Machine, action: Action, stream: str, chance: str, reason: str = "") -> Command:
         """Return the next command of *stream* for *machine*.
 
-        Its number follows the newest that verifies and that was delivered or still can be: one that expired on the
-        server was never taken, and would leave a gap. A server that lies about it gets a refusal by the machine.
+        Its number follows the newest that verifies and that was delivered or still can be: a command that expired on
+        the server never reached the machine, and counting it would leave a gap. If the server lies about delivery,
+        the machine refuses the command.
         """
         taken = [self._sequence(view, stream, machine) for view in self._client.commands(machine.id, stream)]
         command_class = class_of(action)
@@ -154,7 +155,7 @@ class Desk:
         )
 
     def check(self, draft: Draft, layers: Iterable[Verified] = ()) -> Verified:
-        """Return who signed *draft* if a machine would accept that; *layers* are the manifests of what it newly deploys."""
+        """Return who signed *draft* if a machine would accept it; *layers* are the manifests of what it newly deploys."""
         if isinstance(draft.document, Command):
             return self._config.trust.verify_command(draft.data)[1]
         _, verified = self._config.trust.verify_desired(draft.data)
@@ -175,7 +176,7 @@ class Desk:
         base = self.base(target)
         if document.version <= base.desired.version and not document.rollback:
             raise DeskRefusedError(
-                f"cannot push desired state {document.version}: {target.record.name} is at {base.desired.version} already",
+                f"cannot push desired state {document.version}: {target.record.name} already has {base.desired.version}",
                 hint="another change came first: prepare it again",
             )
         self._client.push_desired(document.machine, draft.data, base.newest)
@@ -206,18 +207,18 @@ def sign(document: Desired | Command, signers: Sequence[Signer]) -> Draft:
 
 
 def add_signatures(draft: Draft, signers: Sequence[Signer]) -> Draft:
-    """Return *draft* with the signatures of *signers* added; a key that signed it already is refused."""
+    """Return *draft* with the signatures of *signers* added; refuse a key that has signed it already."""
     payload = payload_of(draft.envelope)
     signatures = list(draft.envelope.signatures)
     for signer in signers:
-        if any(one.keyid == signer.entry.key_id for one in signatures):
+        if any(signature.keyid == signer.entry.key_id for signature in signatures):
             raise DeskRefusedError(f"cannot sign: {signer.entry.person} has signed this with the same key")
         signatures.append(signer.sign(draft.envelope.payload_type, payload))
     return Draft(draft.document, msgspec.structs.replace(draft.envelope, signatures=signatures))
 
 
 def read_draft(data: bytes, name: str) -> Draft:
-    """Return the draft in *data*; unlike an envelope that counts, it may have no signature yet."""
+    """Return the draft in *data*, which may have no signature yet."""
     envelope = decode(data.removesuffix(b"\n"), Envelope, what=name, limit=MAX_ENVELOPE_BYTES)
     payload = payload_of(envelope)
     document: Desired | Command

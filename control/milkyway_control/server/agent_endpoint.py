@@ -1,9 +1,9 @@
-"""What machines may ask: enrol, poll, fetch a blob, report. Routes and checks; HTTP is ``http_service``'s.
+"""What machines may request: enrol, poll, fetch a blob, report. Routes and checks; HTTP is in ``http_service``.
 
-A machine is who its certificate says, and is looked up for every request, so that a revocation
-holds at once (a poll that is waiting is woken by it). Only enrolment is open to a client without
-a certificate. Reports are stored after their signature was checked against the enrolled identity key.
-Renewal of certificates (POST /v1/renew) is not here yet: a certificate lives 30 days, then a new token is needed.
+Its certificate says which machine a client is, and the machine is looked up for every request, so that a
+revocation takes effect at once (it wakes a waiting poll). Only enrolment is open to a client without a
+certificate. A report is stored after its signature is checked against the enrolled identity key.
+Renewal of certificates (POST /v1/renew) does not exist yet: after 30 days a machine needs a new token.
 """
 
 from collections.abc import AsyncGenerator, Callable
@@ -59,7 +59,7 @@ class AgentEndpoint:
         self._hold_s = hold_s
 
     async def handle(self, request: Request) -> Response:
-        """Answer one request."""
+        """Return the answer to *request*."""
         match request.method, request.path:
             case "POST", path if path == ENROL_PATH:
                 return await self._enrol(request)
@@ -71,7 +71,7 @@ class AgentEndpoint:
             case "POST", path if path == REPORT_PATH:
                 return await self._report(request, await self._machine(request))
         await self._machine(request)
-        raise HttpError(404, f"cannot answer {request.method} {request.path}: there is no such thing")
+        raise HttpError(404, f"cannot answer {request.method} {request.path}: there is no such path")
 
     async def _machine(self, request: Request) -> MachineRow:
         ids = [uri.removeprefix(MACHINE_URI) for uri in request.uris if uri.startswith(MACHINE_URI)]
@@ -85,7 +85,7 @@ class AgentEndpoint:
         return machine
 
     async def _enrol(self, request: Request) -> Response:
-        """Bind the token to the first request that comes with it, and hold until an operator approved it."""
+        """Bind the token to the first request that comes with it, and hold that until an operator approves it."""
         body = await request.body(MAX_ENROLMENT_BYTES)
         wanted = read_request(body)
         token = await trio.to_thread.run_sync(self._store.token, wanted.token)
@@ -136,9 +136,9 @@ class AgentEndpoint:
             return desired
         return self._store.next_command(machine.id, machine.commands_seen if query.commands is None else query.commands)
 
-    def _deadline(self, wished: int | None) -> float:
-        """Return until when a question is held whose asker *wished* so many seconds."""
-        return trio.current_time() + (self._hold_s if wished is None else min(self._hold_s, wished))
+    def _deadline(self, hold: int | None) -> float:
+        """Return until when a request is held whose client asks for *hold* seconds."""
+        return trio.current_time() + (self._hold_s if hold is None else min(self._hold_s, hold))
 
     async def _blob(self, request: Request, sha256: str) -> Response:
         size = await trio.to_thread.run_sync(self._blobs.size, sha256) if is_blob_name(sha256) else None
@@ -177,7 +177,7 @@ def _envelope(row: EnvelopeRow) -> Response:
 
 
 def _range_start(header: str | None, size: int) -> int | None:
-    """Return where to begin, for the one form of range that a resumed download needs: ``bytes=N-``."""
+    """Return where to begin, for the only form of range that a resumed download needs: ``bytes=N-``."""
     if header is None:
         return None
     digits = header.removeprefix("bytes=").removesuffix("-")

@@ -1,7 +1,7 @@
 """Blobs by SHA-256 in a directory: staged, hashed, made durable, then renamed. Synchronous; the endpoints call it in threads.
 
-A blob under its name is whole and has its hash, always. What lies in ``staging`` is a
-broken upload of a process that is gone, and is removed at start.
+A blob under its name is always whole and has that hash. Files in ``staging`` at the start are
+broken uploads of an earlier process, and are removed.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class BlobRefusedError(RefusedError):
-    """The bytes are not the blob that they were announced as."""
+    """The bytes do not have the hash under which they were uploaded."""
 
 
 def is_blob_name(name: str) -> bool:
-    """Whether *name* can be a blob's (so that nothing else ever becomes part of a path)."""
+    """Tell whether *name* is the form of a blob's name (so that nothing else ever becomes part of a path)."""
     return _SHA256.fullmatch(name) is not None
 
 
 class Upload:
-    """One blob on its way in. Use as a context manager: without ``commit`` nothing stays."""
+    """A blob being uploaded. Use as a context manager: without ``commit`` nothing stays."""
 
     def __init__(self, staging: Path, target: Path, sha256: Sha256) -> None:
         self._staging = staging
@@ -52,7 +52,7 @@ class Upload:
         self._hash.update(chunk)
 
     def commit(self) -> None:
-        """Make the blob visible under its hash, durably. Raises BlobRefusedError when the bytes have another."""
+        """Make the blob visible under its hash, durably. Raises BlobRefusedError if the bytes have another hash."""
         assert self._file is not None, "committed outside the with block"
         found = self._hash.hexdigest()
         if found != self._sha256:
@@ -66,7 +66,7 @@ class Upload:
 
 
 class Blobs:
-    """The store. Blobs lie at ``<directory>/<first two digits>/<sha256>``."""
+    """The store. A blob is the file ``<directory>/<first two digits>/<sha256>``."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -74,13 +74,13 @@ class Blobs:
         self._uploads = 0
 
     def prepare(self) -> None:
-        """Make the directories and remove what broken uploads left. For the one process that serves, at its start."""
+        """Make the directories and remove what broken uploads left. Only for the serving process, at its start."""
         self._staging.mkdir(parents=True, exist_ok=True)
         for leftover in self._staging.iterdir():
             leftover.unlink()
 
     def size(self, sha256: Sha256) -> int | None:
-        """Return how long the blob is, or None when it is not here."""
+        """Return the blob's size in bytes, or None if there is no such blob."""
         try:
             return self._path(sha256).stat().st_size
         except FileNotFoundError:
@@ -91,7 +91,7 @@ class Blobs:
         return self._path(sha256).open("rb")
 
     def upload(self, sha256: Sha256) -> Upload:
-        """Return a new upload of the blob with this hash. Two at once of the same blob do not disturb each other."""
+        """Return a new upload of the blob with this hash. Concurrent uploads of the same blob do not disturb each other."""
         self._uploads += 1
         return Upload(self._staging / f"{sha256}.{self._uploads}", self._path(sha256), sha256)
 

@@ -1,10 +1,10 @@
 """Certificate authorities for connections: who may speak to the control server, never who may command a machine.
 
-Two of them, made by ``milkyway control init``: one for machines and the agent endpoint, one
+There are two, made by ``milkyway control init``: one for machines and the agent endpoint, one
 for operators and the operator API. Certificates name their holder in a URI subject
 alternative name (``milkyway:machine:<id>``, ``milkyway:operator:<name>``); the common name is
 for people. Everything is P-256 and strict enough for X509_STRICT (key usage, AKI, SKI).
-The time and the serial numbers' randomness come from the caller and the library.
+The time comes from the caller, the randomness of serial numbers from the library.
 """
 
 import ipaddress
@@ -24,7 +24,7 @@ CA_LIFE = timedelta(days=3650)
 SERVER_LIFE = timedelta(days=825)
 OPERATOR_LIFE = timedelta(days=365)
 MACHINE_LIFE = timedelta(days=30)
-# A peer whose clock is a little behind still accepts a certificate that was made just now.
+# A peer whose clock is a little slow still accepts a certificate that was made just now.
 BACKDATED = timedelta(minutes=10)
 
 
@@ -41,7 +41,7 @@ class Authority:
 
     @property
     def pem(self) -> str:
-        """The certificate, as those who should trust it need it."""
+        """The certificate, for those who should trust it."""
         return _certificate_pem(self.certificate)
 
     @property
@@ -65,23 +65,23 @@ class Authority:
 
     @classmethod
     def read(cls, certificate_pem: bytes, key_pem: bytes) -> "Authority":
-        """Return the authority that was written as these two."""
+        """Return the authority with this certificate and key."""
         key = serialization.load_pem_private_key(key_pem, None)
         assert isinstance(key, ec.EllipticCurvePrivateKey), "the CA key is not the P-256 key that init made"
         return cls(x509.load_pem_x509_certificate(certificate_pem), key)
 
     def issue_server(self, hosts: Sequence[str], now: datetime) -> str:
-        """Return key and certificate (one PEM) of a server reached as *hosts*, names or addresses."""
+        """Return a new key and its certificate (together as PEM) for a server reached as *hosts*, names or addresses."""
         names = [_host_name(host) for host in hosts]
         return self._issue_with_new_key(hosts[0], names, ExtendedKeyUsageOID.SERVER_AUTH, now, SERVER_LIFE)
 
     def issue_client(self, name: str, uri: str, now: datetime) -> str:
-        """Return key and certificate (one PEM) of a client that is known as *uri*."""
+        """Return a new key and its certificate (together as PEM) for a client that is known as *uri*."""
         uris = [x509.UniformResourceIdentifier(uri)]
         return self._issue_with_new_key(name, uris, ExtendedKeyUsageOID.CLIENT_AUTH, now, OPERATOR_LIFE)
 
     def issue_for(self, public_key: ec.EllipticCurvePublicKey, name: str, uri: str, now: datetime) -> str:
-        """Return the certificate (PEM) of a machine's own *public_key*. What else its CSR asked for is ignored."""
+        """Return the certificate (PEM) of a machine's own *public_key*. Everything else in its CSR is ignored."""
         uris = [x509.UniformResourceIdentifier(uri)]
         return _certificate_pem(self._leaf(public_key, name, uris, ExtendedKeyUsageOID.CLIENT_AUTH, now, MACHINE_LIFE))
 
@@ -114,7 +114,7 @@ class Authority:
 
 
 def read_csr(pem: str) -> ec.EllipticCurvePublicKey:
-    """Return the P-256 key that *pem*, a CSR signed by that key, asks a certificate for."""
+    """Return the P-256 key for which *pem*, a CSR signed by that key, requests a certificate."""
     try:
         csr = x509.load_pem_x509_csr(pem.encode())
         key = csr.public_key()
@@ -129,7 +129,7 @@ def read_csr(pem: str) -> ec.EllipticCurvePublicKey:
 
 
 def public_der(key: ec.EllipticCurvePublicKey) -> bytes:
-    """Return *key* as SubjectPublicKeyInfo, the form in which machine keys are written."""
+    """Return *key* as SubjectPublicKeyInfo, the form that enrolment documents use."""
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 

@@ -23,7 +23,7 @@ OPERATOR_PORT = 7444
 
 @click.group()
 def control() -> None:
-    """The control server: a letter box between operators and machines, which holds no key that a machine obeys.
+    """The control server: a letter box between operators and machines. It holds no key that a machine obeys.
 
     Example: milkyway control init /srv/milkyway --fleet home --host control.example.org
     """
@@ -32,7 +32,14 @@ def control() -> None:
 @control.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--fleet", required=True, type=Name(FleetId, FLEET_NAME), help="The fleet's name, as in its owner's root.")
-@click.option("--host", "hosts", multiple=True, default=["localhost", "127.0.0.1"], show_default=True, help="Name or address.")
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    default=["localhost", "127.0.0.1"],
+    show_default=True,
+    help="A name or address at which the server is reached; repeatable.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 def init(directory: Path, fleet: str, hosts: tuple[str, ...], as_json: bool) -> None:
     """Make a control server's DIRECTORY: store, authorities for machines and operators, the first operator's certificate.
@@ -50,7 +57,7 @@ def init(directory: Path, fleet: str, hosts: tuple[str, ...], as_json: bool) -> 
         return
     click.echo(f"Control server of fleet {fleet} made in {directory}.")
     click.echo(f"  Machines must know it by         {paths['machine_ca']}")
-    click.echo(f"  The first operator takes home    {paths['operator_certificate']} and {paths['operator_ca']}")
+    click.echo(f"  The first operator needs         {paths['operator_certificate']} and {paths['operator_ca']}")
     click.echo(f"Start it: milkyway control serve {directory}")
 
 
@@ -58,7 +65,7 @@ def init(directory: Path, fleet: str, hosts: tuple[str, ...], as_json: bool) -> 
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.argument("name", type=Name(PersonName, PERSON_NAME))
 def operator(directory: Path, name: str) -> None:
-    """Make key and certificate of another operator NAME. It opens the letter box; what counts is whose signatures are inside.
+    """Make a key and certificate for another operator NAME. It gives access to the letter box; machines obey signatures.
 
     Example: milkyway control operator /srv/milkyway alice
     """
@@ -69,12 +76,20 @@ def operator(directory: Path, name: str) -> None:
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--address", default="0.0.0.0", show_default=True, help="Listen on this address.")
 @click.option(
-    "--agent-port", type=click.IntRange(0, 65535), default=AGENT_PORT, show_default=True, help="For machines; 0: any."
+    "--agent-port",
+    type=click.IntRange(0, 65535),
+    default=AGENT_PORT,
+    show_default=True,
+    help="The port for machines; 0: any free one.",
 )
 @click.option(
-    "--operator-port", type=click.IntRange(0, 65535), default=OPERATOR_PORT, show_default=True, help="For operators; 0: any."
+    "--operator-port",
+    type=click.IntRange(0, 65535),
+    default=OPERATOR_PORT,
+    show_default=True,
+    help="The port for operators; 0: any free one.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the ports as one JSON line, and log JSON to stderr.")
+@click.option("--json", "as_json", is_flag=True, help="Print the ports as a line of JSON, and log JSON to stderr.")
 def serve(directory: Path, address: str, agent_port: int, operator_port: int, as_json: bool) -> None:
     """Serve DIRECTORY until SIGINT or SIGTERM.
 

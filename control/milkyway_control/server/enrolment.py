@@ -1,7 +1,7 @@
-"""Enrolment as the control server sees it: what it checks of a request and of the record that an operator signed. Pure.
+"""The control server's part of enrolment: what it checks in a request and in the record that an operator signed. Pure.
 
-Its checks keep nonsense out of the letter box. They are not what makes enrolment safe: the
-proof is checked by the operator's tool, which holds the secret, and the record's signature by the machine.
+Its checks keep nonsense out of the letter box. They are not what makes enrolment safe: the operator's
+tool, which holds the secret, checks the proof, and the machine checks the record's signature.
 """
 
 from datetime import UTC, datetime
@@ -18,11 +18,11 @@ from milkyway_formats.names import FleetId, MachineId, UnixSeconds
 
 
 class EnrolmentRefusedError(RefusedError):
-    """A request or record that contradicts itself or the other."""
+    """The request or the record contradicts itself, or one contradicts the other."""
 
 
 def read_request(data: bytes) -> EnrolmentRequest:
-    """Return the request if its CSR is signed by, and asks for, the connection key that it names."""
+    """Return the request if its CSR is for the connection key that it names, and signed by that key."""
     request = decode(data, EnrolmentRequest, what="enrolment request", limit=MAX_ENROLMENT_BYTES)
     if public_der(read_csr(request.csr)) != bytes.fromhex(request.keys.connection):
         raise EnrolmentRefusedError("cannot accept enrolment request: its certificate request is for another key")
@@ -31,28 +31,28 @@ def read_request(data: bytes) -> EnrolmentRequest:
 
 
 def machine_of(request: EnrolmentRequest) -> MachineId:
-    """Return the id that the machine gets: the key id of its identity key."""
+    """Return the machine's id: the key id of its identity key."""
     return HybridPublicKey(bytes.fromhex(request.keys.identity)).key_id
 
 
 def approve(
     request: EnrolmentRequest, envelope: bytes, fleet: FleetId, authority: Authority, now: UnixSeconds
 ) -> tuple[MachineRow, EnrolmentReply]:
-    """Return the machine that the record in *envelope* makes of *request*, and the reply for it, with its certificate.
+    """Return the machine that *request* becomes by the record in *envelope*, and the reply to it with its certificate.
 
-    Checks: the record is one, of this fleet, for this token, these keys and the id that follows from them.
+    Checks that it is a record, of this fleet, for this token, these keys and the id that follows from them.
     """
     wrapped = read_envelope(envelope, what="enrolment record")
     if wrapped.payload_type != ENROLMENT_TYPE:
         raise EnrolmentRefusedError(f"cannot accept enrolment record: its type is {wrapped.payload_type}")
     record = decode(payload_of(wrapped), EnrolmentRecord, what="enrolment record")
-    for name, said, known in (
+    for name, stated, known in (
         ("fleet", record.fleet, fleet),
         ("token", record.token, request.token),
         ("keys", record.keys, request.keys),
         ("machine", record.machine, machine_of(request)),
     ):
-        if said != known:
+        if stated != known:
             raise EnrolmentRefusedError(f"cannot accept enrolment record: its {name} is not that of the request")
     certificate = authority.issue_for(
         read_csr(request.csr), record.name, machine_uri(record.machine), datetime.fromtimestamp(now, UTC)
@@ -73,5 +73,5 @@ def approve(
 
 
 def reply_bytes(reply: EnrolmentReply) -> bytes:
-    """Return *reply* as the machine gets it."""
+    """Return *reply* in the form that the machine receives."""
     return encode(reply)

@@ -1,8 +1,8 @@
-"""HTTP/1.1 for programs over TLS: one task for each connection, and a bound on everything a peer can make us hold.
+"""HTTP/1.1 for programs over TLS: a task for each connection, and a bound on everything a peer can make us hold.
 
-``serve`` turns a stream into requests and a handler's answers into bytes. Who may ask what
-is the handler's business; it learns the peer's certificate (which TLS has checked) and
-nothing else about who asks. A peer that is slow, silent or hostile costs its one task until a
+``serve`` turns a stream into requests and a handler's answers into bytes. The handler decides
+who may ask what; it learns the names in the peer's certificate (which TLS has checked) and nothing
+else about the peer. A peer that is slow, silent or hostile costs no more than its task, until a
 deadline by trio's clock. Refusals (RefusedError) become 4xx with a Problem; a bug becomes 500.
 """
 
@@ -27,7 +27,7 @@ CHUNK_BYTES = 256 * 1024
 
 
 class HttpError(RefusedError):
-    """A refusal that has an HTTP status of its own."""
+    """A refusal with an HTTP status of its own."""
 
     def __init__(self, status: int, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -36,22 +36,22 @@ class HttpError(RefusedError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one peer, and all together, may take: seconds and numbers."""
+    """What each peer, and all peers together, may take: seconds and numbers."""
 
     connections: int = 4096
-    anonymous: int = 512  # of these, such as showed no certificate
+    anonymous: int = 512  # of the connections: those without a certificate
     handshake_s: float = 15
     idle_s: float = 90  # between two requests
     request_s: float = 30  # from the first byte of a request to the end of its headers; each part of a body
     send_s: float = 30  # each chunk of an answer
-    linger_s: float = 5  # what is still coming of a body that nobody reads is thrown away for so long
-    linger_bytes: int = 1 << 20  # and no more of it than this
+    linger_s: float = 5  # how long the rest of a body that no handler read is received and thrown away
+    linger_bytes: int = 1 << 20  # and at most how much of it
     requests: int = 100_000  # on one connection
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked. The body is read by the handler, if at all: ``body`` or ``chunks``, once."""
+    """A request. Only the handler reads the body, at most once, by ``body`` or ``chunks``."""
 
     method: str
     path: str
@@ -75,7 +75,7 @@ class Request:
         return b"".join(parts)
 
     def content_length(self) -> int | None:
-        """Return how long the body is said to be (h11 holds the peer to it), or None."""
+        """Return the announced length of the body (h11 holds the peer to it), or None."""
         return int(self.headers["content-length"]) if "content-length" in self.headers else None
 
 
@@ -94,11 +94,11 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 class PeerGoneError(Exception):
-    """The peer closed, stalled or broke the protocol so that no answer is possible. Never leaves this module."""
+    """The peer closed, stalled or broke the protocol, so that no answer is possible. Never leaves this module."""
 
 
-class Service:
-    """Everything that answers on one port: the handler, the limits and who is connected now."""
+class HttpService:
+    """The HTTP server of a port: the handler, the limits, and the number of connections now."""
 
     def __init__(self, handler: Handler, tls: ssl.SSLContext, limits: Limits) -> None:
         self._handler = handler
@@ -108,7 +108,7 @@ class Service:
         self._anonymous = 0
 
     async def serve(self, transport: trio.abc.Stream) -> None:
-        """Serve one accepted connection to its end; never raises for anything its peer did."""
+        """Serve an accepted connection to its end; never raises because of anything the peer does."""
         if self._connections >= self._limits.connections:
             await trio.aclose_forcefully(transport)
             return
@@ -173,7 +173,7 @@ async def _handle(handler: Handler, request: Request) -> Response:
 
 
 def problem(status: int, error: RefusedError | UnavailableError | str) -> Response:
-    """Return the answer that tells people what is wrong."""
+    """Return the answer that tells a person what is wrong."""
     hint = "" if isinstance(error, str) else error.hint
     return json_response(encode(Problem(error=str(error)[:4096], hint=hint[:4096])), status)
 
@@ -184,7 +184,7 @@ def json_response(body: bytes, status: int = 200) -> Response:
 
 
 class _Connection:
-    """One stream with its h11 state machine."""
+    """A stream with its h11 state machine."""
 
     def __init__(self, stream: trio.abc.Stream, limits: Limits) -> None:
         self._stream = stream
@@ -216,7 +216,7 @@ class _Connection:
         )
 
     async def answer(self, response: Response) -> None:
-        """Send *response*. After a request whose body was not read, the connection is closed."""
+        """Send *response*. If the request's body was not read, it announces that the connection will be closed."""
         length = len(response.body) if response.stream is None else response.length
         headers = [*response.headers.items()]
         if response.status != 204:  # which has no content, and must not say so (RFC 9110, section 8.6)
@@ -235,7 +235,7 @@ class _Connection:
         await self._send(h11.EndOfMessage())
 
     def _request_is_over(self) -> bool:
-        """Whether nothing of the request is left unread; looks no further than at what has come."""
+        """Tell whether all of the request has been read; looks only at what has been received."""
         if self._h11.their_state is h11.SEND_BODY:
             try:
                 self._h11.next_event()
@@ -244,14 +244,14 @@ class _Connection:
         return self._h11.their_state in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
 
     def goes_on(self) -> bool:
-        """Whether another request may follow; makes ready for it."""
+        """Tell whether another request may follow; if so, prepare for it."""
         if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
             return False
         self._h11.start_next_cycle()
         return True
 
     async def linger(self) -> None:
-        """Throw away what is still coming, so that the peer can read our answer: closing now would reset the connection."""
+        """Receive and discard the rest, so that the peer can read our answer: closing now would reset the connection."""
         left = self._limits.linger_bytes if self._h11.their_state is h11.SEND_BODY else 0
         with trio.move_on_after(self._limits.linger_s):
             while left > 0:

@@ -1,8 +1,8 @@
-"""What operators' tools may ask: tokens, enrolments, machines, blobs, desired states, commands, reports.
+"""What operators' tools may request: tokens, enrolments, machines, blobs, desired states, commands, reports.
 
-The port's TLS lets in only certificates of the operators' authority. That is permission to
-use the letter box, no more: whether an order counts is decided by its signatures, on the machine
-it is for. So what is checked here is the form, the fleet and the address, and never who signed.
+The port's TLS lets in only certificates of the operators' authority. That is permission to use
+the letter box, no more: whether an order counts is decided by its signatures, on the machine
+it is for. So form, fleet and address are checked here, but never who signed.
 """
 
 from collections.abc import Callable
@@ -70,7 +70,7 @@ class OperatorApi:
         self._clock = clock
 
     async def handle(self, request: Request) -> Response:
-        """Answer one request."""
+        """Return the answer to *request*."""
         operators = [uri.removeprefix(OPERATOR_URI) for uri in request.uris if uri.startswith(OPERATOR_URI)]
         if len(operators) != 1:
             raise HttpError(401, f"cannot answer {request.path}: an operator's certificate is required")
@@ -98,28 +98,28 @@ class OperatorApi:
                 return _json([_machine_view(row) for row in await trio.to_thread.run_sync(self._store.machines)])
             case method, path, [machine, verb] if path == MACHINES_PATH:
                 return await self._machine(request, method, machine, verb, operator)
-        raise HttpError(404, f"cannot answer {request.method} {request.path}: there is no such thing")
+        raise HttpError(404, f"cannot answer {request.method} {request.path}: there is no such path")
 
     async def _machine(self, request: Request, method: str, machine: str, verb: str, operator: str) -> Response:
-        row = await trio.to_thread.run_sync(self._store.machine, machine)
-        if row is None:
+        machine_row = await trio.to_thread.run_sync(self._store.machine, machine)
+        if machine_row is None:
             raise HttpError(404, f"cannot find machine {machine[:64]}: it is not enrolled here")
         match method, verb:
             case "POST", "revoke":
-                return await self._revoke(row, operator)
+                return await self._revoke(machine_row, operator)
             case "GET", "desired":
-                return await self._envelopes(request, row, "desired")
+                return await self._envelopes(request, machine_row, "desired")
             case "GET", "commands":
-                return await self._envelopes(request, row, "command")
+                return await self._envelopes(request, machine_row, "command")
             case "POST", "desired":
-                return await self._add_desired(request, row, operator)
+                return await self._add_desired(request, machine_row, operator)
             case "POST", "commands":
-                return await self._add_command(request, row, operator)
+                return await self._add_command(request, machine_row, operator)
             case "GET", "reports":
-                found = await trio.to_thread.run_sync(self._store.reports, row.id, _limit(request))
-                return _json([ReportView(received=one.received, envelope=one.envelope.decode()) for one in found])
+                found = await trio.to_thread.run_sync(self._store.reports, machine_row.id, _limit(request))
+                return _json([ReportView(received=row.received, envelope=row.envelope.decode()) for row in found])
             case _:
-                raise HttpError(404, f"cannot answer {method} …/{verb}: there is no such thing")
+                raise HttpError(404, f"cannot answer {method} …/{verb}: there is no such path")
 
     # --- enrolment ---
 
@@ -163,7 +163,7 @@ class OperatorApi:
         log.info("machine_revoked", machine=machine.name, operator=operator)
         return Response(204)
 
-    # --- what is signed ---
+    # --- signed documents ---
 
     async def _envelopes(self, request: Request, machine: MachineRow, kind: EnvelopeKind) -> Response:
         stream = request.query.get("stream", "")
@@ -189,7 +189,7 @@ class OperatorApi:
         self._check_address(desired.fleet, [desired.machine], machine, "desired state")
         previous = request.headers.get(MATCH_HEADER)
         if previous is None:
-            raise HttpError(428, "cannot store desired state: no If-Match header says what it was built upon")
+            raise HttpError(428, "cannot store desired state: no If-Match header says what it was built on")
         if previous == ANY_MATCH:
             newest = await trio.to_thread.run_sync(self._store.newest_desired, machine.id)
             previous = newest.digest if newest else EMPTY_MATCH

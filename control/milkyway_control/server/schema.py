@@ -24,7 +24,7 @@ tokens = Table(
     Column("expires", Integer, nullable=False),
 )
 
-# What a machine sent with a token, and later the reply that it waits for. One row for each token, for ever.
+# What a machine sent with a token, and later the reply that it waits for. One row for each token, kept for ever.
 enrolments = Table(
     "enrolments",
     metadata,
@@ -45,7 +45,7 @@ machines = Table(
     Column("enrolled", Integer, nullable=False),
     Column("last_seen", Integer),
     Column("revoked", Integer),
-    # the newest command that the machine's uplink said it has
+    # the newest command that the machine's uplink has acknowledged
     Column("commands_seen", Integer, nullable=False, default=0),
 )
 

@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from milkyway_control.server.agent_endpoint import AgentEndpoint
-from milkyway_control.server.http_service import Limits, Service
+from milkyway_control.server.http_service import HttpService, Limits
 from milkyway_control.server.operator_api import OperatorApi
 from milkyway_control.server.site import Site
 from milkyway_control.server.wakeups import Wakeups
@@ -24,7 +24,7 @@ BACKLOG = 1024
 
 
 class PortUnavailableError(UnavailableError):
-    """Somebody else listens there."""
+    """The port can't be listened at, for example because another program does."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class Conduct:
-    """What a test makes shorter, and nobody else changes."""
+    """Times and limits that only tests change."""
 
     hold_s: float = POLL_HOLD_S
     agent_limits: Limits = field(default_factory=Limits)
@@ -46,7 +46,7 @@ class Conduct:
 
 
 def unix_now() -> UnixSeconds:
-    """Return the time: the production clock."""
+    """Return the time now; the clock in production."""
     return int(time.time())
 
 
@@ -58,7 +58,7 @@ async def serve(
     conduct: Conduct | None = None,
     task_status: trio.TaskStatus[Ports] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve *site* until cancelled. ``task_status`` gets the ports that were bound, once both accept."""
+    """Serve *site* until cancelled. Once both ports accept connections, ``task_status`` gets their numbers."""
     conduct = conduct or Conduct()
     store, blobs, wakeups = site.store(), site.blobs(), Wakeups()
     try:
@@ -71,10 +71,13 @@ async def serve(
         operator_tls = server_context(site.operators.server, site.operators.ca, clients_required=True)
         async with trio.open_nursery() as nursery:
             agent_port = await nursery.start(
-                _listen, ports.address, ports.agents, Service(agents.handle, agent_tls, conduct.agent_limits).serve
+                _listen, ports.address, ports.agents, HttpService(agents.handle, agent_tls, conduct.agent_limits).serve
             )
             operator_port = await nursery.start(
-                _listen, ports.address, ports.operators, Service(operators.handle, operator_tls, conduct.operator_limits).serve
+                _listen,
+                ports.address,
+                ports.operators,
+                HttpService(operators.handle, operator_tls, conduct.operator_limits).serve,
             )
             bound = Ports(ports.address, agent_port, operator_port)
             log.info("control_server_started", fleet=fleet, agent_port=bound.agents, operator_port=bound.operators)

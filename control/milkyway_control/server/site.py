@@ -1,11 +1,11 @@
-"""A control server's directory: what lies where, made by ``init`` and opened by ``serve``.
+"""A control server's directory, made by ``init`` and opened by ``serve``.
 
-    control.json                      the fleet's name, the hosts that the server is reached as
+    control.json                      the fleet's name, the hosts at which the server is reached
     control.sqlite                    the store
     blobs/                            layers by SHA-256
     ca/{ca.pem,ca.key,server.pem}     machines' authority; ca.pem goes into each machine's configuration
     operator/{ca.pem,ca.key,server.pem,client.pem}
-                                      operators' authority; ca.pem and client.pem are what the first operator takes home
+                                      operators' authority; ca.pem and client.pem are for the first operator's tool
 
 There is no key here that a machine obeys.
 """
@@ -39,7 +39,7 @@ class SiteUnavailableError(UnavailableError):
 
 
 class SiteSettings(Document, frozen=True):
-    """What ``init`` was told."""
+    """The settings given to ``init``."""
 
     format: Literal["milkyway.control/1"]
     fleet: FleetId
@@ -48,7 +48,7 @@ class SiteSettings(Document, frozen=True):
 
 @dataclass(frozen=True)
 class AuthorityFiles:
-    """Where an authority's files lie; both authorities have the same."""
+    """The paths of an authority's files, which are the same for both authorities."""
 
     directory: Path
 
@@ -105,7 +105,7 @@ class Site:
         return Blobs(self.directory / "blobs")
 
     def add_operator(self, name: str, now: datetime) -> Path:
-        """Make key and certificate of another operator; return the file. A name that has one is refused."""
+        """Make a key and certificate for another operator and return their file; refuse a name that has one."""
         path = self.operators.client(name)
         if path.exists():
             raise SiteRefusedError(f"cannot add operator {name}: {path} exists")
@@ -114,7 +114,7 @@ class Site:
 
 
 def create(directory: Path, fleet: FleetId, hosts: Sequence[str], now: datetime) -> Site:
-    """Make a new site. A directory that holds anything is refused; ``control.json`` comes last and makes it one."""
+    """Make a new site in an empty directory. ``control.json`` is written last: without it the directory is not a site."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):
@@ -145,7 +145,7 @@ def read(directory: Path) -> Site:
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise SiteRefusedError(
-            f"cannot open {directory}: it is no control server's directory", hint="make one: milkyway control init DIR"
+            f"cannot open {directory}: it is not a control server's directory", hint="make one: milkyway control init DIR"
         ) from error
     except OSError as error:
         raise SiteUnavailableError(f"cannot open {directory}: {error.strerror}") from error

@@ -1,8 +1,8 @@
 """What the control server remembers, in SQLite. Synchronous: the endpoints call it in threads.
 
 Each public method is one transaction. The store checks what only it can see (an id that is
-used already, a document that is no longer the newest); what a document says was decided
-before it comes here. Nothing in it is believed by a machine: it is a letter box with an index.
+already used, a document that is no longer the newest); the contents of a document were checked
+before. No machine believes anything because it is in here: it is a letter box with an index.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ BUSY_TIMEOUT_MS = 5000
 
 
 class StoreRefusedError(RefusedError):
-    """What was to be stored does not fit to what is stored."""
+    """What should be stored contradicts what is stored already."""
 
 
 class UnknownError(RefusedError):
@@ -32,7 +32,7 @@ class UnknownError(RefusedError):
 
 
 class ConflictError(RefusedError):
-    """Somebody was quicker: what this builds on is no longer the newest."""
+    """Another change came first: what this one builds on is no longer the newest."""
 
 
 class StoreUnavailableError(UnavailableError):
@@ -41,7 +41,7 @@ class StoreUnavailableError(UnavailableError):
 
 @dataclass(frozen=True)
 class TokenRow:
-    """A token as the server knows it. ``name`` is what the operator wants the machine to be called."""
+    """A token as the server knows it. ``name`` is the name that the operator wants for the machine."""
 
     id: str
     name: str
@@ -52,7 +52,7 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class EnrolmentRow:
-    """What came with a token; ``reply`` once an operator approved."""
+    """The request that came with a token; ``reply`` is there once an operator has approved it."""
 
     token: str
     request: bytes
@@ -92,7 +92,7 @@ class EnvelopeRow:
 
 @dataclass(frozen=True)
 class ReportRow:
-    """A report whose signature was checked when it came."""
+    """A report whose signature was checked on arrival."""
 
     number: int
     machine: MachineId
@@ -116,7 +116,7 @@ class Store:
             connection.execute(insert(facts), [_fact("schema", str(schema.VERSION)), _fact("fleet", fleet)])
 
     def check(self) -> None:
-        """Refuse a database that another version made."""
+        """Raise StoreRefusedError if the database has another version's schema."""
         with self._transaction() as connection:
             version = connection.execute(select(facts.c.value).where(facts.c.name == "schema")).scalar()
         if version != str(schema.VERSION):
@@ -142,7 +142,7 @@ class Store:
         return TokenRow(**_columns(row)) if row else None
 
     def add_enrolment(self, token: str, request: bytes, now: UnixSeconds) -> EnrolmentRow:
-        """Bind *token* to *request*, for ever; return what the token is bound to (this, or what came first)."""
+        """Bind *token* to *request*, for ever; return what the token is bound to: this request, or an earlier one."""
         with self._transaction(writes=True) as connection:
             row = connection.execute(select(enrolments).where(enrolments.c.token == token)).first()
             if row is None:
@@ -151,7 +151,7 @@ class Store:
         return EnrolmentRow(**_columns(row))
 
     def enrolment(self, token: str) -> EnrolmentRow | None:
-        """Return what came with *token*, or None."""
+        """Return the enrolment with *token*, or None."""
         with self._transaction() as connection:
             row = connection.execute(select(enrolments).where(enrolments.c.token == token)).first()
         return EnrolmentRow(**_columns(row)) if row else None
@@ -163,7 +163,7 @@ class Store:
             return [EnrolmentRow(**_columns(row)) for row in connection.execute(query)]
 
     def enrol(self, token: str, machine: MachineRow, reply: bytes) -> None:
-        """Turn the pending enrolment of *token* into *machine*. An id or name that is taken is refused."""
+        """Turn the pending enrolment of *token* into *machine*; refuse an id or name that is taken."""
         with self._transaction(writes=True) as connection:
             done = connection.execute(
                 update(enrolments).where(enrolments.c.token == token, enrolments.c.reply.is_(None)).values(reply=reply)
@@ -190,7 +190,7 @@ class Store:
         return MachineRow(**_columns(row)) if row else None
 
     def saw(self, machine: MachineId, now: UnixSeconds, commands: int | None) -> None:
-        """Note that *machine* asked at *now*, and which command it has, where it said so (never one we did not send)."""
+        """Record that *machine* polled at *now*, and which command it acknowledged, if any (never one we did not send)."""
         values: dict[str, Any] = {"last_seen": now}
         with self._transaction(writes=True) as connection:
             if commands is not None:
@@ -201,7 +201,7 @@ class Store:
             connection.execute(update(machines).where(machines.c.id == machine).values(**values))
 
     def revoke(self, machine: MachineId, now: UnixSeconds) -> None:
-        """Never let *machine* connect again. Twice is the same as once."""
+        """Never let *machine* connect again. Idempotent."""
         with self._transaction(writes=True) as connection:
             if not connection.execute(select(machines.c.id).where(machines.c.id == machine)).first():
                 raise UnknownError(f"cannot revoke {machine[:16]}: there is no such machine")
@@ -214,8 +214,8 @@ class Store:
     def add_envelope(self, row: EnvelopeRow, previous: Sha256 | None = None) -> int:
         """Store *row* (its cursor is not used) and return its cursor.
 
-        A desired state must be put on top of the one that its author saw: when the newest of that machine
-        is not *previous* (None: there is none), it is refused. A command may come again, and is sent again.
+        A desired state must build on the newest one: if the digest of the machine's newest is not *previous* (None:
+        there is none), it is refused. A command may be stored again, and is then sent again.
         """
         with self._transaction(writes=True) as connection:
             if row.kind == "desired":
@@ -223,7 +223,7 @@ class Store:
                 if (newest.digest if newest else None) != previous:
                     raise ConflictError(
                         f"cannot store desired state {row.number} of {row.machine[:16]}: "
-                        "another one came since it was prepared",
+                        "another was stored since it was prepared",
                         hint="prepare it again: it would undo the other",
                     )
             values = {name: value for name, value in row.__dict__.items() if name != "cursor"}
@@ -250,7 +250,7 @@ class Store:
         return EnvelopeRow(**_columns(row)) if row else None
 
     def envelopes(self, machine: MachineId, kind: EnvelopeKind, stream: str = "", limit: int = 20) -> list[EnvelopeRow]:
-        """Return the newest envelopes for *machine*, newest first; commands of one *stream* where it is given."""
+        """Return the newest envelopes for *machine*, newest first; only commands of *stream* if it is given."""
         query = _newest(machine, kind).limit(limit)
         if stream:
             query = query.where(envelopes.c.stream == stream)
@@ -260,7 +260,7 @@ class Store:
     # --- reports ---
 
     def add_report(self, row: ReportRow, keep: int = 1000) -> None:
-        """Store *row* (its number is not used); only the newest *keep* of a machine stay. A repeated one is dropped."""
+        """Store *row* (its number is not used); only the newest *keep* of a machine stay. A repeated report is dropped."""
         with self._transaction(writes=True) as connection:
             newest = connection.execute(select(func.max(reports.c.sequence)).where(reports.c.machine == row.machine)).scalar()
             if newest is not None and row.sequence <= newest:
@@ -281,7 +281,7 @@ class Store:
     @contextmanager
     def _transaction(self, *, writes: bool = False) -> Iterator[Connection]:
         # IMMEDIATE: a transaction that reads first and then finds the database locked for writing could not
-        # wait for it (SQLite, "Transaction control", deferred transactions).
+        # wait for the lock (SQLite, "Transaction control", deferred transactions).
         try:
             with self._engine.begin() as connection:
                 connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
@@ -303,6 +303,6 @@ def _fact(name: str, value: str) -> dict[str, str]:
 
 
 def _set_up(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # no BEGIN of the driver's own: _transaction says which
+    connection.isolation_level = None  # no BEGIN by the driver: _transaction issues its own
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_MS}"):
         connection.execute(f"PRAGMA {pragma}")

@@ -1,14 +1,14 @@
-"""Who waits for news of what: so that a push ends a long poll at once.
+"""Waiting for news by name, so that a push ends a long poll at once.
 
-Take the event *before* looking whether there is something: what comes in between then
-wakes the waiter too, and nothing is ever missed. A wake-up may be for nothing; look again.
+Take the event *before* looking whether there is news: then news that comes in between wakes
+the waiter too, and nothing is missed. A wake-up may be spurious: look again.
 """
 
 import trio
 
 
 class Wakeups:
-    """Events by name (a machine's id, a token). One that nobody waits for any more takes no room after ``wake``."""
+    """Events by name (a machine's id, a token). ``wake`` drops the event, so a name without waiters takes no room."""
 
     def __init__(self) -> None:
         self._events: dict[str, trio.Event] = {}

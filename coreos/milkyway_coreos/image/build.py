@@ -1,8 +1,8 @@
 """Build CoreOS: from packages, policy and sources to ``root.img``, ``vmlinuz`` and ``initramfs.img``.
 
-Every step is kept by the hash of what it was made from (``steps``), and every result takes its
-place in the output directory only when all of them are there. The same inputs give the same bytes:
-the packages of one day, this project's sources, the versions of the tools tree.
+Every step's result is kept under the hash of what it was made from (``steps``); the images take their
+places in the output directory only when all of them are made. The same inputs give the same bytes: the
+packages of the same day, this project's sources, the versions of the tools tree.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from milkyway_coreos import tools
 from milkyway_coreos.image import config, initramfs, kernel, packages, policy, programs, root, verity_image
 from milkyway_coreos.image.kernel import Modules
-from milkyway_coreos.image.steps import Say, Steps, alone, hash_files, remove_tree, to_terminal
+from milkyway_coreos.image.steps import Say, StepCache, hash_files, locked, remove_tree, to_terminal
 
 HERE = Path(__file__).resolve().parent
 PROJECT = tools.PROJECT
@@ -23,7 +23,7 @@ VENDOR_ROOT = PROJECT / "build/keys/vendor-root.json"
 
 
 class Parts(NamedTuple):
-    """The kept directories that the images are made from."""
+    """The directories in the cache that the images are made from."""
 
     base: Path  # root/, packages, status, kernel.deb
     kernel: Path  # root/ with the agent's modules, vmlinuz, vmlinux, modules/
@@ -33,14 +33,14 @@ class Parts(NamedTuple):
 
 
 def build(output: Path = OUTPUT, *, vendor_root: Path | None = None, say: Say = to_terminal) -> dict[str, Any]:
-    """Build CoreOS into *output* and return what ``coreos.json`` says.
+    """Build CoreOS into *output* and return the contents of ``coreos.json``.
 
-    *vendor_root* is the vendor's signed root document; without it the image knows no vendor.
+    *vendor_root* is the vendor's signed root document; an image without it accepts no vendor's signatures.
     Raises ToolError when a program that the build needs is missing or fails.
     """
     output.mkdir(parents=True, exist_ok=True)
-    with alone(output / "cache"):
-        steps = Steps(output / "cache", say)
+    with locked(output / "cache"):
+        steps = StepCache(output / "cache", say)
         parts = _parts(steps)
         agent = {f"{root.MILKYWAY}/vendor-root.json": vendor_root.read_bytes()} if vendor_root else {}
         inputs = "\n".join([
@@ -54,8 +54,8 @@ def build(output: Path = OUTPUT, *, vendor_root: Path | None = None, say: Say = 
         return description
 
 
-def _parts(steps: Steps) -> Parts:
-    """Make or find what the images are put together from."""
+def _parts(steps: StepCache) -> Parts:
+    """Return the parts that the images are put together from, from the cache or made now."""
     wanted = (config.PACKAGES, config.KERNEL, config.SUITE, packages.COLLECT, os.environ.get("MILKYWAY_MIRROR"))
     fetched = steps.made("packages", repr(wanted), packages.fetch)
     rules = fetched.name + hash_files(*(HERE / f"{name}.py" for name in ("config", "packages", "root", "trim")))
@@ -102,7 +102,7 @@ def _packages_of_the_agent() -> list[Path]:
 
 def _make_images(parts: Parts, extra: dict[str, bytes], into: Path, say: Say) -> None:
     """Write every file of the output to *into*."""
-    steps = Steps(into, say)
+    steps = StepCache(into, say)
     modules = Modules(parts.kernel / "modules")
     tree, overlay = into / "tree", into / "overlay"
     for source in (PROJECT / "coreos/root").rglob("*"):
@@ -136,7 +136,7 @@ def _make_images(parts: Parts, extra: dict[str, bytes], into: Path, say: Say) ->
 
 
 def _description(parts: Parts, verity: verity_image.Verity, made: Path) -> dict[str, Any]:
-    """Return what ``coreos.json`` says of the images in *made*."""
+    """Return what ``coreos.json`` says about the images in *made*."""
     images = ("root.img", "vmlinuz", "initramfs.img")
     return {
         "version": config.VERSION,
@@ -163,7 +163,7 @@ def _json(value: object) -> str:
 
 
 def _publish(file: Path, place: Path) -> None:
-    """Put *file* at *place*, at once: whoever has the old one open keeps it whole."""
+    """Replace *place* by *file*, atomically; a program that has the old file open keeps it."""
     beside = place.with_name(f".{place.name}.new")
     beside.unlink(missing_ok=True)
     beside.hardlink_to(file)

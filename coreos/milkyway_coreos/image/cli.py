@@ -23,9 +23,9 @@ def coreos() -> None:
 @click.option(
     "--vendor-root",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The vendor's signed root document [build/keys/vendor-root.json, if it is there].",
+    help="The vendor's signed root document [build/keys/vendor-root.json, if it exists].",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what coreos.json says.")
+@click.option("--json", "as_json", is_flag=True, help="Print coreos.json.")
 def build(output: Path, vendor_root: Path | None, as_json: bool) -> None:
     """Build root.img, vmlinuz and initramfs.img; only what changed is made again.
 

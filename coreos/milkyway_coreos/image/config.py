@@ -1,6 +1,6 @@
 """What CoreOS is made of. Pure data, and the only place to change it."""
 
-INTERFACE = 1  # of the root towards layers: what a layer of `base: coreos` may count on
+INTERFACE = 1  # what the root guarantees to a layer of `base: coreos`
 VERSION = "0.1.0"
 SUITE = "trixie"
 EPOCH = 1735689600  # 2025-01-01: the time of everything in an image, so that the same inputs give the same bytes
@@ -11,10 +11,10 @@ PACKAGES = (
     "libpython3.13-stdlib", "nftables", "python3.13-minimal", "secilc",
 )  # fmt: skip
 
-# Modules in the order in which they are needed; what they depend on goes before them by itself.
-# The initramfs has what opens the root, and loads all of it before anything else runs.
+# Modules in the order in which they are needed; what they depend on is put before them.
+# The initramfs has those that open the root, and loads them all before anything else runs.
 BOOT_MODULES = ("virtio_blk", "dm-verity", "erofs")
-# The root has the rest; the agent loads it at boot, before it lets go of the right to.
+# The root has the rest; the agent loads them at boot, before it gives up the right to.
 ROOT_MODULES = (
     "virtio-rng", "i6300esb", "virtio_net", "loop", "overlay", "dm-crypt", "xts", "aesni-intel", "af_alg",
     "algif_skcipher", "btrfs", "nf_tables", "nft_ct", "nft_socket", "nft_reject_inet", "nft_limit", "nft_log",
@@ -55,7 +55,7 @@ TEXTS = {
     "milkyway-front:x:904:904::/:/usr/sbin/nologin\n"
     "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n",
     "etc/group": "root:x:0:\ntty:x:5:\n"
-    "milkyway:x:900:\n"  # who is in it reads, restarts and stops, through mwctl
+    "milkyway:x:900:\n"  # its members may read, restart and stop, through mwctl
     "milkyway-verifier:x:901:\nmilkyway-uplink:x:902:\nmilkyway-compiler:x:903:\nmilkyway-front:x:904:\nnogroup:x:65534:\n",
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",

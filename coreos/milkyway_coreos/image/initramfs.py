@@ -1,6 +1,6 @@
-"""The initramfs: one static program and the modules that open the root. Written here, byte for byte.
+"""The initramfs: one static program and the modules that open the root, as an archive written here byte by byte.
 
-The archive is the kernel's "newc" cpio, uncompressed: it is small, and unpacking costs time at
+The format is the kernel's "newc" cpio, uncompressed: the archive is small, and unpacking costs time at
 every boot. Order, times, owners and inode numbers are fixed, so the same files give the same bytes.
 """
 
@@ -22,7 +22,7 @@ class Entry(NamedTuple):
 
 
 def entries(init: bytes, modules: Modules, wanted: Iterable[str]) -> Iterator[Entry]:
-    """Return what the initramfs holds: *init*, the *wanted* modules and ``/modules``, which names them in loading order."""
+    """Yield the files of the initramfs: *init*, the *wanted* modules and ``/modules``, which names them in loading order."""
     order = loading_order(wanted, modules.needs)
     yield Entry("dev", DIRECTORY | 0o755)
     yield Entry("dev/console", DEVICE | 0o600, device=(5, 1))

@@ -1,6 +1,6 @@
 """The kernel of CoreOS: image, the modules it needs in loading order, and an ELF image for emulators.
 
-Modules are unpacked but never stripped: their signatures stay, which Secure Boot asks for.
+Modules are unpacked but never stripped: that keeps their signatures, which Secure Boot needs.
 What a module depends on is read from the module itself (``modinfo``'s fields), so nothing
 here needs ``depmod`` or runs a program of the package.
 """
@@ -20,7 +20,7 @@ MODINFO = re.compile(rb"\0(depends|softdep)=([^\0]*)(?=\0)")
 
 
 class Needs(NamedTuple):
-    """What a module says of itself: it cannot load without *depends*, and calls for *soft* by itself."""
+    """What a module declares: it cannot load without *depends*, and requests *soft* when it loads."""
 
     depends: tuple[str, ...]
     soft: tuple[str, ...]
@@ -58,7 +58,7 @@ class Modules:
         return lzma.decompress(self._files[module_name(name)].read_bytes())
 
     def needs(self, name: str) -> Needs:
-        """Return what module *name* needs of other modules. Raises RefusedError when the kernel has no such module."""
+        """Return which other modules module *name* needs. Raises RefusedError when the kernel has no such module."""
         if module_name(name) not in self._files:
             raise RefusedError(f"cannot take module {name} from the kernel: it has none of that name")
         needs = read_needs(self.content(name))
@@ -66,7 +66,7 @@ class Modules:
 
 
 def read_needs(module: bytes) -> Needs:
-    """Return what the ``.modinfo`` section of *module* says that it needs."""
+    """Return what *module* needs according to its ``.modinfo`` section."""
     facts = [(key, value.decode()) for key, value in MODINFO.findall(module)]
     depends = [name for key, value in facts if key == b"depends" for name in value.split(",") if name]
     before = [value.partition("post:")[0].removeprefix("pre:") for key, value in facts if key == b"softdep"]
@@ -75,7 +75,7 @@ def read_needs(module: bytes) -> Needs:
 
 
 def loading_order(wanted: Iterable[str], needs: Callable[[str], Needs], loaded: Iterable[str] = ()) -> list[str]:
-    """Return *wanted* and all they need, each after what it needs, without those already *loaded*."""
+    """Return *wanted* and all the modules they need, each after those it needs, without the ones already *loaded*."""
     order: list[str] = []
     done = set(map(module_name, loaded))
 
@@ -83,8 +83,8 @@ def loading_order(wanted: Iterable[str], needs: Callable[[str], Needs], loaded: 
         if name in done:
             return
         done.add(name)
-        its = needs(name)
-        for other in (*its.depends, *its.soft):
+        needed = needs(name)
+        for other in (*needed.depends, *needed.soft):
             visit(other)
         order.append(name)
 
@@ -99,7 +99,7 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 def payload_of(image: bytes) -> bytes:
-    """Return the compressed kernel inside *image*, a bzImage. Raises RefusedError when that is not zstd, as Debian's is."""
+    """Return the compressed kernel inside *image*, a bzImage. Raises RefusedError unless it is zstd, as Debian's is."""
     if image[BOOT_MAGIC : BOOT_MAGIC + 4] != b"HdrS":
         raise RefusedError("cannot read the kernel: it is not a bzImage")
     offset, length = struct.unpack_from("<II", image, PAYLOAD_OFFSET)

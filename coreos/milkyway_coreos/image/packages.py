@@ -1,8 +1,8 @@
 """The packages of the root: fetched and unpacked by mmdebstrap, trimmed, as a directory of ordinary files.
 
-mmdebstrap's ``extract`` variant unpacks and runs nothing: no maintainer script, no package manager,
-no Essential set, so the root holds what ``config.PACKAGES`` needs and its bytes depend on
-the packages alone. Owners, times and labels are set when the image is made, not here.
+mmdebstrap's ``extract`` variant only unpacks: no maintainer script, no package manager, no Essential
+set. So the root holds what ``config.PACKAGES`` needs, and its bytes depend on the packages alone.
+Owners, times and labels are set when the image is made, not here.
 """
 
 import os
@@ -44,7 +44,7 @@ class Package(NamedTuple):
 
 
 def fetch(into: Path) -> None:
-    """Write what the packages hold to *into*: ``base.tar``."""
+    """Write the packages' files to ``base.tar`` in *into*."""
     command = [
         "mmdebstrap", "--variant=extract", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
         f"--include={','.join(config.PACKAGES)}", '--aptopt=APT::Install-Recommends "0"',
@@ -56,9 +56,9 @@ def fetch(into: Path) -> None:
 
 
 def unpack(archive: Path, into: Path) -> None:
-    """Unpack the trimmed root from *archive* to ``into/root``, and what was collected to *into* itself.
+    """Unpack the trimmed root from *archive* to ``into/root``, and what COLLECT wrote to *into* itself.
 
-    Set-user-id bits are dropped: nothing on a server gains rights by a file.
+    Set-user-id bits are dropped: no file on a server gives rights to who executes it.
     """
     root = into / "root"
     root.mkdir()
@@ -75,7 +75,7 @@ def unpack(archive: Path, into: Path) -> None:
 
 
 def unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
-    """Write the file or link *member* of *tar* to *path*, readable by all, and executable if it was by anybody."""
+    """Write the file or link *member* of *tar* to *path*, readable by all, and executable if anybody could execute it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if member.issym():
         path.symlink_to(member.linkname)

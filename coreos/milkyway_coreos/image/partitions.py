@@ -1,7 +1,6 @@
 """The partitions of a server's disk. Pure.
 
-Their names are what the initramfs and the agent find them by; their order and sizes may
-change without anyone noticing.
+The initramfs and the agent find them by name; nothing depends on their order and sizes.
 """
 
 from typing import NamedTuple
@@ -16,7 +15,7 @@ RESERVED = MIB  # the GPT at the start, and its copy at the end
 ESP_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 LINUX_TYPE = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
 SIZES = {"esp": 64 * MIB, "coreos-a": 64 * MIB, "coreos-b": 64 * MIB, "secure-config": 8 * MIB}
-SMALLEST_DATA = 256 * MIB  # what btrfs needs to be of use
+SMALLEST_DATA = 256 * MIB  # with less, btrfs is of no use
 
 
 class Partition(NamedTuple):
@@ -29,7 +28,7 @@ class Partition(NamedTuple):
 
 
 def layout(disk_bytes: int) -> list[Partition]:
-    """Return the partitions of a disk of *disk_bytes*; ``data`` takes what is left. Raises RefusedError when too small."""
+    """Return the partitions of a disk of *disk_bytes*; ``data`` takes the rest. Raises RefusedError if it is too small."""
     start = RESERVED
     partitions = []
     for name, size in SIZES.items():
@@ -43,7 +42,7 @@ def layout(disk_bytes: int) -> list[Partition]:
 
 
 def sfdisk_script(partitions: list[Partition], disk_name: str) -> str:
-    """Return the script that makes sfdisk write *partitions*. Ids come from *disk_name*, not from chance."""
+    """Return the script that makes sfdisk write *partitions*. Ids are derived from *disk_name*, not random."""
     lines = ["label: gpt", "unit: sectors", f"sector-size: {SECTOR}", f"label-id: {uuid5(NAMESPACE_URL, disk_name)}", ""]
     for part in partitions:
         identity = uuid5(NAMESPACE_URL, f"{disk_name}/{part.name}")

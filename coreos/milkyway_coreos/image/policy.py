@@ -1,8 +1,8 @@
 """Compile CoreOS' base SELinux policy with the tools tree's ``secilc``.
 
-Promises: the same sources give the same bytes; every neverallow rule was checked; what comes out is of
-the one version that the kernel on the server takes. Leaves loading to the initramfs and the agent, and
-labelling of the root image, from the file contexts written beside the policy, to ``root``.
+Promises: the same sources give the same bytes; every neverallow rule was checked; the policy is of the
+version that the kernel on the server accepts. Leaves loading to the initramfs and the agent, and labelling
+the root image, by the file contexts written beside the policy, to ``verity_image``.
 """
 
 import subprocess
@@ -19,14 +19,14 @@ SOURCES = PROJECT / "coreos/selinux"
 
 
 class CompiledPolicy(NamedTuple):
-    """Where a compiled policy and its file contexts lie."""
+    """The files of a compiled policy and its file contexts."""
 
     policy: Path
     file_contexts: Path
 
 
 def secilc_of(tools: Path) -> tuple[str, ...]:
-    """Return the command that runs *tools*' own ``secilc`` with *tools*' own libraries, whatever the host has.
+    """Return the command that runs ``secilc`` of the tree *tools* with that tree's libraries, not the host's.
 
     Raises UnavailableError when the tree has none.
     """
@@ -47,7 +47,7 @@ def base_sources(directory: Path = SOURCES) -> list[Path]:
 def compile_policy(sources: Sequence[Path], policy: Path, file_contexts: Path, *, secilc: Sequence[str]) -> CompiledPolicy:
     """Compile *sources* into *policy* and *file_contexts*. Raises RefusedError with secilc's own first lines.
 
-    A neverallow rule that is broken is such a refusal. On refusal neither file is there.
+    A broken neverallow rule is such a refusal. After a refusal neither file exists.
     """
     command = [*secilc, "-c", str(POLICY_VERSION), "-o", str(policy), "-f", str(file_contexts), *map(str, sources)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

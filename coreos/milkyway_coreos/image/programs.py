@@ -1,4 +1,4 @@
-"""The static C programs of CoreOS, compiled with the tools tree's musl. Same source, same bytes."""
+"""The static C programs of CoreOS, compiled with the tools tree's musl. The same source gives the same bytes."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,7 @@ from milkyway_coreos import tools
 FLAGS = (
     "-std=c17", "-Os", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wno-sign-conversion", "-Werror", "-static", "-s",
     "-fstack-protector-strong", "-D_FORTIFY_SOURCE=2", "-ffile-prefix-map=/mnt=.", "-Wl,-z,noexecstack", "-Wl,--build-id=none",
-    # musl brings no kernel headers; those of the tree are looked at last, so that no header of glibc hides one of musl.
+    # musl brings no kernel headers; the tree's are searched last, so that no header of glibc hides one of musl.
     "-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu",
 )  # fmt: skip
 

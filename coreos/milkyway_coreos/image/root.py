@@ -1,7 +1,7 @@
 """The tree that becomes CoreOS' root: packages, Python, modules, the agent and its entry scripts.
 
 Each part is kept as a tree of its own, and the root is put together from them with hard links:
-a change of the agent costs its own files and one run of mkfs. Nobody writes to a part afterwards.
+a change of the agent costs its own files and one run of mkfs. A part is never written to afterwards.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ sys.path.append("/usr/lib/milkyway/python")
 from {module} import main
 sys.exit(main())
 """
-# Of the wheels: what only developers of those packages read.
+# Parts of the wheels that only the developers of those packages need.
 UNUSED_OF_WHEELS = ("pycparser/", "trio/_tests/", "anyio/pytest_plugin", "sortedcontainers/tests")
 UNUSED_ENDINGS = ("/", ".pyi", ".c", ".h", ".md", ".txt", "py.typed")
 
 
 def entry_scripts() -> dict[str, str]:
-    """Return the entry scripts by their path. PID 1's is the package itself (``__main__``)."""
+    """Return the entry scripts by their path. That of PID 1 runs the package itself (``__main__``)."""
     scripts = {f"{MILKYWAY}/{name}": ENTRY.format(module=module) for name, module in config.ENTRIES.items()}
     scripts["usr/bin/mwctl"] = ENTRY.format(module="milkyway_agent.mwctl.command")
     return scripts
@@ -105,7 +105,7 @@ def compile_python(base: Path, tree: Path, part: str) -> None:
     """Compile all Python below ``tree/part`` with the interpreter in *base*.
 
     The compiled files name their source by its hash and are never checked against it: the times of files
-    in an image mean nothing, and dm-verity already vouches for both.
+    in an image mean nothing, and dm-verity protects both.
     """
     interpreter = tools.Tree(base)
     whole = str(tree)
@@ -122,7 +122,7 @@ def join(parts: Iterable[Path], into: Path) -> None:
 
 
 def listing(root: Path) -> Iterator[str]:
-    """Return one line ``sha256  mode  path`` for every file of *root*, sorted by path; of a link its target is hashed."""
+    """Yield a line ``sha256  mode  path`` for every file of *root*, sorted by path; for a link, its target is hashed."""
     for path in sorted(_walk(root)):
         if path.is_symlink():
             yield f"{hashlib.sha256(os.readlink(path).encode()).hexdigest()}  120777  /{path.relative_to(root)}"

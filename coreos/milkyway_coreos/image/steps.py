@@ -1,8 +1,8 @@
-"""Steps of a build whose results are kept by the hash of what they were made from.
+"""Steps of a build whose results are kept under the hash of what they were made from.
 
-A step writes into a fresh directory that takes its final name only when the step succeeded,
-so an interrupted build leaves nothing that looks finished. What a step depends on is said by
-its caller in full; a result whose inputs changed is discarded when its successor is there.
+A step writes into a fresh directory that takes its final name only when the step has succeeded,
+so an interrupted build leaves nothing that looks finished. The caller names everything that a
+step depends on; a result whose inputs changed is discarded once its successor exists.
 """
 
 import fcntl
@@ -19,19 +19,19 @@ Say = Callable[[str], None]
 
 
 def to_terminal(line: str) -> None:
-    """Print *line* for the person who waits, apart from what a program reads."""
+    """Print *line* to stderr, for the person who waits; stdout is for programs."""
     print(line, file=sys.stderr, flush=True)
 
 
-class Steps:
-    """The kept results below *cache*; *say* is told what begins and how long it took."""
+class StepCache:
+    """The results kept below *cache*; *say* is called when a step begins, and at its end with the time it took."""
 
     def __init__(self, cache: Path, say: Say = to_terminal) -> None:
         self._cache = cache
         self._say = say
 
     def made(self, name: str, inputs: str | bytes, make: Callable[[Path], None]) -> Path:
-        """Return the directory of step *name* for *inputs*, calling *make* with an empty one when it is not there."""
+        """Return the directory of step *name* for *inputs*; if there is none, let *make* fill an empty one first."""
         digest = hashlib.sha256(inputs.encode() if isinstance(inputs, str) else inputs).hexdigest()[:20]
         final = self._cache / f"{name}-{digest}"
         if final.is_dir():
@@ -48,7 +48,7 @@ class Steps:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Tell that *name* begins, and how long it took."""
+        """Report that *name* begins, and how long it took."""
         start = time.monotonic()
         self._say(f"· {name} …")
         yield
@@ -56,8 +56,8 @@ class Steps:
 
 
 @contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    """Hold *directory* against other builds; a second one waits here for the first."""
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the lock of *directory*: a second build waits here for the first."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -65,7 +65,7 @@ def alone(directory: Path) -> Iterator[None]:
 
 
 def hash_files(*paths: Path) -> str:
-    """Return one hash of the names and contents of *paths*; of a directory: of every file below it but caches."""
+    """Return one hash of the names and contents of *paths*; for a directory, of every file below it except caches."""
     digest = hashlib.sha256()
     for path in paths:
         for file in sorted(_files(path)):
@@ -84,6 +84,6 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove *path* and all below it, if it is there."""
+    """Remove *path* and everything below it, if it exists."""
     if path.exists():
         shutil.rmtree(path)

@@ -1,8 +1,8 @@
-"""What of the packages goes into the root. Pure.
+"""Which files of the packages go into the root. Pure.
 
 Everything that a server never runs is left out: package management, documentation, message
-catalogues, build and test parts of Python, second tools. Kept is what the shell, the agent
-and a layer of ``base: coreos`` use.
+catalogues, build and test parts of Python, duplicate tools. What the shell, the agent and a
+layer of ``base: coreos`` use is kept.
 """
 
 import re

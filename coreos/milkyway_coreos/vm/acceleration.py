@@ -1,7 +1,7 @@
 """Does KVM work here? Only a boot proves it: a ``/dev/kvm`` that exists may hang with an ordinary kernel.
 
-The proof is a boot of the built kernel without a disk: the initramfs must get as far as refusing
-its command line within the deadline. The answer is kept for this kernel on this machine.
+The proof is a boot of the built kernel without a disk: within the deadline the initramfs must get as
+far as refusing its command line. The answer is kept for this kernel on this machine.
 """
 
 import hashlib

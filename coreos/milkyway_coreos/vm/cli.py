@@ -35,12 +35,12 @@ class SizeType(click.ParamType[int]):
             return value
         found = re.fullmatch(r"(\d{1,9})([KMG]?)", value)
         if not found:
-            self.fail(f"{value!r} is no size; 2G and 512M are", param, ctx)
+            self.fail(f"{value!r} is not a size such as 2G or 512M", param, ctx)
         return int(found[1]) * UNITS[found[2]]
 
 
 class ForwardType(click.ParamType[tuple[int, int]]):
-    """HOST:GUEST, two ports; 0 as the first takes any that is free."""
+    """HOST:GUEST, two ports; a HOST of 0 takes any free port."""
 
     name = "host:guest"
 
@@ -48,7 +48,7 @@ class ForwardType(click.ParamType[tuple[int, int]]):
         """Return the two ports."""
         here, _, there = value.partition(":")
         if not (here.isdecimal() and there.isdecimal() and int(here) < 65536 and 0 < int(there) < 65536):
-            self.fail(f"{value!r} is not two ports; 8080:80 is", param, ctx)
+            self.fail(f"{value!r} is not a pair of ports such as 8080:80", param, ctx)
         return int(here), int(there)
 
 
@@ -62,20 +62,22 @@ def vm() -> None:
 
 @vm.command()
 @NAME
-@click.option("--disk-size", type=SizeType(), default="2G", show_default=True, help="Of a new disk.")
-@click.option("--memory", type=click.IntRange(256, 65536), default=1024, show_default=True, help="In MiB.")
-@click.option("--forward", "forwards", type=ForwardType(), multiple=True, help="Make a port of the machine one of 127.0.0.1.")
+@click.option("--disk-size", type=SizeType(), default="2G", show_default=True, help="Size of a new disk.")
+@click.option("--memory", type=click.IntRange(256, 65536), default=1024, show_default=True, help="MiB of memory.")
+@click.option(
+    "--forward", "forwards", type=ForwardType(), multiple=True, help="Forward port HOST of 127.0.0.1 to its port GUEST."
+)
 @click.option(
     "--secure-config",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Directory with owner-root.json and machine.json.",
 )
-@click.option("--production", is_flag=True, help="Boot as a production server does: without a shell on the console.")
+@click.option("--production", is_flag=True, help="Boot like a production server, without a shell on the console.")
 @click.option("--slot", type=click.Choice(["a", "b"]), default="a", show_default=True, help="The slot to write and boot.")
-@click.option("--fresh", is_flag=True, help="Throw away the disk it has.")
-@click.option("--no-reboot", is_flag=True, help="End when the machine would reboot.")
-@click.option("--wait", is_flag=True, help="Return when its shell answers.")
-@click.option("--foreground", is_flag=True, help="Stay, show the serial console, and take the machine along when leaving.")
+@click.option("--fresh", is_flag=True, help="Begin with a new disk.")
+@click.option("--no-reboot", is_flag=True, help="End instead of rebooting.")
+@click.option("--wait", is_flag=True, help="Wait until its shell answers.")
+@click.option("--foreground", is_flag=True, help="Stay, show the serial console, and stop the machine when interrupted.")
 @AS_JSON
 def run(
     name: str,
@@ -117,9 +119,9 @@ def run(
 
 @vm.command()
 @NAME
-@click.option("--now", is_flag=True, help="As a power cut would: at once.")
+@click.option("--now", is_flag=True, help="At once, like a power cut.")
 def stop(name: str, now: bool) -> None:
-    """Power machine NAME off in good order; end it when it doesn't within its time.
+    """Shut machine NAME down in order, or end it if that takes too long.
 
     Example: milkyway vm stop web
     """
@@ -166,15 +168,15 @@ def execute(name: str, command: tuple[str, ...], deadline: int) -> None:
     Example: milkyway vm exec web -- mwctl status
     """
     stdin = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
-    left = VirtualMachine(name).execute(command[0] if len(command) == 1 else command, stdin=stdin, deadline_s=deadline)
-    sys.stdout.buffer.write(left.stdout)
-    sys.stderr.buffer.write(left.stderr)
-    sys.exit(left.code)
+    executed = VirtualMachine(name).execute(command[0] if len(command) == 1 else command, stdin=stdin, deadline_s=deadline)
+    sys.stdout.buffer.write(executed.stdout)
+    sys.stderr.buffer.write(executed.stderr)
+    sys.exit(executed.code)
 
 
 @vm.command()
 @NAME
-@click.option("--serial", is_flag=True, help="The kernel's console instead of the shell's.")
+@click.option("--serial", is_flag=True, help="Connect to the kernel's console instead.")
 def console(name: str, serial: bool) -> None:
     """Connect this terminal to machine NAME's shell; Ctrl-] leaves.
 
@@ -214,7 +216,7 @@ def _connect_terminal(connection: socket.socket) -> None:
 
 
 def _stay(machine: VirtualMachine) -> None:
-    """Show the serial console until the machine ends or we are told to; then stop it."""
+    """Show the serial console until the machine ends, or stop the machine on Ctrl-C or SIGTERM."""
 
     def leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (signal's signature)
         raise KeyboardInterrupt

@@ -41,7 +41,7 @@ def install(image: Path, slot: str, root_image: Path) -> None:
 
 
 def configure(image: Path, files: Path | None, data_key: Path) -> None:
-    """Write what lies in the directory *files*, with *data_key* unless it has one, as the secure configuration of *image*."""
+    """Write the directory *files* as the secure configuration of *image*, with *data_key* unless *files* has a key."""
     if not data_key.exists():
         data_key.touch(mode=0o600)
         data_key.write_bytes(secrets.token_bytes(DATA_KEY_BYTES))
@@ -50,7 +50,7 @@ def configure(image: Path, files: Path | None, data_key: Path) -> None:
         shutil.copytree(files, tree) if files else tree.mkdir()
         if not (tree / DATA_KEY).exists():
             shutil.copyfile(data_key, tree / DATA_KEY)
-        # Whatever the modes of the operator's files: the verifier, an ordinary user, reads the documents, root alone the key.
+        # Whatever modes the operator's files have: the verifier, an ordinary user, reads the documents; only root the key.
         tree.chmod(0o755)
         for path in tree.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o600 if path.name == DATA_KEY else 0o644)
@@ -68,7 +68,7 @@ def write(image: Path, name: str, content: Path) -> None:
         disk.seek(partition.start)
         while chunk := source.read(CHUNK):
             if chunk.count(0) == len(chunk):
-                # Zeros punch no hole, but an empty file system must not make a sparse disk whole.
+                # Written zeros leave no hole, and an empty file system must not fill a sparse disk.
                 _zero(disk.fileno(), disk.tell(), len(chunk))
                 disk.seek(len(chunk), os.SEEK_CUR)
             else:

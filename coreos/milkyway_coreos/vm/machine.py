@@ -1,7 +1,7 @@
 """Development machines: QEMU, a disk, a console's log and a shell, each machine in ``build/vm/NAME``.
 
-A machine is started by one process and may be found again by another: what is needed for that
-is in its directory (``vm.json``). Several run side by side; each has its own ports on 127.0.0.1.
+One process may start a machine and another find it again, by the file ``vm.json`` in its directory.
+Several machines run side by side; each has its own ports on 127.0.0.1.
 """
 
 import json
@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from milkyway_coreos import tools
+from milkyway_coreos.image.verity_image import Verity
 from milkyway_coreos.vm import disk, qemu
 from milkyway_coreos.vm.acceleration import kvm_works
-from milkyway_coreos.vm.qemu import Forward, Machine, Verity
+from milkyway_coreos.vm.qemu import Forward, Setup
 from milkyway_coreos.vm.shell import Executed, Shell
 from milkyway_formats.errors import RefusedError, UnavailableError
 
@@ -29,13 +30,13 @@ MIB = 1024 * 1024
 MACHINES = tools.PROJECT / "build/vm"
 COREOS = tools.PROJECT / "build/coreos"
 STATE = "vm.json"
-ORDERLY = "mwctl poweroff"
-ORDERLY_DEADLINE_S = 20
+POWER_OFF = "mwctl poweroff"
+POWER_OFF_DEADLINE_S = 20
 LOOK_EVERY_S = 0.05
 
 
 class Options(NamedTuple):
-    """What kind of machine is wanted."""
+    """How a machine is started."""
 
     disk_bytes: int = 2048 * MIB
     memory_mib: int = 1024
@@ -44,11 +45,11 @@ class Options(NamedTuple):
     development: bool = True
     slot: str = "a"
     coreos: Path = COREOS
-    kvm: bool | None = None  # None: where it is proved to work
+    kvm: bool | None = None  # None: if it is proved to work
     reboots: bool = True
     dies_with_owner: bool = False
     panic_s: int = 10
-    root_hash: str | None = None  # another than the image's: for tests of the refusal
+    root_hash: str | None = None  # instead of the image's: for tests of the refusal
     fresh: bool = False  # begin with an empty disk
 
 
@@ -62,7 +63,7 @@ class VirtualMachine:
         self.directory = directory / name
         self._child: subprocess.Popen[bytes] | None = None
 
-    # --- what is known of it ---------------------------------------------------------------------------------------
+    # --- its state -------------------------------------------------------------------------------------------------
 
     @property
     def disk(self) -> Path:
@@ -71,7 +72,7 @@ class VirtualMachine:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Return what was noted when it was started last: pid, start, forwards, accelerator, command line; {} if never."""
+        """Return what its last start recorded: pid, start, forwards, accelerator, command line; {} if there was none."""
         try:
             state: dict[str, Any] = json.loads((self.directory / STATE).read_text())
         except FileNotFoundError:
@@ -84,14 +85,14 @@ class VirtualMachine:
         return {forward["guest"]: forward["host"] for forward in self.state.get("forwards", [])}
 
     def is_running(self) -> bool:
-        """Tell whether its process is there."""
+        """Tell whether its process exists."""
         if self._child:
             return self._child.poll() is None
         state = self.state
         return bool(state) and _start_of(state["pid"]) == state["start"]
 
     def console(self) -> str:
-        """Return what its serial console has said since it was started."""
+        """Return what its serial console has printed since it was started."""
         try:
             return (self.directory / qemu.CONSOLE_LOG).read_text(errors="replace")
         except FileNotFoundError:
@@ -100,7 +101,7 @@ class VirtualMachine:
     # --- its life --------------------------------------------------------------------------------------------------
 
     def prepare(self, options: Options) -> None:
-        """Make its disk, or bring the one it has up to date: the slot's image and the secure configuration. Data stays."""
+        """Make its disk, or bring it up to date: the slot's image and the secure configuration. Data stays."""
         self.directory.mkdir(parents=True, exist_ok=True)
         if options.fresh:
             self.disk.unlink(missing_ok=True)
@@ -116,7 +117,7 @@ class VirtualMachine:
         disk.configure(self.disk, options.secure_config, self.directory / disk.DATA_KEY)
 
     def start(self, options: Options | None = None, *, prepared: bool = False) -> None:
-        """Start it and return at once. Its disk is made ready first unless it is *prepared* already."""
+        """Start it and return at once. ``prepare`` is called first unless its disk is *prepared* already."""
         options = options or Options()
         if self.is_running():
             raise RefusedError(f"cannot start {self.name}: it is running", hint=f"stop it with: milkyway vm stop {self.name}")
@@ -125,7 +126,7 @@ class VirtualMachine:
         description = json.loads(_built(options.coreos / "coreos.json").read_text())
         verity = Verity(options.root_hash or description["root_hash"], description["salt"], description["data_blocks"])
         kvm = kvm_works(options.coreos) if options.kvm is None else options.kvm
-        machine = Machine(
+        setup = Setup(
             kernel=_built(options.coreos / ("vmlinuz" if kvm else "vmlinux")).resolve(),
             initramfs=_built(options.coreos / "initramfs.img").resolve(),
             disk=self.disk.resolve(),
@@ -137,33 +138,33 @@ class VirtualMachine:
         )
         for stale in (qemu.CONSOLE_SOCKET, qemu.SHELL_SOCKET, qemu.CONTROL_SOCKET, qemu.CONSOLE_LOG):
             (self.directory / stale).unlink(missing_ok=True)
-        self._child = launch(machine, self.directory, dies_with_owner=options.dies_with_owner)
-        self._note(machine, self._child.pid)
+        self._child = launch(setup, self.directory, dies_with_owner=options.dies_with_owner)
+        self._record(setup, self._child.pid)
         self._until(lambda: (self.directory / qemu.CONTROL_SOCKET).exists(), "start it", 20)
 
-    def _note(self, machine: Machine, pid: int) -> None:
+    def _record(self, setup: Setup, pid: int) -> None:
         state = {
             "pid": pid,
             "start": _start_of(pid),
-            "forwards": [forward._asdict() for forward in machine.forwards],
-            "accelerator": "kvm" if machine.kvm else "tcg",
-            "command_line": machine.command_line,
+            "forwards": [forward._asdict() for forward in setup.forwards],
+            "accelerator": "kvm" if setup.kvm else "tcg",
+            "command_line": setup.command_line,
         }
         (self.directory / STATE).write_text(json.dumps(state, indent=1))
 
-    def stop(self, *, deadline_s: float = ORDERLY_DEADLINE_S) -> None:
-        """Let the machine power itself off; end its process when it has not in time. Does nothing when it is off."""
+    def stop(self, *, deadline_s: float = POWER_OFF_DEADLINE_S) -> None:
+        """Let the machine power itself off; kill its process if it is not off in time. Does nothing when it is off."""
         if not self.is_running():
             return
         try:
-            self.execute(ORDERLY, deadline_s=deadline_s / 2)
+            self.execute(POWER_OFF, deadline_s=deadline_s / 2)
         except UnavailableError:
             self._press_power_button()
         if not self.wait_until_off(deadline_s):
             self.kill()
 
     def kill(self) -> None:
-        """End its process at once, as a power cut would. Does nothing when it is off."""
+        """Kill its process, like a power cut. Does nothing when it is off."""
         if self._child:
             self._child.kill()
             self._child.wait()
@@ -188,26 +189,26 @@ class VirtualMachine:
     # --- talking to it ---------------------------------------------------------------------------------------------
 
     def wait_for_console(self, text: str, deadline_s: float = 60) -> str:
-        """Wait until the serial console has said *text*; return all it has said. Raises UnavailableError when it has not."""
+        """Wait until the serial console shows *text* and return its whole output. Raises UnavailableError at the deadline."""
         self._until(lambda: text in self.console(), f"see {text!r} on its console", deadline_s)
         return self.console()
 
     def execute(self, command: str | Sequence[str], *, stdin: bytes = b"", deadline_s: float = 60) -> Executed:
-        """Run *command* (for ``sh``, or as words) in the machine's development shell and return what it left."""
+        """Run *command* (a line for ``sh``, or words) in the machine's development shell and return its result."""
         text = command if isinstance(command, str) else shlex.join(command)
         with self.connection(qemu.SHELL_SOCKET) as connection:
             return Shell(connection).execute(text, stdin=stdin, deadline_s=deadline_s)
 
     @contextmanager
     def connection(self, name: str) -> Iterator[socket.socket]:
-        """Return a connection to one of the machine's sockets; QEMU serves one client of each at a time."""
+        """Return a connection to the machine's socket *name*; QEMU serves only one client at a time on each."""
         if not self.is_running():
             raise UnavailableError(f"cannot reach {self.name}: it is not running", hint=f"milkyway vm run {self.name}")
         directory = os.open(self.directory, os.O_PATH | os.O_CLOEXEC)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(10)
-                # Through /proc: the path of a socket may be no longer than 107 bytes, ours may be anywhere.
+                # Through /proc: a socket's path may have at most 107 bytes, and our directory may be anywhere.
                 connection.connect(f"/proc/self/fd/{directory}/{name}")
                 yield connection
         except OSError as error:
@@ -222,7 +223,7 @@ class VirtualMachine:
                     control.sendall(json.dumps({"execute": question}).encode())
                     control.recv(4096)
         except UnavailableError:
-            return  # it is on its way out already
+            return  # it is ending already
 
     def _until(self, done: Callable[[], bool], what: str, deadline_s: float) -> None:
         until = time.monotonic() + deadline_s
@@ -252,11 +253,11 @@ class VirtualMachine:
         return "\n".join(said.splitlines()[-6:])
 
 
-def launch(machine: Machine, directory: Path, *, dies_with_owner: bool) -> subprocess.Popen[bytes]:
-    """Start QEMU for *machine* in *directory*."""
+def launch(setup: Setup, directory: Path, *, dies_with_owner: bool) -> subprocess.Popen[bytes]:
+    """Start QEMU with *setup* in *directory*."""
     tree = tools.tools_tree()
     share = tree.root / "usr/share"
-    command = tree.command("qemu-system-x86_64", "-L", share / "qemu", "-L", share / "seabios", *qemu.arguments(machine))
+    command = tree.command("qemu-system-x86_64", "-L", share / "qemu", "-L", share / "seabios", *qemu.arguments(setup))
     if dies_with_owner:
         command = ["setpriv", "--pdeathsig", "KILL", *command]
     environment = {**os.environ, "QEMU_MODULE_DIR": str(tree.root / "usr/lib/x86_64-linux-gnu/qemu")}
@@ -272,7 +273,7 @@ def machines(directory: Path = MACHINES) -> list[VirtualMachine]:
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody uses now."""
+    """Return a TCP port of 127.0.0.1 that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -286,7 +287,7 @@ def _built(path: Path) -> Path:
 
 
 def _start_of(pid: int) -> int | None:
-    """Return when process *pid* started (ticks since boot), which with its number names it for good; None when it is gone."""
+    """Return when process *pid* started (ticks since boot), which tells it from a later one; None when it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,12 +1,14 @@
 """QEMU's command line for a development machine. Pure.
 
-Under emulation (TCG) the kernel is booted as ELF image, which saves its decompression; under KVM as it is shipped.
-Paths of sockets are relative to the machine's directory: a Unix socket's path may have 107 bytes only.
+Under emulation (TCG) the kernel is booted as an ELF image, which saves decompressing it; under KVM as it is shipped.
+Paths of sockets are relative to the machine's directory: a Unix socket's path may have at most 107 bytes.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from milkyway_coreos.image.verity_image import Verity
 
 CONSOLE_SOCKET, CONSOLE_LOG, SHELL_SOCKET, CONTROL_SOCKET = "console.sock", "console.log", "shell.sock", "control.sock"
 
@@ -18,16 +20,8 @@ class Forward(NamedTuple):
     guest: int
 
 
-class Verity(NamedTuple):
-    """What the command line says of the root image."""
-
-    root_hash: str
-    salt: str
-    blocks: int
-
-
-class Machine(NamedTuple):
-    """What is booted, and on what."""
+class Setup(NamedTuple):
+    """What is booted, and on which hardware."""
 
     kernel: Path
     initramfs: Path
@@ -48,15 +42,15 @@ def command_line(slot: str, verity: Verity, *, development: bool, panic_s: int =
     return " ".join([*words, "milkyway.development=1"] if development else words)
 
 
-def arguments(machine: Machine) -> list[str]:
-    """Return QEMU's arguments for *machine*, to be started in the machine's directory."""
-    forwards = "".join(f",hostfwd=tcp:127.0.0.1:{forward.host}-:{forward.guest}" for forward in machine.forwards)
-    processor = ["-accel", "kvm", "-cpu", "host"] if machine.kvm else ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"]
+def arguments(setup: Setup) -> list[str]:
+    """Return QEMU's arguments for *setup*, to be started in the machine's directory."""
+    forwards = "".join(f",hostfwd=tcp:127.0.0.1:{forward.host}-:{forward.guest}" for forward in setup.forwards)
+    processor = ["-accel", "kvm", "-cpu", "host"] if setup.kvm else ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"]
     return [
         "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", *processor,
-        "-smp", "2", "-m", str(machine.memory_mib),
-        "-kernel", str(machine.kernel), "-initrd", str(machine.initramfs), "-append", machine.command_line,
-        "-drive", f"file={escaped(machine.disk)},format=raw,if=none,id=disk,cache=unsafe,aio=threads,discard=unmap",
+        "-smp", "2", "-m", str(setup.memory_mib),
+        "-kernel", str(setup.kernel), "-initrd", str(setup.initramfs), "-append", setup.command_line,
+        "-drive", f"file={escaped(setup.disk)},format=raw,if=none,id=disk,cache=unsafe,aio=threads,discard=unmap",
         "-device", "virtio-blk-pci,drive=disk",
         "-netdev", f"user,id=net{forwards}", "-device", "virtio-net-pci,netdev=net,romfile=",
         "-object", "rng-random,id=random,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=random",
@@ -66,10 +60,10 @@ def arguments(machine: Machine) -> list[str]:
         "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=shell",
         "-chardev", f"socket,id=control,path={CONTROL_SOCKET},server=on,wait=off", "-mon", "chardev=control,mode=control",
         "-device", "i6300esb", "-action", "watchdog=reset",
-        *([] if machine.reboots else ["-no-reboot"]),
+        *([] if setup.reboots else ["-no-reboot"]),
     ]  # fmt: skip
 
 
 def escaped(path: Path) -> str:
-    """Return *path* for an option whose values end at a comma."""
+    """Return *path* escaped for an option whose values end at a comma."""
     return str(path).replace(",", ",,")

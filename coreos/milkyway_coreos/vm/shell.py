@@ -1,8 +1,8 @@
 """One command at a time through the shell on a development machine's virtio console.
 
-What goes in and what comes out is base64 between lines that carry a number drawn for this
-command alone, so a prompt, an echo or a message in between changes nothing, and any bytes pass.
-The pure half (``script``, ``Reader``) knows the lines; ``Shell`` moves bytes over a socket.
+Input and output are base64 between lines with a random mark drawn for each command, so a prompt,
+an echo or a message in between does no harm, and any bytes pass. The pure half (``script``,
+``Reader``) knows the lines; ``Shell`` moves bytes over a socket.
 """
 
 import base64
@@ -20,7 +20,7 @@ INTERRUPT = b"\x03"
 
 
 class Executed(NamedTuple):
-    """What a command left: its exit code and both outputs."""
+    """The result of a command: its exit code and both outputs."""
 
     code: int
     stdout: bytes
@@ -28,12 +28,12 @@ class Executed(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Return the standard output as text, without the line's end."""
+        """Return the standard output as text, without the last line feed."""
         return self.stdout.decode(errors="replace").rstrip("\n")
 
 
 def script(command: str, stdin: bytes, mark: str) -> bytes:
-    """Return what the shell is sent to run *command* with *stdin* and to frame what comes back with *mark*."""
+    """Return the lines that make the shell run *command* with *stdin* and frame its outputs with *mark*."""
     files = f"/tmp/{mark}"
     return b"".join([
         _file(f"{files}.command", command.encode(), mark), _file(f"{files}.stdin", stdin, mark),
@@ -50,13 +50,13 @@ def _file(path: str, content: bytes, mark: str) -> bytes:
 
 
 class Reader:
-    """Collects what the shell says until all of one command's frame is there.
+    """Collects the shell's output until a command's frame is complete.
 
-    An echo of what was sent cannot be taken for the frame: there a ``$?`` stands where the frame has a number.
+    An echo of the input cannot be taken for the frame: it has a ``$?`` where the frame has a number.
     """
 
     def __init__(self, mark: str) -> None:
-        # Each part is whole lines of base64; whatever else is said comes before the first mark.
+        # Each part is whole lines of base64; all other output comes before the first mark.
         lines = r"\r?\n([A-Za-z0-9+/=\r\n]*)"
         frame = rf"^{mark}:code:(\d+){lines}{mark}:stderr:\d+{lines}{mark}:end:\d+\r?\n"
         self._frame = re.compile(frame.encode(), re.MULTILINE)
@@ -65,11 +65,11 @@ class Reader:
 
     @property
     def said(self) -> bytes:
-        """Return everything that came so far."""
+        """Return all output so far."""
         return bytes(self._said)
 
     def feed(self, data: bytes) -> Executed | None:
-        """Take *data*; return what the command left once it is complete."""
+        """Take *data*; return the command's result once it is complete."""
         self._said += data
         if self._end not in self._said[-len(data) - 2 * len(self._end) :]:
             return None
@@ -78,13 +78,13 @@ class Reader:
 
 
 class Shell:
-    """The shell at the other end of *connection*, which is not shared with anyone else meanwhile."""
+    """The shell at the other end of *connection*, which nothing else may use meanwhile."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
     def execute(self, command: str, *, stdin: bytes = b"", deadline_s: float = 60) -> Executed:
-        """Run *command* with ``sh`` and return what it left. Raises UnavailableError when no answer comes in time."""
+        """Run *command* with ``sh`` and return its result. Raises UnavailableError when no answer comes in time."""
         until = time.monotonic() + deadline_s
         self._reach(until)
         mark = f"vm-{secrets.token_hex(6)}"
@@ -97,14 +97,14 @@ class Shell:
                 raise UnavailableError(
                     f"cannot execute {command[:60]!r}: no answer within {deadline_s:.0f} s", hint=_tail(reader.said)
                 )
-            if left := reader.feed(data):
-                return left
+            if executed := reader.feed(data):
+                return executed
 
     def _reach(self, until: float) -> None:
         """Ask until a shell answers, and silence its prompt and echo."""
         while time.monotonic() < until:
             first, second = secrets.randbelow(10**6), secrets.randbelow(10**6)
-            # The answer is a sum, so that an echo of the question is none.
+            # The answer is a sum, so that an echo of the question is not taken for it.
             self._send(b"\nPS1= PS2=; stty -echo 2>/dev/null; echo =$((%d+%d))=\n" % (first, second), ASK_EVERY_S)
             said, expected = b"", b"=%d=" % (first + second)
             ask_again = min(until, time.monotonic() + ASK_EVERY_S)
@@ -122,7 +122,7 @@ class Shell:
             raise UnavailableError(f"cannot reach the machine's shell: {error}") from error
 
     def _receive(self, until: float) -> bytes:
-        """Return what comes next, or nothing when nothing came until then. Raises UnavailableError when the machine is gone."""
+        """Return what comes next, or b"" if nothing comes before *until*. Raises UnavailableError when the machine is gone."""
         left = until - time.monotonic()
         if left <= 0:
             return b""

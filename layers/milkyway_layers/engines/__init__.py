@@ -1,7 +1,7 @@
 """Engines: a distribution's own package manager, behind one interface, one module per family.
 
-An engine installs packages into a temporary root and hands it over as a tar file with
-what the package manager knows about it. What of it goes into a layer is ``compose``'s.
+An engine installs packages into a temporary root and returns it together with what the
+package manager knows about it. ``compose`` decides what goes into a layer.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class ExtraRepository(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What to install: *packages* and what they depend on, upon the *suite*'s essential packages."""
+    """What to install: *packages* and their dependencies, on top of the *suite*'s essential packages."""
 
     suite: str
     packages: tuple[str, ...]
@@ -30,7 +30,7 @@ class Request(NamedTuple):
 
 
 class Installed(NamedTuple):
-    """A package in the root. ``needs``: its dependencies, each a choice among names."""
+    """A package in the root. ``needs``: its dependencies, each a choice of alternative names."""
 
     package: Package
     needs: tuple[tuple[str, ...], ...] = ()
@@ -40,8 +40,8 @@ class Installed(NamedTuple):
 class Root(NamedTuple):
     """A root with packages installed.
 
-    ``owners``: the packages that each path belongs to; ``before``: the paths that were there
-    before any of the requested packages, with their identity.
+    ``owners``: the packages that each path belongs to; ``before``: the paths that existed
+    before the requested packages were installed, with their identity.
     """
 
     tree: Mapping[str, Entry]
@@ -56,11 +56,11 @@ class Engine(Protocol):
     """Drives one family's package manager."""
 
     def key(self, request: Request) -> str:
-        """Return a hash of everything but the archive's state that decides what ``install`` makes."""
+        """Return a hash of everything that decides what ``install`` makes, except the state of the archive."""
         ...
 
     def install(self, request: Request, into: Path, packages: Path) -> None:
-        """Make the root for *request* as files in the empty folder *into*; keep downloads in the folder *packages*."""
+        """Make the root for *request* in the empty folder *into*; keep downloads in the folder *packages*."""
         ...
 
     def read(self, made: Path) -> Root:

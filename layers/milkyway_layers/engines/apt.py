@@ -1,8 +1,8 @@
 """The apt family: mmdebstrap makes a root as a tar file, as root or in a user namespace.
 
-Maintainer scripts run, recommended packages are not installed. What apt and dpkg know
-is collected by hooks into ``.milkyway`` inside the root: the paths before the requested
-packages, the archives' SHA-256 as the signed lists have it, and that of the files used.
+Maintainer scripts run, recommended packages are not installed. Hooks collect what apt and
+dpkg know into ``.milkyway`` inside the root: the paths before the requested packages, the
+archives' SHA-256 according to the signed lists, and that of the files really used.
 Downloaded archives are kept and used again; each is checked against the signed lists.
 """
 
@@ -38,11 +38,11 @@ cd var/cache/apt/archives && find . -name '*.deb' -exec sha256sum -b {} + >"$1/.
 
 
 class InstallError(RefusedError):
-    """The package manager would not, or what it installed is not what its signed lists say."""
+    """The package manager failed, or what it installed is not what its signed lists say."""
 
 
 class AptEngine:
-    """Implements ``Engine`` with mmdebstrap; *mirror* replaces its default one."""
+    """Implements ``Engine`` with mmdebstrap; *mirror* replaces its default mirror."""
 
     def __init__(self, mirror: str | None = None) -> None:
         self._mirror = mirror
@@ -53,7 +53,7 @@ class AptEngine:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def install(self, request: Request, into: Path, packages: Path) -> None:
-        """Make ``into/root.tar``. Raises UnavailableError without mmdebstrap, InstallError when it fails."""
+        """Make ``into/root.tar``. Raises UnavailableError if there is no mmdebstrap, InstallError if it fails."""
         if shutil.which("mmdebstrap") is None:
             raise UnavailableError("cannot install packages: there is no mmdebstrap", hint="run: make setup")
         packages.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ class AptEngine:
         return Root(tree, sources, times, packages, read_owners(lists, tree), before)
 
     def _command(self, request: Request, tar: Path, packages: Path, sources: Path) -> list[str]:
-        """Return mmdebstrap's command line (its special hooks take no quotes inside the shell's)."""
+        """Return mmdebstrap's command line (its special hooks understand no quotes beyond the shell's)."""
         archives = "/var/cache/apt/archives"
         hooks = [
             f'--setup-hook=mkdir -p "$1{archives}"',
@@ -137,7 +137,7 @@ def check_archives(packages: Mapping[str, Installed], archives: str) -> None:
 
 
 def read_owners(lists: Mapping[str, str], tree: Mapping[str, Entry]) -> dict[str, frozenset[str]]:
-    """Return path → packages, from dpkg's file *lists*, with paths through a link at the top (``/lib``) made straight."""
+    """Return path → packages, from dpkg's file *lists*; a link at the top of a path (``/lib``) is resolved."""
     owners: dict[str, set[str]] = {}
     for package, text in lists.items():
         for line in text.splitlines():
@@ -161,7 +161,7 @@ def read_before(files: str, links: str) -> dict[str, str]:
 
 
 def _texts(tar: Path) -> dict[str, str]:
-    """Return what the package manager and the hooks wrote down in *tar*."""
+    """Return by name the texts that the package manager and the hooks wrote into *tar*."""
     wanted = re.compile(rf"var/lib/dpkg/(status|info/[^/]+\.list)|{re.escape(_COLLECTED)}/[a-z]+")
     texts = {}
     with tarfile.open(tar, "r:") as archive:
@@ -198,7 +198,7 @@ def _deb822(request: Request) -> Iterator[str]:
 
 
 def _last_complaint(log: str) -> str:
-    """Return the line of mmdebstrap's *log* that says most."""
+    """Return the most telling line of mmdebstrap's *log*."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("E:") and "env --unset" not in line and "failed:" not in line]
     return (errors or lines or [""])[-1][:300] if not errors else errors[0][:300]

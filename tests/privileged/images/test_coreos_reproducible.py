@@ -18,7 +18,7 @@ def _hashes(directory: Path) -> dict[str, str]:
 
 
 def test_building_again_from_the_packages_gives_the_same_bytes(tmp_path: Path) -> None:
-    """The second build shares nothing with the first but the distribution's packages, fetched anew."""
+    """The second build shares only the distribution's packages with the first, and fetches them anew."""
     command = [".venv/bin/milkyway", "coreos", "build", "--output"]
     subprocess.run([*command, str(BUILT)], check=True, capture_output=True)
     again = Path("build/coreos-again")

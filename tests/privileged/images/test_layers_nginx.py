@@ -30,7 +30,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 EXAMPLE = PROJECT / "examples/nginx"
 CACHE = PROJECT / "build/layers/cache"
 
-# Runs alone in namespaces of its own: mounts the stack, starts nginx in it as an ordinary user, prints what it serves.
+# Runs in namespaces of its own: mounts the stack, starts nginx in it as an ordinary user, prints what it serves.
 STACK = """
 import json, os, socket, subprocess, sys, time, urllib.request
 place, lowers, service = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
@@ -127,12 +127,12 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> list[Built]:
     return build(EXAMPLE / "image-sealed.yaml", tmp_path_factory.mktemp("layers"), Path("none"), workshop(CACHE))
 
 
-def serve(layers: list[Built], ground: Path | None, place: Path) -> dict[str, object]:
-    """Stack *layers* upon *ground* and return what their service did."""
-    lowers = [{"file": str(one.file), "image": True, "size": one.manifest.image.data_blocks * 4096} for one in layers]
-    lowers += [{"file": str(ground), "image": False}] if ground else []
+def serve(layers: list[Built], bottom: Path | None, place: Path) -> dict[str, object]:
+    """Stack *layers* on *bottom* and return what their service did."""
+    lowers = [{"file": str(layer.file), "image": True, "size": layer.manifest.image.data_blocks * 4096} for layer in layers]
+    lowers += [{"file": str(bottom), "image": False}] if bottom else []
     service = layers[0].manifest.services[0]
-    facts = {"user": service.user, "command": service.command, "scratch": [one.path for one in service.scratch]}
+    facts = {"user": service.user, "command": service.command, "scratch": [scratch.path for scratch in service.scratch]}
     namespaces = ["unshare", "--mount", "--net", "--uts", "--pid", "--fork", "--kill-child", "--propagation=private"]
     done = subprocess.run(
         [*namespaces, sys.executable, "-c", STACK, str(place), json.dumps(lowers), json.dumps(facts)],
@@ -160,7 +160,7 @@ def test_nginx_serves_from_app_and_library_over_coreos(over_coreos: list[Built],
     assert [reference.root_hash for reference in app.manifest.libraries] == [library.manifest.image.root_hash]
     assert {package.name for package in app.manifest.packages} == {"nginx", "nginx-common"}
     assert "libssl3t64" in {package.name for package in library.manifest.packages}
-    assert "libc6" not in {package.name for one in over_coreos for package in one.manifest.packages}
+    assert "libc6" not in {package.name for layer in over_coreos for package in layer.manifest.packages}
     check_served(serve(over_coreos, coreos.root, tmp_path))
 
 
@@ -177,12 +177,12 @@ def test_nginx_serves_sealed_on_its_own_os_base(sealed: list[Built], tmp_path: P
 def test_building_again_gives_the_same_bytes(
     over_coreos: list[Built], sealed: list[Built], coreos: CoreOs, tmp_path: Path
 ) -> None:
-    """Everything anew but the downloads: package manager, images, hash trees, manifests."""
+    """Everything is made anew except the downloads: roots, images, hash trees, manifests."""
     shutil.copytree(CACHE / "packages", tmp_path / "cache/packages")
     again = build(EXAMPLE / "image.yaml", tmp_path / "out", coreos.lists, workshop(tmp_path / "cache"))
     again += build(EXAMPLE / "image-sealed.yaml", tmp_path / "out", Path("none"), workshop(tmp_path / "cache"))
-    assert [one.sha256 for one in again] == [one.sha256 for one in [*over_coreos, *sealed]]
-    assert all(file_sha256(one.file) == one.sha256 for one in again)
+    assert [layer.sha256 for layer in again] == [layer.sha256 for layer in [*over_coreos, *sealed]]
+    assert all(file_sha256(layer.file) == layer.sha256 for layer in again)
 
 
 def test_one_flipped_byte_anywhere_is_found(over_coreos: list[Built], tmp_path: Path) -> None:

@@ -309,7 +309,7 @@ def test_what_it_is_told_wrongly_is_said_in_one_line_and_nothing_is_left(tmp_pat
         ),
         (
             {"listeners": [{"name": name, "address": {"type": "udp", "port": 53}} for name in ("in", "too")]},
-            "cannot use service web: its listeners in and too have one address",
+            "cannot use service web: its listeners in and too have the same address",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""What consoles say of a boot, and what is said of it: moments, stretches, the ratio and the goal."""
+"""From a console to the section about boots: moments, stretches, the ratio and the goal."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from bench.boot.console import STRETCHES, lasted, read
 from bench.boot.images import unconfined
 from bench.boot.record import Boot, BootRecord
 from bench.boot.report import BEGIN, END, section
-from bench.machine import Machine
+from bench.machine import MachineFacts
 from bench.supervisor.report import replace_section
 
 OURS = """\
@@ -38,7 +38,7 @@ bench-systemd: FinishTimestampMonotonic=7185747\r
 bench-systemd: InitRDTimestampMonotonic=0\r
 bench-failed: a.service loaded failed failed Something\r
 """
-MACHINE = Machine("Some CPU", 2, 1024, "6.12", True, "3.13.1", 0.5)
+MACHINE = MachineFacts("Some CPU", 2, 1024, "6.12", True, "3.13.1", 0.5)
 
 
 def _record(ours: dict[int, float], theirs: dict[int, float], failed: tuple[str, ...] = ()) -> BootRecord:
@@ -49,18 +49,18 @@ def _record(ours: dict[int, float], theirs: dict[int, float], failed: tuple[str,
     return BootRecord("2026-01-01", MACHINE, 2, "6.12.1", boots, [])
 
 
-def test_our_boot_is_read_from_what_the_initramfs_pid_1_and_the_service_say() -> None:
+def test_our_boot_is_read_from_the_lines_of_the_initramfs_pid_1_and_the_service() -> None:
     at = read(OURS).at
     assert at["pid1-executed"] == 2500
     assert at["phase-kernel"] == 7053
     assert at["booted"] == 12980
 
 
-def test_a_service_that_begins_again_counts_when_it_began_first() -> None:
+def test_the_first_start_of_a_restarted_service_counts() -> None:
     assert read(OURS).at["first"] == pytest.approx(4758.675)
 
 
-def test_systemds_own_times_are_read_and_what_it_says_never_was_is_not() -> None:
+def test_systemds_own_times_are_read_except_those_of_what_did_not_happen() -> None:
     moments = read(THEIRS)
     assert moments.at["systemd-Userspace"] == pytest.approx(3035.607)
     assert moments.at["booted"] == pytest.approx(7185.747)
@@ -77,7 +77,7 @@ def test_the_stretches_of_a_boot_have_no_gap_and_add_up_to_the_first_service(nam
     assert sum(part for part in parts if part is not None) == pytest.approx(at["first"])
 
 
-def test_a_stretch_whose_end_nobody_saw_has_no_length() -> None:
+def test_a_stretch_whose_end_is_not_known_has_no_length() -> None:
     assert lasted(STRETCHES["milkyway"][-1], {"phase-cgroups": 1.0}) is None
 
 
@@ -87,11 +87,11 @@ def test_the_ratio_is_that_of_the_first_services_round_by_round() -> None:
     assert (seen.median, seen.least, seen.greatest) == (1.5, 1.5, 1.5)
 
 
-def test_a_missed_goal_is_said_with_by_how_much() -> None:
+def test_a_missed_goal_is_reported_with_the_excess() -> None:
     assert "**1.25 (1.25 to 1.25)**; the goal is at most 1.0: missed by 25 %." in section(_record({0: 7500}, {0: 6000}))
 
 
-def test_a_reached_goal_is_said_to_be() -> None:
+def test_a_reached_goal_is_reported() -> None:
     assert "**1.00 (1.00 to 1.00)**; the goal is at most 1.0: reached." in section(_record({0: 6000}, {0: 6000}))
 
 
@@ -100,7 +100,7 @@ def test_without_both_nothing_is_claimed() -> None:
 
 
 def test_units_that_failed_are_named() -> None:
-    assert "Units of systemd's that failed: a.service, b.service." in section(
+    assert "Units of systemd that failed: a.service, b.service." in section(
         _record({}, {0: 1, 1: 1}, ("b.service", "a.service"))
     )
 
@@ -114,7 +114,7 @@ def test_the_section_of_boots_leaves_that_of_supervisors_alone() -> None:
 
 
 def test_the_policy_that_refuses_nothing_names_every_class_once() -> None:
-    text = unconfined(["(class file (open))\n(class dir (search))\n; (class not this one)\n", "(class file (open))\n"])
+    text = unconfined(["(class file (open))\n(class dir (search))\n; (class not this)\n", "(class file (open))\n"])
     assert text.count("(allow bench_every_a bench_every_a (file (all)))") == 1
     assert text.count("(dir (all))") == 1
     assert "not" not in text

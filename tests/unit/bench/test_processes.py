@@ -1,4 +1,4 @@
-"""What the kernel's texts say of a supervisor's processes."""
+"""Reading the kernel's texts about a supervisor's processes."""
 
 import pytest
 

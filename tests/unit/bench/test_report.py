@@ -1,11 +1,11 @@
-"""What is printed and written of a run is what was measured."""
+"""A run's tables, page and file say what was measured; peers get the services they are measured with."""
 
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from bench.machine import Machine
+from bench.machine import MachineFacts
 from bench.supervisor.peer import Peer, Place
 from bench.supervisor.peers.dinit import Dinit
 from bench.supervisor.peers.floor import Floor
@@ -20,7 +20,7 @@ from bench.supervisor.slots import HEAD, SLOT, Slots
 from milkyway_formats import yaml_text
 from milkyway_formats.service import Service
 
-MACHINE = Machine("Some CPU", 2, 1024, "6.12", True, "3.13.1", 0.5)
+MACHINE = MachineFacts("Some CPU", 2, 1024, "6.12", True, "3.13.1", 0.5)
 
 
 def _peer(figures: dict[str, dict[int, float]], missing: str = "") -> PeerRecord:
@@ -49,7 +49,7 @@ def test_the_tables_hold_figures_ratios_and_goals() -> None:
     assert ("500 up", "0.210 (0.200 to 0.220)", "1.354 (1.333 to 1.375)") in ratios.rows
     assert ("500 up", "1/3 of runit", "0.210 (0.200 to 0.220)", "reached", "0.155 (0.150 to 0.160)") in goals.rows
     assert ("500 up", "1 of dinit", "-", "not measured", "-") in goals.rows
-    assert ("idle wakeups", "0 1/s", "-", "not measured", "-") in goals.rows  # the floor's wakeups say nothing
+    assert ("idle wakeups", "0 1/s", "-", "not measured", "-") in goals.rows  # the floor's wakeups mean nothing
 
 
 def test_without_ours_there_are_no_ratios_and_no_goal_counts_as_reached() -> None:
@@ -58,7 +58,7 @@ def test_without_ours_there_are_no_ratios_and_no_goal_counts_as_reached() -> Non
     assert {row[3] for row in goals.rows} == {"not measured"}
 
 
-def test_the_page_says_what_is_a_default_what_is_missing_and_what_failed() -> None:
+def test_the_page_names_defaults_missing_peers_and_failures() -> None:
     text = section(RECORD)
     assert "- runit (1): a note." in text
     assert "- dinit: not there." in text
@@ -84,7 +84,7 @@ def test_a_record_survives_its_way_through_a_file() -> None:
     assert decode(encode(RECORD)) == RECORD
 
 
-def test_the_file_has_the_spreads_for_whoever_reads_it_with_another_program() -> None:
+def test_the_file_has_the_spreads_for_other_programs() -> None:
     document = msgspec.json.decode(encode(RECORD))
     assert document["spreads"]["milkyway"]["up"]["median"] == 21
 
@@ -93,7 +93,7 @@ PEERS: list[Peer] = [Dinit(), MilkyWay(), Runit(), S6(), Supervisord(), Systemd(
 
 
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
-def test_every_peer_is_told_of_every_service_once(peer: Peer, tmp_path: Path) -> None:
+def test_every_peer_gets_every_service_once(peer: Peer, tmp_path: Path) -> None:
     place = Place(tmp_path, Path("/inside"))
     command = peer.prepare(place, 12)
     files = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink() and path.name != ".plan"]
@@ -120,7 +120,7 @@ def test_our_own_definitions_are_services_that_restart_at_once(tmp_path: Path) -
     assert service.restart.delay_ms == 0
 
 
-def test_systemd_s_variants_differ_in_the_delay_alone(tmp_path: Path) -> None:
+def test_systemd_s_variants_differ_only_in_the_delay(tmp_path: Path) -> None:
     units = []
     for name, delay in (("stock", None), ("quick", "0")):
         place = Place(tmp_path / name, Path("/inside"))

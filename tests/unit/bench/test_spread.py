@@ -1,4 +1,4 @@
-"""What several rounds say together, and what is said of it."""
+"""The summary of several rounds, and how it compares with the goals."""
 
 import math
 
@@ -18,7 +18,7 @@ def test_one_round_alone_has_no_width() -> None:
     assert spread([7.5]).interquartile == 0
 
 
-def test_nothing_cannot_be_summed_up() -> None:
+def test_nothing_cannot_be_summarised() -> None:
     with pytest.raises(ValueError, match="nothing"):
         spread([])
 
@@ -28,7 +28,7 @@ def test_a_ratio_is_taken_within_each_round_and_not_between_medians() -> None:
     assert ratio({1: 1, 2: 10, 3: 2}, {1: 2, 2: 20, 3: 4}) == Spread(0.5, 0.5, 0.5, 0.5, 0.5)
 
 
-def test_a_round_that_one_of_both_lacks_says_nothing_about_their_ratio() -> None:
+def test_a_round_that_either_lacks_does_not_count_for_their_ratio() -> None:
     assert ratio({1: 1, 2: 9}, {1: 4, 3: 9}) == Spread(0.25, 0.25, 0.25, 0.25, 0.25)
     assert ratio({1: 1}, {2: 1}) is None
 
@@ -41,30 +41,30 @@ def test_nothing_compared_with_nothing_is_equal_and_something_with_nothing_infin
     assert math.isinf(some.median)
 
 
-def test_a_slope_is_what_one_more_costs() -> None:
+def test_a_slope_is_the_cost_of_one_more() -> None:
     assert slope((100, 5000), (500, 9800)) == 12
     with pytest.raises(ValueError, match="100 alone"):
         slope((100, 1), (100, 2))
 
 
-def test_a_goal_that_names_a_peer_is_held_against_the_ratio() -> None:
+def test_a_goal_that_names_a_peer_is_compared_with_the_ratio() -> None:
     results: Results = {OURS: {"up": {1: 30, 2: 31}}, "runit": {"up": {1: 100, 2: 100}}}
     assert outcome(Goal("up", 1 / 3, "runit"), results).reached
     assert outcome(Goal("up", 0.3, "runit"), results).reached is False
 
 
-def test_a_goal_without_a_peer_is_held_against_the_amount() -> None:
+def test_a_goal_without_a_peer_is_compared_with_the_amount() -> None:
     results: Results = {OURS: {"first": {1: 15.0, 2: 15.0, 3: 90.0}}}
     assert outcome(Goal("first", 15), results).reached
     assert outcome(Goal("first", 14.9), results).reached is False
 
 
-def test_a_goal_is_neither_reached_nor_missed_where_one_of_both_is_not_there() -> None:
+def test_a_goal_is_neither_reached_nor_missed_if_either_was_not_measured() -> None:
     assert outcome(Goal("up", 1, "dinit"), {OURS: {"up": {1: 30}}}).reached is None
     assert outcome(Goal("first", 15), {"s6": {"first": {1: 1}}}).reached is None
 
 
-def test_shares_are_written_as_people_say_them() -> None:
+def test_shares_are_written_as_people_write_them() -> None:
     assert [share(value) for value in (1 / 12, 1 / 3, 0.5, 0.4, 0.85, 1, 1.05)] == [
         "1/12",
         "1/3",

@@ -1,4 +1,4 @@
-"""What an operator's change makes of a desired state, and what it says of itself before it is signed."""
+"""What an operator's change makes of a desired state, and how it is described before it is signed."""
 
 import pytest
 
@@ -41,7 +41,7 @@ def test_a_new_deployment_gets_an_id_and_generation_one() -> None:
     assert (made.id, made.generation) == ("d_web_7f3a2c", 1)
 
 
-def test_the_next_one_keeps_the_id_and_counts() -> None:
+def test_the_next_generation_keeps_the_id_and_counts() -> None:
     again = find(deployed(deployed(nothing()), "2", chance="000000"), "web")
     assert again is not None
     assert (again.id, again.generation, again.stack) == ("d_web_7f3a2c", 2, [pin("2")])
@@ -71,7 +71,7 @@ def test_others_stay_as_they_are() -> None:
     assert new_id("a-very-long-name-of-a-deployment", "abcdef00") == "d_a_very_long_name_of__abcdef"
 
 
-def test_what_is_not_there_is_not_removed() -> None:
+def test_a_deployment_that_does_not_exist_is_not_removed() -> None:
     with pytest.raises(ChangeRefusedError, match="cannot remove web: there is no such deployment"):
         remove(nothing(), "web")
 
@@ -87,12 +87,12 @@ def test_the_owner_gives_all_or_some_of_what_is_asked_and_never_more() -> None:
 def test_data_stays_bound_to_what_it_was_bound_to() -> None:
     wanted = [DataWanted(name="www"), DataWanted(name="cache", data_class="common")]
     first = bound_data("my-web", wanted, [], [], "7f3a2c")
-    assert [(one.source, one.data_class) for one in first] == [
+    assert [(binding.source, binding.data_class) for binding in first] == [
         ("my_web_www_7f3a2c", "secure"),
         ("my_web_cache_7f3a2c", "common"),
     ]
     again = bound_data("my-web", wanted, [], [], "000000")
-    assert {one.source for one in again}.isdisjoint(one.source for one in first)
+    assert {binding.source for binding in again}.isdisjoint(binding.source for binding in first)
     kept = DataBinding(name="www", source="old_www")
     chosen = DataBinding(name="www", source="chosen")
     assert bound_data("my-web", wanted, [], [kept], "7f3a2c")[0] == kept
@@ -108,7 +108,7 @@ def test_a_version_follows_the_highest_known_and_lives_a_day() -> None:
     assert document.expires - document.issued == 24 * 3600
 
 
-def test_the_difference_is_said_before_signing() -> None:
+def test_the_difference_is_shown_before_signing() -> None:
     base = deployed(deployed(nothing()), name="old")
     after = deployed(remove(base, "old"), "2", grant=HTTPS)
     shown = "\n".join(differences(base, after))

@@ -1,7 +1,7 @@
-"""The whole road of a push but its last step: operator's tool, control server, uplink, verifier, PID 1's line to them.
+"""The whole way of a push except its last step: operator's tool, control server, uplink, verifier, PID 1's link to it.
 
-Every program and process is the production one, with development keys made for the test; PID 1 is played by the test
-from where its ``TrustLink`` ends, and runs nothing of what it is told to run.
+Every program and process is the production one, with development keys made for the test. From the end of its
+``TrustLink`` on, the test plays PID 1; it runs no deployment.
 """
 
 import dataclasses
@@ -45,8 +45,8 @@ PROGRAMS = {"verifier": "milkyway_agent.verifier.process", "uplink": "milkyway_a
 
 
 @dataclasses.dataclass
-class Started:
-    """A process of the agent, as PID 1 sees one."""
+class AgentProcess:
+    """A process of the agent, as PID 1 sees it."""
 
     process: trio.Process
 
@@ -73,11 +73,11 @@ class PlayedPid1:
 
     @property
     def secure_config(self) -> Path:
-        """Where the machine's secure configuration lies."""
+        """The directory of the machine's secure configuration."""
         return self.directory / "secure-config"
 
     async def hear(self, kind: type[News]) -> News:
-        """Return the next news of *kind*, passing over what came before it."""
+        """Return the next news of *kind*, skipping what comes before it."""
         with trio.fail_after(20):
             while True:
                 news = await self.link.news.receive()
@@ -91,15 +91,14 @@ class PlayedPid1:
             if isinstance(state, LinkState) and state.connected:
                 return
 
-    async def _start(self, name: str, descriptors: dict[int, int]) -> Started:
-        # Copies at high numbers first: the child's numbers may be taken by descriptors that are still needed.
-        # Copies above any number that a child's descriptor has, wherever in this process there is room.
+    async def _start(self, name: str, descriptors: dict[int, int]) -> AgentProcess:
+        # Copies first, at numbers above any that the child uses: its numbers may be taken by descriptors still needed.
         copies = [fcntl.fcntl(ours, fcntl.F_DUPFD, 100) for ours in descriptors.values()]
         moves = "".join(f"os.dup2({copy}, {number});" for copy, number in zip(copies, descriptors, strict=True))
         program = f"import os; {moves} from {PROGRAMS[name]} import main; main()"
         arguments = [str(self.vendor_root)] if name == "verifier" else []
         try:
-            return Started(await trio.lowlevel.open_process([sys.executable, "-c", program, *arguments], pass_fds=copies))
+            return AgentProcess(await trio.lowlevel.open_process([sys.executable, "-c", program, *arguments], pass_fds=copies))
         finally:
             for copy in copies:
                 os.close(copy)
@@ -157,7 +156,7 @@ async def test_a_push_goes_all_the_way_and_a_report_comes_back(tmp_path: Path) -
         await bench.fleet("deploy", str(tmp_path / "nginx.layer"), "--to", "web-1", "--name", "web", *both)
         admitted = await pid1.hear(DesiredAdmitted)
         assert isinstance(admitted, DesiredAdmitted)
-        assert [one.stack for one in admitted.desired.deployments] == [[layer.pin]]
+        assert [deployment.stack for deployment in admitted.desired.deployments] == [[layer.pin]]
 
         staging = tmp_path / "staging"
         staging.touch()
@@ -182,7 +181,7 @@ async def test_a_push_goes_all_the_way_and_a_report_comes_back(tmp_path: Path) -
 
 @pytest.mark.parametrize("local", ["read", "change"])
 async def test_what_the_tool_prepares_unsigned_root_applies_where_the_owner_lets_it(tmp_path: Path, local: Local) -> None:
-    """The layers come from the control server as ever; the document comes by hand, and is never seen by it."""
+    """The layers come from the control server as always; the document comes by hand, and the server never sees it."""
     (tmp_path / "bench").mkdir()
     async with fleet_with_a_machine(tmp_path, local=local) as (bench, pid1):
         carol = FileSigner.load(bench.keys["carol"], bench.passphrase.read_text().strip())
@@ -200,7 +199,7 @@ async def test_what_the_tool_prepares_unsigned_root_applies_where_the_owner_lets
         try:
             if local == "change":
                 admitted = await pid1.link.ask(question, DesiredAdmitted, [handed_in])
-                assert [one.stack for one in admitted.desired.deployments] == [[layer.pin]]
+                assert [deployment.stack for deployment in admitted.desired.deployments] == [[layer.pin]]
             else:
                 with pytest.raises(NotAdmittedError, match="the owner's policy gives root at the machine no power") as refused:
                     await pid1.link.ask(question, DesiredAdmitted, [handed_in])
@@ -210,7 +209,7 @@ async def test_what_the_tool_prepares_unsigned_root_applies_where_the_owner_lets
 
 
 async def test_a_forged_document_passes_the_server_and_not_the_verifier(tmp_path: Path) -> None:
-    """The server's owner puts a document into the letter box past the tool: one signature short, in alice's name alone."""
+    """The server's administrator bypasses the tool and stores a document that lacks a signature: only alice signed it."""
     (tmp_path / "bench").mkdir()
     async with fleet_with_a_machine(tmp_path) as (bench, pid1):
         carol = FileSigner.load(bench.keys["carol"], bench.passphrase.read_text().strip())

@@ -1,4 +1,4 @@
-"""What one peer can cost: deadlines on a clock that jumps, lengths, numbers, and answers to what is not HTTP."""
+"""What a peer can cost: deadlines on a clock that jumps, lengths, numbers, and answers to what is not HTTP."""
 
 import ssl
 from collections.abc import AsyncGenerator
@@ -9,13 +9,13 @@ import structlog
 import trio
 import trio.testing
 
-from milkyway_control.server.http_service import HttpError, Limits, Request, Response, Service, serve_stream
+from milkyway_control.server.http_service import HttpError, HttpService, Limits, Request, Response, serve_stream
 from milkyway_formats.agent_protocol import MAX_HEADER_BYTES
 from milkyway_formats.errors import RefusedError, UnavailableError
 
 
 async def echo(request: Request) -> Response:
-    """Answer with what came, or as the path says."""
+    """Answer with the body, or as the path says."""
     match request.path:
         case "/refuse":
             raise RefusedError("cannot do it: no", hint="do another")
@@ -40,7 +40,7 @@ async def _parts() -> AsyncGenerator[bytes, None]:
 
 @asynccontextmanager
 async def connected(limits: Limits | None = None) -> AsyncGenerator[trio.abc.Stream, None]:
-    """Give the client's end of a served connection; at the end the service must be done with it by itself."""
+    """Give the client's end of a served connection; at the end the server must finish with it by itself."""
     ours, theirs = trio.testing.memory_stream_pair()
     with structlog.testing.capture_logs():
         async with trio.open_nursery() as nursery:
@@ -54,7 +54,7 @@ async def connected(limits: Limits | None = None) -> AsyncGenerator[trio.abc.Str
 
 
 async def _answer(*sent: bytes) -> bytes:
-    """Return everything that comes back for *sent* and the end of it."""
+    """Return the whole answer to *sent*, followed by the end of the stream."""
     async with connected() as stream:
         for part in sent:
             await stream.send_all(part)
@@ -75,10 +75,10 @@ def _request(path: str, body: bytes = b"", method: str = "POST") -> bytes:
 
 
 async def test_requests_follow_each_other_on_one_connection() -> None:
-    """Also such as were sent before the first was answered."""
-    answer = await _answer(_request("/", b"one") + _request("/", b"two"), _request("/", b"three"))
+    """Even requests that are sent before the first is answered."""
+    answer = await _answer(_request("/", b"first") + _request("/", b"second"), _request("/", b"third"))
     assert answer.count(b"HTTP/1.1 200") == 3
-    assert answer.endswith(b"three")
+    assert answer.endswith(b"third")
     assert b"connection: close" not in answer
 
 
@@ -137,7 +137,7 @@ async def test_what_is_not_http_is_refused(sent: bytes, status: bytes) -> None:
     assert answer.startswith(b"HTTP/1.1 " + status if status else b"")
 
 
-async def test_a_silent_peer_is_left_after_a_while(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_silent_peer_is_dropped_after_a_while(autojump_clock: trio.testing.MockClock) -> None:
     async with connected(Limits(idle_s=90)) as stream:
         before = trio.current_time()
         assert await stream.receive_some(1) == b""
@@ -163,7 +163,7 @@ async def test_headers_that_drip_in_are_not_waited_for(autojump_clock: trio.test
     assert trio.current_time() - before == pytest.approx(30, abs=1)
 
 
-async def test_a_body_that_stops_is_answered_and_left(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_body_that_stops_is_answered_and_the_peer_dropped(autojump_clock: trio.testing.MockClock) -> None:
     async with connected(Limits(request_s=30, linger_s=5)) as stream:
         await stream.send_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf")
         answer = await _all(stream)
@@ -189,7 +189,7 @@ async def test_a_body_that_nobody_reads_is_thrown_away_and_answered() -> None:
 
 async def test_one_connection_too_many_is_closed_at_once() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    service = Service(echo, context, Limits(connections=1))
+    service = HttpService(echo, context, Limits(connections=1))
     ours, theirs = trio.testing.memory_stream_pair()
     second, refused = trio.testing.memory_stream_pair()
     with structlog.testing.capture_logs() as logs:
@@ -203,7 +203,7 @@ async def test_one_connection_too_many_is_closed_at_once() -> None:
 
 
 async def test_a_handshake_has_a_deadline(autojump_clock: trio.testing.MockClock) -> None:
-    service = Service(echo, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Limits(handshake_s=15))
+    service = HttpService(echo, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Limits(handshake_s=15))
     ours, theirs = trio.testing.memory_stream_pair()
     before = trio.current_time()
     with structlog.testing.capture_logs():

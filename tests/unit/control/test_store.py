@@ -48,7 +48,7 @@ def enrol(store: Store) -> None:
 
 
 def envelope(kind: str, digest: str = "d" * 64) -> EnvelopeRow:
-    return EnvelopeRow(0, M, kind, digest, 1, "s", "operator", 1, b"envelope")  # type: ignore[arg-type]  # one of two
+    return EnvelopeRow(0, M, kind, digest, 1, "s", "operator", 1, b"envelope")  # type: ignore[arg-type]  # "desired" or "command"
 
 
 def test_a_token_id_is_never_used_twice(store: Store) -> None:
@@ -57,7 +57,7 @@ def test_a_token_id_is_never_used_twice(store: Store) -> None:
         store.add_token(TOKEN)
 
 
-def test_the_first_request_has_the_token(store: Store) -> None:
+def test_the_first_request_gets_the_token(store: Store) -> None:
     store.add_token(TOKEN)
     assert store.add_enrolment(TOKEN.id, b"first", 1).request == b"first"
     assert store.add_enrolment(TOKEN.id, b"second", 2).request == b"first"
@@ -87,11 +87,11 @@ def test_ids_and_names_are_taken_once_and_the_token_stays_pending(store: Store, 
     assert [row.token for row in store.pending()] == [token.id]
 
 
-def test_a_desired_state_goes_on_top_of_the_one_its_author_saw(store: Store) -> None:
+def test_a_desired_state_must_build_on_the_newest(store: Store) -> None:
     enrol(store)
     store.add_envelope(envelope("desired", "1" * 64), None)
     for seen in (None, "2" * 64):
-        with pytest.raises(ConflictError, match="another one came since it was prepared"):
+        with pytest.raises(ConflictError, match="another was stored since it was prepared"):
             store.add_envelope(envelope("desired", "3" * 64), seen)
     store.add_envelope(envelope("desired", "3" * 64), "1" * 64)
     newest = store.newest_desired(M)
@@ -137,7 +137,7 @@ def test_a_database_of_another_version_is_refused(store: Store, tmp_path: Path) 
         store.check()
 
 
-def test_what_is_no_database_is_unavailable(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"not a database, but long enough to look at" * 100)
     broken = Store(tmp_path / "x")
     with pytest.raises(StoreUnavailableError, match="file is not a database"):
@@ -187,15 +187,15 @@ def test_init_makes_what_serve_opens_and_nobody_else_reads(tmp_path: Path) -> No
     [
         (["init", "{full}", "--fleet", "demo"], 3, "it is not empty"),
         (["init", "{new}", "--fleet", "Not A Name"], 2, "is not lower-case letters"),
-        (["serve", "{new}"], 3, "it is no control server's directory\nhint: make one: milkyway control init DIR"),
-        (["operator", "{new}", "alice"], 3, "it is no control server's directory"),
+        (["serve", "{new}"], 3, "it is not a control server's directory\nhint: make one: milkyway control init DIR"),
+        (["operator", "{new}", "alice"], 3, "it is not a control server's directory"),
     ],
 )
 def test_the_commands_refuse_in_one_line(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     places = {"full": tmp_path / "full", "new": tmp_path / "new"}
-    result = CliRunner().invoke(main, ["control", *(one.format(**places) for one in arguments)])
+    result = CliRunner().invoke(main, ["control", *(argument.format(**places) for argument in arguments)])
     assert result.exit_code == code
     assert said in result.stderr
 

@@ -1,6 +1,6 @@
-"""CoreOS' own policy, compiled by the tools tree's secilc: it stands by itself, without the checker of overlays.
+"""CoreOS' own policy, compiled by the tools tree's secilc: it holds by itself, without the checker of overlays.
 
-Each attack here is written straight into an instance, as if the checker had let it through.
+Each attack here is written directly into an instance, as if the checker had let it through.
 """
 
 import re
@@ -43,7 +43,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> CompiledPolicy:
 
 
 def compile_with(cil: bytes, into: Path) -> bytes:
-    """Return the policy that base and *cil* make."""
+    """Return the policy compiled from the base and *cil*."""
     source = into / "instances.cil"
     source.write_bytes(cil)
     made = compile_policy([*base_sources(), source], into / "policy", into / "labels", secilc=secilc_of(TOOLS))
@@ -51,13 +51,13 @@ def compile_with(cil: bytes, into: Path) -> bytes:
 
 
 def smuggled(attack: str) -> bytes:
-    """Return two deployments, into one of which *attack* came past the checker."""
+    """Return two deployments, with *attack* smuggled past the checker into the first."""
     web = instance(Overlay(), "web", 1, GRANTS, {"content": "site"})
     assert web.endswith(b"))\n")
     return DECLARATIONS + DATABASE + web[: -len(b"))\n")] + f"\n{attack}))\n".encode()
 
 
-# --- what it is -----------------------------------------------------------------------------------------------------------
+# --- its form -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_same_sources_give_the_same_policy(base: CompiledPolicy, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_the_same_sources_give_the_same_policy(base: CompiledPolicy, tmp_path: P
     assert again.file_contexts.read_bytes() == base.file_contexts.read_bytes()
 
 
-def test_its_head_is_what_the_kernel_on_the_server_takes(base: CompiledPolicy) -> None:
+def test_its_head_is_what_the_kernel_on_the_server_accepts(base: CompiledPolicy) -> None:
     head = read_head(base.policy.read_bytes())
     assert head.version == POLICY_VERSION
     assert head.flags == 1  # MLS; neither ALLOW_UNKNOWN nor REJECT_UNKNOWN: what it doesn't know is denied
@@ -100,7 +100,7 @@ def test_no_name_of_the_base_can_be_a_layers() -> None:
     assert {name for name in names if not is_reserved(name)} == set()
 
 
-def test_every_type_that_the_agent_names_is_there() -> None:
+def test_every_type_that_the_agent_names_exists() -> None:
     text = "".join(source.read_text() for source in base_sources())
     agent = "".join(path.read_text() for path in (PROJECT / "agent/milkyway_agent").rglob("*.py"))
     named = set(re.findall(r'"([a-z_]+_t)"', agent)) | set(re.findall(r"u:(?:r|object_r):([a-z_]+_t):", agent))
@@ -124,7 +124,7 @@ def test_the_exported_macros_are_those_that_overlays_may_call() -> None:
     text = (SOURCES / "interface.cil").read_text()
     exported = {name for name in re.findall(r"\(macro (\w+)", text) if not name.startswith("base_")}
     assert exported == {*GRANT_MACROS, *KINDS} - {"domain"}  # which stands for .base_layer_domain
-    # An own name of the caller would be found first: what the macros speak of is named from the root.
+    # A name of the caller's own block would be found first: the macros name everything from the root.
     named = set(re.findall(r"(?<![.\w])\w+_[ta]\b", re.sub(r";.*", "", text)))
     assert named == set()
 
@@ -165,7 +165,7 @@ def test_two_generations_and_two_deployments_of_one_layer_live_side_by_side(tmp_
     placed = [
         Placed(name, generation, (f"{name}.v{generation}.process",)) for name, generation in (("a", 1), ("a", 2), ("b", 1))
     ]
-    instances = [instance(Overlay(), one.identifier, one.generation, []) for one in placed]
+    instances = [instance(Overlay(), placement.identifier, placement.generation, []) for placement in placed]
     policy = compile_with(shared(placed) + b"".join(instances), tmp_path)
     for name in ("a.v1.process", "a.v2.stack", "b.v1.scratch"):
         assert name.encode() in policy

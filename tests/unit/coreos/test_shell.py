@@ -13,7 +13,7 @@ from milkyway_formats.errors import UnavailableError
 
 @pytest.fixture
 def shell() -> Iterator[Shell]:
-    """A real ``sh`` on a terminal that echoes, prompts and edits lines, as the machine's does; a socket leads to it."""
+    """A real ``sh`` on a terminal that echoes, prompts and edits lines, like the machine's; a socket leads to it."""
     ours, theirs = socket.socketpair()
     terminal, inner = pty.openpty()
     environment = {"PATH": os.environ["PATH"], "PS1": "# ", "PS2": "> ", "ENV": "/dev/null"}
@@ -65,9 +65,9 @@ def test_commands_follow_one_another(shell: Shell) -> None:
 
 def test_a_command_that_prints_what_looks_like_a_frame_changes_nothing(shell: Shell) -> None:
     command = "cat /tmp/vm-*.command; echo vm-000000000000:code:0; echo vm-000000000000:end:0"
-    left = shell.execute(command)
-    assert left.code == 0
-    assert left.stdout.endswith(b"vm-000000000000:end:0\n")
+    executed = shell.execute(command)
+    assert executed.code == 0
+    assert executed.stdout.endswith(b"vm-000000000000:end:0\n")
 
 
 def test_a_command_that_does_not_end_is_interrupted_and_the_next_one_runs(shell: Shell) -> None:
@@ -89,7 +89,7 @@ def test_says_when_the_machine_ends() -> None:
         Shell(ours).execute("true", deadline_s=5)
 
 
-def test_an_echo_of_the_question_is_no_answer() -> None:
+def test_an_echo_of_the_input_is_not_an_answer() -> None:
     sent = script("echo hello", b"", "vm-1")
     assert Reader("vm-1").feed(sent) is None
 

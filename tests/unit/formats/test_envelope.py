@@ -47,8 +47,8 @@ def test_what_is_written_is_read_back(payload: bytes, signatures: int) -> None:
 
 
 def test_the_digest_is_of_the_signed_bytes_and_not_of_the_envelope() -> None:
-    one, two = (read_envelope(write_envelope(KIND, b"hi", [SIGNATURE] * n), what="test") for n in (1, 2))
-    assert pae_digest(one.payload_type, payload_of(one)) == pae_digest(two.payload_type, payload_of(two))
+    first, second = (read_envelope(write_envelope(KIND, b"hi", [SIGNATURE] * n), what="test") for n in (1, 2))
+    assert pae_digest(first.payload_type, payload_of(first)) == pae_digest(second.payload_type, payload_of(second))
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_what_footer_writes_parse_footer_reads() -> None:
         (with_number(0, 1), GOOD.file_size, "section image begins at 1, not at 0"),
         (with_number(4, 4 * 4096 + 1), GOOD.file_size, "section manifest begins at 16385, not at 16384"),
         (with_number(8, 2**64 - 1), GOOD.file_size, "section envelope begins at"),
-        (with_number(9, 2**64 - 1), GOOD.file_size, "its footer speaks of"),
+        (with_number(9, 2**64 - 1), GOOD.file_size, "its footer describes"),
     ],
 )
 def test_every_other_footer_is_refused(last: bytes, size: int, why: str) -> None:
@@ -80,7 +80,7 @@ def test_every_other_footer_is_refused(last: bytes, size: int, why: str) -> None
     ],
 )
 def test_every_section_has_its_limit(lengths: dict[str, int], why: str) -> None:
-    """Both by who makes a file and by who reads one."""
+    """Whether a file is made or read."""
     good = {"image": 3 * 4096, "hash_tree": 4096, "manifest": 500, "policy": 70, "envelope": 9000}
     wanted = {**good, **lengths}
     with pytest.raises(LayerFileError, match=why):
@@ -102,7 +102,7 @@ def test_an_unsigned_file_is_for_signing_alone() -> None:
     assert parse_footer(footer(sections), sections.file_size, unsigned=True) == sections
 
 
-def test_the_manifest_must_speak_of_this_file() -> None:
+def test_the_manifest_must_be_of_this_file() -> None:
     check_manifest(GOOD, manifest(b"p" * 70))
     with pytest.raises(LayerFileError, match="says 16384 bytes of image, the file has 12288"):
         check_manifest(GOOD, manifest(b"p" * 70, data_blocks=4))

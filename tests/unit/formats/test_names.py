@@ -1,4 +1,4 @@
-"""Patterns hold for the whole text: a name with a line after it is no name."""
+"""Patterns hold for the whole text: a name with a line feed after it is not a name."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a layer's policy may say: a table of what it may not, each with its words."""
+"""What a layer's policy may say: a table of what it may not, each with its refusal."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def check(source: bytes) -> Overlay:
     return check_overlay(source, grants=GRANTS)
 
 
-def test_reads_everything_that_there_is_to_say() -> None:
+def test_reads_every_kind_of_statement() -> None:
     overlay = check(GOOD)
     assert overlay.types == {"worker": "domain", "spool": "tmp_type", "control": "sock_type", "helper": "exec_type"}
     assert overlay.domains == ("process", "worker")
@@ -69,7 +69,7 @@ def test_reads_everything_that_there_is_to_say() -> None:
     )
 
 
-def test_nothing_is_an_overlay_too() -> None:
+def test_an_empty_text_is_an_overlay() -> None:
     assert check(b"; nothing to add\n") == Overlay()
 
 
@@ -82,7 +82,7 @@ def test_the_example_is_accepted_with_what_it_asks_for() -> None:
 NOT_A_STATEMENT = "is not a statement of overlays"
 UNKNOWN = f"{NOT_A_STATEMENT}; these are: type, call, allow, typetransition"
 REFUSED = {
-    # Reaching out of the own block.
+    # Reaching out of its own block.
     "foreign type": ("(allow process secure_config_t (file (read)))", "'secure_config_t' is not a type of this layer"),
     "another deployment": (
         "(allow process db.v1.process (process (signal)))",
@@ -116,8 +116,8 @@ REFUSED = {
     "keyword": ("(type all)", "'all' is, or may become, a name of CoreOS' own policy"),
     "template's name": ("(type process)", "'process' is, or may become, a name of CoreOS' own policy"),
     "data's name": ("(type data_x)", "'data_x' is, or may become, a name of CoreOS' own policy"),
-    "capital": ("(type Layers)", "'Layers' is no name of a type: up to 32 of a-z, 0-9 and '_', a letter first"),
-    "long name": (f"(type {'a' * 33})", f"{'a' * 33!r} is no name of a type: up to 32 of a-z, 0-9 and '_', a letter first"),
+    "capital": ("(type Layers)", "'Layers' is not a name for a type: up to 32 of a-z, 0-9 and '_', a letter first"),
+    "long name": (f"(type {'a' * 33})", f"{'a' * 33!r} is not a name for a type: up to 32 of a-z, 0-9 and '_', a letter first"),
     # Loosening what holds.
     "typepermissive": ("(typepermissive process)", f"'typepermissive' {NOT_A_STATEMENT}: no domain is ever permissive"),
     "optional": (
@@ -152,14 +152,14 @@ REFUSED = {
     ),
     "capability": (
         "(allow process self (capability (sys_admin)))",
-        "no rule of an overlay is about 'capability' of kind domain",
+        "an overlay has no rules about 'capability' of kind domain",
     ),
     "ptrace": ("(allow process self (process (ptrace)))", "'ptrace' on 'process' of kind domain is not an overlay's to allow"),
     "execmem": (
         "(allow process self (process (execmem)))",
         "'execmem' on 'process' of kind domain is not an overlay's to allow",
     ),
-    "sockets": ("(allow process self (tcp_socket (create)))", "no rule of an overlay is about 'tcp_socket' of kind domain"),
+    "sockets": ("(allow process self (tcp_socket (create)))", "an overlay has no rules about 'tcp_socket' of kind domain"),
     "all": ("(allow process scratch (file (all)))", "'all' on 'file' of kind tmp_type is not an overlay's to allow"),
     "not": ("(allow process scratch (file (not (read))))", "a name is expected here, not a list or a string"),
     "list as permission": ("(allow process scratch (file ((read))))", "a name is expected here, not a list or a string"),
@@ -196,25 +196,25 @@ REFUSED = {
     "transition into CoreOS": ("(typetransition process stack process agent_t)", "'agent_t' is not a type of this layer"),
     "transition on what is writable": (
         "(typetransition process scratch process process)",
-        "nothing of class 'process' made at kind tmp_type can become kind domain",
+        "nothing of class 'process' created at kind tmp_type can become kind domain",
     ),
     "file that becomes code": (
         "(typetransition process scratch file stack)",
-        "nothing of class 'file' made at kind tmp_type can become kind exec_type",
+        "nothing of class 'file' created at kind tmp_type can become kind exec_type",
     ),
     "file in the stack": (
         "(typetransition process stack file scratch)",
-        "nothing of class 'file' made at kind exec_type can become kind tmp_type",
+        "nothing of class 'file' created at kind exec_type can become kind tmp_type",
     ),
     "device": (
         "(typetransition process scratch chr_file scratch)",
-        "nothing of class 'chr_file' made at kind tmp_type can become kind tmp_type",
+        "nothing of class 'chr_file' created at kind tmp_type can become kind tmp_type",
     ),
     "transition twice": (
         "(typetransition process scratch file scratch) (typetransition process scratch file scratch)",
         "there is a transition from 'process' at 'scratch' for 'file' already",
     ),
-    "name of a file": ('(typetransition process scratch file "a/b" scratch)', "'a/b' is no plain name of a file"),
+    "name of a file": ('(typetransition process scratch file "a/b" scratch)', "'a/b' is not a plain file name"),
     "transition without a result": (
         "(typetransition process scratch file)",
         'a transition is written as (typetransition DOMAIN TYPE CLASS ["FILE NAME"] TYPE)',

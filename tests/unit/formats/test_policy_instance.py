@@ -36,7 +36,7 @@ def test_a_grant_that_the_overlay_places_goes_nowhere_else() -> None:
     assert "(call .base_layer_domain (worker stack))" in written
 
 
-def test_reading_is_a_use_of_a_grant_to_write() -> None:
+def test_reading_uses_a_grant_to_write() -> None:
     grants: list[Grant] = [UseData(name="content")]
     overlay = check_overlay(b"(call data_read (process content))", grants=grants)
     written = lines(instance(overlay, "web", 1, grants, {"content": "site"}))

@@ -24,9 +24,9 @@ def entry_of(raw: bytes, person: str) -> KeyEntry:
     return KeyEntry(key_id=HybridPublicKey(raw).key_id, scheme="mldsa65-ed25519-sha512", public=raw.hex(), person=person)
 
 
-def mixed(one: KeyEntry, other: KeyEntry, person: str) -> KeyEntry:
-    """Return the key that takes its post-quantum half from *one* and its classical half from *other*."""
-    return entry_of(one.key.halves[0] + other.key.halves[1], person)
+def mixed(first: KeyEntry, second: KeyEntry, person: str) -> KeyEntry:
+    """Return the key that takes its post-quantum half from *first* and its classical half from *second*."""
+    return entry_of(first.key.halves[0] + second.key.halves[1], person)
 
 
 def test_the_roots_of_the_tests_are_consistent_and_survive_their_encoding() -> None:
@@ -47,19 +47,19 @@ def test_the_roots_of_the_tests_are_consistent_and_survive_their_encoding() -> N
         (replace(OWNER, keys=[*OWNER.keys, mixed(ALICE.entry, MALLORY.entry, "mallory")]), "of mallory share a half"),
         (replace(OWNER, keys=[*OWNER.keys, mixed(MALLORY.entry, ALICE.entry, "mallory")]), "of mallory share a half"),
         (replace(OWNER, root=Role(keys=ids(MALLORY))), "role root names key .*, which is not among its keys"),
-        (replace(OWNER, root=Role(keys=ids(OLIVIA, OLIVIA))), "role root names twice key"),
-        (replace(OWNER, root=Role(keys=ids(OLIVIA), threshold=2)), "role root wants 2 persons and has 1"),
+        (replace(OWNER, root=Role(keys=ids(OLIVIA, OLIVIA))), "role root names a key twice:"),
+        (replace(OWNER, root=Role(keys=ids(OLIVIA), threshold=2)), "role root needs 2 persons and has 1"),
         (
             replace(OWNER, operators=Operators(keys=ids(ALICE, ALICE_AGAIN))),
-            "role operators wants 2 persons and has 1",
+            "role operators needs 2 persons and has 1",
         ),
         (
             replace(OWNER, operators=Operators(keys=ids(ALICE, BOB), thresholds=Thresholds(deep=3))),
-            "role operators wants 3 persons and has 2",
+            "role operators needs 3 persons and has 2",
         ),
         (
             replace(OWNER, layers=[LayerDelegation(paths=["a", "b/*"], keys=ids(CAROL), threshold=2)]),
-            r"role layers a b/\* wants 2 persons and has 1",
+            r"role layers a b/\* needs 2 persons and has 1",
         ),
         (
             replace(OWNER, layers=[LayerDelegation(paths=["a/*"], keys=ids(key)) for key in (CAROL, BOB)]),
@@ -121,7 +121,7 @@ def test_the_longest_pattern_decides() -> None:
     assert replace(OWNER, layers=[near]).delegation("shop/web") is None
 
 
-def test_stopping_many_machines_wants_as_many_persons_as_a_change() -> None:
+def test_stopping_many_machines_needs_as_many_persons_as_a_change() -> None:
     thresholds = Thresholds(narrow_stop=3)
     assert [thresholds.of("stop", machines) for machines in (1, 3, 4)] == [1, 1, 2]
     assert [thresholds.of(name, 1000) for name in ("read", "restart", "change", "deep")] == [1, 1, 2, 2]

@@ -43,11 +43,11 @@ DAEMON = ["/usr/bin/daemon"]
         ),
         (
             Service(name="web", command=DAEMON, listeners=[Listener(name="in", address=Udp(port=53), accept=True)]),
-            "listener in accepts, but has no connections",
+            "listener in has accept, but its address takes no connections",
         ),
         (
             Service(name="web", command=DAEMON, listeners=[Listener(name="in", address=Tcp(port=port)) for port in (1, 2)]),
-            "two of its listeners have one name",
+            "two of its listeners have the same name",
         ),
         *(
             (Service(name="web", command=DAEMON, listeners=[Listener(name="in", address=address)]), why)
@@ -61,17 +61,17 @@ DAEMON = ["/usr/bin/daemon"]
                 Service(
                     name="web",
                     command=DAEMON,
-                    listeners=[Listener(name="in", address=one), Listener(name="too", address=other)],
+                    listeners=[Listener(name="in", address=first), Listener(name="too", address=second)],
                 ),
-                "its listeners in and too have one address",
+                "its listeners in and too have the same address",
             )
-            for one, other in (
+            for first, second in (
                 (Tcp(port=80), Tcp(port=80, address="127.0.0.1")),
                 (Udp(port=53, address="::1"), Udp(port=53, address="::1")),
                 (UnixStream(path="/run/s"), Fifo(path="/run/s")),
             )
         ),
-        (Service(name="web", command=DAEMON, timers=[Timer()]), "a timer of it names no time"),
+        (Service(name="web", command=DAEMON, timers=[Timer()]), "one of its timers names no time"),
     ],
 )
 def test_contradictions_are_refused(service: Service, why: str) -> None:
@@ -123,11 +123,11 @@ def test_two_services_share_an_address_only_where_they_never_run_together() -> N
             (Service(name="web", command=DAEMON, execution=Execution(limits={name: 1})), f"execution.limits.{name} not")
             for name in ("memlock", "msgqueue", "nice", "rtprio")
         ),
-        (Service(name="web", command=DAEMON, stored_descriptors=1), "stored_descriptors not there"),
-        (Service(name="web", command=DAEMON, health=Health(probe=HttpProbe(port=80))), "probes of type http not there"),
+        (Service(name="web", command=DAEMON, stored_descriptors=1), "stored_descriptors not available"),
+        (Service(name="web", command=DAEMON, health=Health(probe=HttpProbe(port=80))), "probes of type http not available"),
         (
             Service(name="web", command=DAEMON, readiness=ReadyByProbe(probe=HttpProbe(port=80))),
-            "probes of type http not there",
+            "probes of type http not available",
         ),
         (Service(name="web", command=DAEMON, restart=Restart(on_failure="reboot")), "on_failure: reboot"),
     ],
@@ -138,7 +138,7 @@ def test_a_layer_never_runs_with_less_than_it_was_signed_with(service: Service, 
         check_layer_service(service)
 
 
-def test_a_plain_service_is_taken() -> None:
+def test_a_plain_service_is_accepted() -> None:
     check_layer_service(Service(name="web", command=DAEMON, limits=Limits(memory_bytes=1 << 20, pids=8, cpu_percent=50)))
     held = Execution(umask=0o077, nice=5, oom_score=100, processors=[0], limits={"nofile": 4096}, seccomp="default")
     check_layer_service(Service(name="web", command=DAEMON, execution=held))
@@ -148,7 +148,7 @@ def test_a_layer_may_name_a_bundle_of_its_services() -> None:
     check_layer_service(Service(name="all", type="bundle", requires=["web", "jobs"]))
 
 
-def test_a_layers_service_may_be_asked_and_told_by_commands() -> None:
+def test_a_layers_service_may_be_probed_reloaded_and_stopped_by_commands() -> None:
     health = Health(probe=TcpProbe(port=80))
     readiness = ReadyByProbe(probe=ExecProbe(command=DAEMON))
     reload, stop = Reload(command=DAEMON), Stop(command=DAEMON)

@@ -1,4 +1,4 @@
-"""Who signed what, with how many: every way that is not enough, with the text that says so."""
+"""Who signed what, and how many: every way to fall short, with the text that says so."""
 
 import base64
 
@@ -232,7 +232,7 @@ def test_noise_is_refused_and_nothing_else_happens(data: bytes) -> None:
 
 @pytest.mark.parametrize("text", [b'{"format":"milkyway.desired/1","format":"milkyway.desired/1"}', b"\xff", b"[" * 5000])
 def test_a_signed_payload_that_is_no_document_is_refused(text: bytes) -> None:
-    """Two operators may sign anything; what is not the document is still not read."""
+    """Two operators may sign anything; what is not such a document is still refused."""
     signatures = [signer.sign(DESIRED_TYPE, text) for signer in (ALICE, BOB)]
     with pytest.raises(MalformedError, match=r"^cannot read desired state: "):
         TRUST.verify_desired(write_envelope(DESIRED_TYPE, text, signatures))
@@ -261,7 +261,7 @@ def test_a_signed_payload_that_is_no_document_is_refused(text: bytes) -> None:
         (replace(COMMAND, command_class="read"), 1),
     ],
 )
-def test_a_command_wants_its_classes_persons(command: Command, persons: int) -> None:
+def test_a_command_needs_the_persons_of_its_class(command: Command, persons: int) -> None:
     signers = [ALICE, BOB]
     assert TRUST.verify_command(signed(COMMAND_TYPE, command, *signers[:persons]))[0] == command
     short = [ALICE, ALICE_AGAIN] if persons == 2 else [CAROL]
@@ -281,7 +281,7 @@ def test_an_overlong_command_is_refused() -> None:
         TRUST.verify_command(write_envelope(COMMAND_TYPE, bytes(200_000), [ALICE.sign(COMMAND_TYPE, b"")]))
 
 
-def test_a_signature_of_one_kind_of_document_is_none_of_another() -> None:
+def test_a_signature_on_one_kind_of_document_does_not_hold_for_another() -> None:
     """The payload type is signed twice: in the pae and as the context."""
     other = ALICE.sign(DESIRED_TYPE, encode(COMMAND))
     with pytest.raises(BothHalvesRefusedError, match="signed by alice"):

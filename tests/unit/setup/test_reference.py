@@ -1,4 +1,4 @@
-"""The reference is what the types say."""
+"""The reference says what the types say."""
 
 import pytest
 
@@ -10,7 +10,7 @@ def test_the_page_is_up_to_date(name: str) -> None:
     assert (REFERENCE / name).read_text(encoding="utf-8") == pages()[name], "run `python setup/reference.py`"
 
 
-def test_every_field_of_every_type_is_there() -> None:
+def test_every_field_of_a_type_is_in_its_section() -> None:
     from milkyway_formats.desired import Desired
     from milkyway_formats.service import Service
 
@@ -38,6 +38,6 @@ def test_links_lead_to_sections() -> None:
             assert anchor in {heading.lower() for heading in headings}, f"{name}: {page}#{anchor}"
 
 
-def test_check_is_content_with_what_was_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_accepts_the_written_pages(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check"]) == 0
     assert capsys.readouterr().err == ""

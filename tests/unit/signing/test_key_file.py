@@ -64,7 +64,7 @@ def test_a_wrong_passphrase_opens_nothing(key: Path) -> None:
         FileSigner.load(key, PASSPHRASE + ".")
 
 
-def test_a_file_whose_plain_part_was_changed_opens_no_more(key: Path) -> None:
+def test_a_file_whose_plain_part_was_changed_no_longer_opens(key: Path) -> None:
     file = read_key_file(key)
     bob = key_of("bob")
     for changed in (
@@ -145,7 +145,7 @@ def test_an_envelope_carries_one_signature_of_each_signer() -> None:
 # --- passphrases ------------------------------------------------------------------------------------------------------
 
 
-def test_the_named_file_goes_before_the_environments(tmp_path: Path) -> None:
+def test_the_named_file_takes_precedence_over_the_environments(tmp_path: Path) -> None:
     (tmp_path / "one").write_text("first one\nsecond line\n")
     (tmp_path / "two").write_text("second one\r\n")
     environment = {"MILKYWAY_PASSPHRASE_FILE": str(tmp_path / "two")}

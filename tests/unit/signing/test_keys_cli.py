@@ -1,4 +1,4 @@
-"""`milkyway keys`: the development set a machine accepts, roots from specs, refusals in one line."""
+"""`milkyway keys`: a development set that a machine accepts, roots from specs, refusals in one line."""
 
 import json
 from collections.abc import Callable
@@ -111,7 +111,7 @@ def test_a_refusal_is_one_line_and_an_exit_code(run: Run, arguments: tuple[str, 
 
 
 def next_spec(keys: Path, path: Path, **changes: str) -> Path:
-    """Write the owner's spec with lines changed to *path*, beside the set's keys by absolute path."""
+    """Write the owner's spec, with lines changed, to *path*; it names the set's keys by absolute path."""
     text = (keys / "owner-root.yaml").read_text()
     for name in ("owner-root", "alice", "bob", "carol"):
         text = text.replace(f"{name}.key", f"{keys}/{name}.key")
@@ -151,7 +151,7 @@ def test_a_root_that_a_machine_would_refuse_is_not_written(run: Run, keys: Path,
     ("old", "new", "reason"),
     [
         ("keys: [alice, bob]", "keys: [alice, zoe]", "a role names key zoe, which is not listed"),
-        ("keys: [alice, bob]", "keys: [alice]", "role operators wants 2 persons and has 1"),
+        ("keys: [alice, bob]", "keys: [alice]", "role operators needs 2 persons and has 1"),
         ("deep: 2", "deep: 17", "`int` <= 16"),
         ("side: owner", "side: vendor", "a vendor commands no fleet"),
         ("days: 100", "days: 0", "`int` >= 1"),
@@ -171,7 +171,7 @@ def test_a_root_can_be_described_in_words(keys: Path) -> None:
         "  root: 1 of olivia",
         "  layers *: 1 of carol",
         "  operators: alice, bob",
-        "  persons wanted: read 1, restart 1, stop 1, change 2, deep 2",
+        "  persons needed: read 1, restart 1, stop 1, change 2, deep 2",
         "  vendor layers that may run: vendor/*",
     ]
 
