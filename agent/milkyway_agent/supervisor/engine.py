@@ -38,7 +38,6 @@ from milkyway_agent.core.service_state import (
 from milkyway_agent.launching.child import Running, let_go
 from milkyway_agent.log.log import Log
 from milkyway_agent.runtime.alarms import Alarms
-from milkyway_agent.runtime.dispatch_first import preceding
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.supervisor.activation.conditions import unmet
@@ -123,7 +122,7 @@ class Lives:
                     nursery.start_soon(self._guarded, *task)
                 self._pump()
                 task_status.started()
-                with preceding(self.watch.dispatch):
+                with self.watch.dispatching_first():
                     await trio.sleep_forever()
         finally:
             self._nursery = None
