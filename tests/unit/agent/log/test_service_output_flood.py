@@ -1,4 +1,4 @@
-"""A real process that writes as fast as it can, against the streams of a loop that has others to serve."""
+"""A real process that writes as fast as it can, read by a loop that has other streams to serve."""
 
 import os
 import select
@@ -15,7 +15,7 @@ ROUND_SECONDS = 0.01  # of the loop's clock, which is the test's
 TOTAL_BYTES = 1 << 20
 
 
-def test_a_flood_costs_the_service_that_makes_it_and_nobody_else(tmp_path: Path) -> None:
+def test_a_flood_costs_only_the_service_that_makes_it(tmp_path: Path) -> None:
     log = Log(lambda: 1)
     files = FileSink(str(tmp_path), file_bytes=100_000, total_bytes=TOTAL_BYTES)
     log.open_files(files)
@@ -33,7 +33,7 @@ def test_a_flood_costs_the_service_that_makes_it_and_nobody_else(tmp_path: Path)
             tracemalloc.start()
             for number in range(ROUNDS):
                 now = number * ROUND_SECONDS
-                for descriptor in [one for one, until in paused.items() if until <= now]:
+                for descriptor in [descriptor for descriptor, until in paused.items() if until <= now]:
                     del paused[descriptor]
                     epoll.register(descriptor, select.EPOLLIN)
                 os.write(quietly, f"<4>{number}\n".encode())
@@ -53,7 +53,7 @@ def test_a_flood_costs_the_service_that_makes_it_and_nobody_else(tmp_path: Path)
         log.close_files()
     kept = FileSink(str(tmp_path), file_bytes=100_000, total_bytes=TOTAL_BYTES)
     assert [record.facts["line"] for record in kept.records("quiet")][-900:] == [str(number) for number in range(100, ROUNDS)]
-    dropped = sum(int(str(one.facts["lines"])) for one in kept.records("flood") if one.event == "output_dropped")
+    dropped = sum(int(str(record.facts["lines"])) for record in kept.records("flood") if record.event == "output_dropped")
     assert dropped > 0
     share = Share()
     assert peak < 4 << 20
