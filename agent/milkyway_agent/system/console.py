@@ -6,7 +6,7 @@ KMSG_BYTES = 900  # one record, prefix included, must fit the kernel's LOG_LINE_
 
 
 def open_console(path: str = "/dev/console") -> int:
-    """Open the console for writing, without making it our controlling terminal. A stuck one never blocks us."""
+    """Open the console for writing, without making it our controlling terminal. Writing never blocks."""
     return os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
@@ -16,7 +16,7 @@ def open_kmsg() -> int:
 
 
 def write_line(descriptor: int, line: str) -> bool:
-    """Write one line; return False where it was not taken whole (a console that nobody reads)."""
+    """Write a line; return False if it was not taken whole (a console that is not read)."""
     data = printable(line).encode() + b"\r\n"
     try:
         return os.write(descriptor, data) == len(data)
@@ -30,5 +30,5 @@ def write_kmsg(descriptor: int, line: str, level: int = 6) -> None:
 
 
 def printable(line: str) -> str:
-    """Return *line* with what could steer a terminal or begin another line shown as escapes."""
+    """Return *line* with all characters that could steer a terminal or begin a new line as escapes."""
     return line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

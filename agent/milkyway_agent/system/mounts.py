@@ -1,6 +1,6 @@
-"""Mounts: mount(2), umount2(2) and what /proc/self/mountinfo lists. The classic call, with the options as one string.
+"""Mounts: mount(2), umount2(2) and the list in /proc/self/mountinfo. The classic call, with all options in a string.
 
-Every function is one kernel call; what belongs mounted where is the caller's to know.
+Each function is one kernel call; the caller decides what is mounted where.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ UMOUNT_NOFOLLOW = 8
 
 
 class Mount(NamedTuple):
-    """One line of mountinfo (proc_pid_mountinfo(5)). ``super_options`` are the file system's own, as it prints them."""
+    """A line of mountinfo (proc_pid_mountinfo(5)). ``super_options`` are the file system's own, as it prints them."""
 
     mount_id: int
     parent_id: int
@@ -42,7 +42,7 @@ class Mount(NamedTuple):
 
 
 def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
-    """Mount *source* of kind *fstype* at *target*."""
+    """Mount *source* at *target* as a file system of type *fstype*."""
     call("mount", source.encode(), target.encode(), fstype.encode(), flags, data.encode() if data else None, path=target)
 
 
@@ -62,7 +62,7 @@ def bind(source: str, target: str, flags: int = 0) -> None:
 
 
 def remount(target: str, flags: int, data: str = "") -> None:
-    """Change the flags of the mount at *target* (with MS_BIND in *flags*: of this mount alone, not of its file system)."""
+    """Change the flags of the mount at *target* (with MS_BIND in *flags*: only of this mount, not of its file system)."""
     call("mount", None, target.encode(), None, MS_REMOUNT | flags, data.encode() if data else None, path=target)
 
 
@@ -72,7 +72,7 @@ def set_propagation(target: str, flags: int) -> None:
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
-    """Return the mounts that *text* (of a mountinfo file) lists, in its order: a later one may hide an earlier."""
+    """Return the mounts in *text* (of a mountinfo file), in its order: a later mount may hide an earlier one."""
     mounts = []
     for line in text.splitlines():
         left, _, right = line.partition(" - ")

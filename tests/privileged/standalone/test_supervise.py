@@ -20,7 +20,7 @@ pytestmark = pytest.mark.privileged
 SLEEP = ["/bin/sleep", "1000"]
 
 
-def children(pid: int) -> list[processes.Process]:
+def children(pid: int) -> list[processes.Stat]:
     return [process for process in processes.processes() if process.parent == pid]
 
 

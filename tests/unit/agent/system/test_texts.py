@@ -1,4 +1,4 @@
-"""What the kernel writes and what it is told, as text and structures: no call is made here."""
+"""The texts and structures that the kernel writes and reads: no call is made here."""
 
 import struct
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_mounts_are_read_with_optional_fields_and_escapes() -> None:
     assert (second.root, second.target, second.options, second.super_options) == ("/sub", "/proc", "ro", "rw")
 
 
-def test_a_process_may_be_called_anything() -> None:
+def test_a_process_may_have_any_name() -> None:
     rest = " ".join(["S", "7", *["0"] * 17, "4711", "0"])
     assert processes.parse_stat(f"42 (a) b (c d) {rest}") == (42, "a) b (c d", "S", 7, 4711)
 
@@ -60,7 +60,7 @@ def test_figures_of_groups_are_read() -> None:
     assert cgroups.parse_pressure("") is None
 
 
-def test_figures_that_are_not_there_are_none(tmp_path: Path) -> None:
+def test_missing_figures_are_none(tmp_path: Path) -> None:
     (tmp_path / "memory.current").write_text("4096\n")
     (tmp_path / "cpu.stat").write_text("usage_usec 5\n")
     group = str(tmp_path)
@@ -112,6 +112,6 @@ def test_a_loop_configuration_has_the_kernels_size_and_offsets() -> None:
     assert config[64:75] == b"name.layer\0"
 
 
-def test_a_line_cannot_steer_the_terminal_nor_begin_another() -> None:
+def test_a_line_can_neither_steer_the_terminal_nor_begin_another_line() -> None:
     assert console.printable("a\x1b[2Jb\nc") == "a\\x1b[2Jb\\nc"
     assert console.printable("grüße") == "grüße"
