@@ -27,11 +27,11 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from milkyway_agent.log.reader import LONGEST_LINE, Part, Past
+from milkyway_agent.log.reader import LONGEST_LINE, Part
 from milkyway_agent.log.record import ERR, Fact, Record, encode, priority_of
 
 FLUSH_SECONDS = 5.0
@@ -145,10 +145,6 @@ class FileSink:
             for stem, row in sorted(self._rows.items())
             if wants(_service(stem))
         ]
-
-    def records(self, service: str = "", limit: int = 1 << 62) -> Iterator[Record]:
-        """Yield the newest *limit* records of *service* (empty: the agent's own), oldest first."""
-        return Past([], self.mark(lambda name: name == service)).newest(limit)
 
     def flush_due(self) -> float | None:
         """Return when, on ``clock``, the next ``flush`` is due; None while there is nothing to flush."""

@@ -9,7 +9,6 @@ import struct
 from pathlib import Path
 
 # linux/loop.h
-LOOP_CLR_FD = 0x4C01
 LOOP_CONFIGURE = 0x4C0A
 LOOP_CTL_GET_FREE = 0x4C82
 LO_FLAGS_READ_ONLY = 1
@@ -53,8 +52,3 @@ def configure(number: int, path: str, flags: int) -> tuple[str, int]:
         os.close(opened)
         raise OSError(error.errno, error.strerror, path) from error
     return device, opened
-
-
-def clear(device: int) -> None:
-    """Take its file from the loop device open as *device* (LOOP_CLR_FD); with users left: when the last one goes."""
-    fcntl.ioctl(device, LOOP_CLR_FD)

@@ -11,8 +11,3 @@ MCL_ONFAULT = 4
 def mlockall(flags: int) -> None:
     """Keep pages in memory: by *flags*, those mapped now, those mapped later, or each once it has been touched."""
     call("mlockall", flags)
-
-
-def munlockall() -> None:
-    """Let all pages go again."""
-    call("munlockall")

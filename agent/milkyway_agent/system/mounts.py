@@ -17,12 +17,8 @@ MS_REMOUNT = 32
 MS_NOSYMFOLLOW = 256
 MS_NOATIME = 1024
 MS_BIND = 4096
-MS_MOVE = 8192
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
-MS_SLAVE = 1 << 19
-MS_STRICTATIME = 1 << 24
-MNT_FORCE = 1
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
@@ -51,24 +47,9 @@ def umount2(target: str, flags: int = 0) -> None:
     call("umount2", target.encode(), flags, path=target)
 
 
-def move(source: str, target: str) -> None:
-    """Move the mount at *source* to *target*."""
-    call("mount", source.encode(), target.encode(), None, MS_MOVE, None, path=target)
-
-
-def bind(source: str, target: str, flags: int = 0) -> None:
-    """Show *source* at *target* too (with MS_REC in *flags*: and what is mounted below it)."""
-    call("mount", source.encode(), target.encode(), None, MS_BIND | flags, None, path=target)
-
-
 def remount(target: str, flags: int, data: str = "") -> None:
     """Change the flags of the mount at *target* (with MS_BIND in *flags*: only of this mount, not of its file system)."""
     call("mount", None, target.encode(), None, MS_REMOUNT | flags, data.encode() if data else None, path=target)
-
-
-def set_propagation(target: str, flags: int) -> None:
-    """Set how mounts below *target* spread: MS_PRIVATE or MS_SLAVE, with MS_REC for all below."""
-    call("mount", None, target.encode(), None, flags, None, path=target)
 
 
 def parse_mountinfo(text: str) -> list[Mount]:

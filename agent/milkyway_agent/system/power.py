@@ -6,7 +6,6 @@ from milkyway_agent.system.libc import call
 
 # linux/reboot.h
 LINUX_REBOOT_CMD_RESTART = 0x01234567
-LINUX_REBOOT_CMD_HALT = 0xCDEF0123
 LINUX_REBOOT_CMD_POWER_OFF = 0x4321FEDC
 LINUX_REBOOT_CMD_CAD_ON = 0x89ABCDEF
 LINUX_REBOOT_CMD_CAD_OFF = 0
@@ -25,11 +24,6 @@ def restart() -> None:
 def power_off() -> None:
     """Switch the machine off at once."""
     call("reboot", LINUX_REBOOT_CMD_POWER_OFF)
-
-
-def halt() -> None:
-    """Stop at once and stay so."""
-    call("reboot", LINUX_REBOOT_CMD_HALT)
 
 
 def set_ctrl_alt_del(reboots: bool) -> None:

@@ -28,18 +28,6 @@ def load_policy(policy: bytes) -> None:
         os.close(opened)
 
 
-def is_context(context: str) -> bool:
-    """Tell whether the loaded policy knows *context*."""
-    opened = os.open(f"{SELINUXFS}/context", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        os.write(opened, context.encode() + b"\0")
-    except OSError:
-        return False
-    finally:
-        os.close(opened)
-    return True
-
-
 def getcon(pid: int | str = "self") -> str:
     """Return the context of process *pid* ("" without SELinux)."""
     try:
@@ -53,11 +41,6 @@ def getcon(pid: int | str = "self") -> str:
         if error.errno == 22:
             return ""
         raise
-
-
-def setexeccon(context: str) -> None:
-    """Have the next execve of this thread enter *context* ("": the policy's own choice again)."""
-    _write_attribute("exec", context)
 
 
 def setfscreatecon(context: str) -> None:

@@ -45,11 +45,6 @@ class Peer(NamedTuple):
     gid: int
 
 
-def socketpair() -> tuple[socket.socket, socket.socket]:
-    """Return both ends of a pair that keeps messages apart (SOCK_SEQPACKET)."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-
-
 def listen(path: str, mode: int, backlog: int = 16) -> socket.socket:
     """Return a socket that listens at *path*; connecting is impossible before the path has *mode*."""
     opened = _bound(path, mode, socket.SOCK_STREAM)
@@ -62,11 +57,6 @@ def datagram(path: str, mode: int) -> socket.socket:
     opened = _bound(path, mode, socket.SOCK_DGRAM)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     return opened
-
-
-def peer(connection: socket.socket) -> Peer:
-    """Return who is at the other end (SO_PEERCRED)."""
-    return Peer(*_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
 
 
 def sender(ancillary: list[tuple[int, int, bytes]]) -> Peer | None:

@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 # linux/dm-ioctl.h: _IOWR(0xfd, nr, struct dm_ioctl)
 _DM_IOCTL = 0xC138FD00
-DM_DEV_CREATE, DM_DEV_REMOVE, DM_DEV_SUSPEND, DM_DEV_STATUS, DM_TABLE_LOAD, DM_TABLE_STATUS = 3, 4, 6, 7, 9, 12
+DM_DEV_CREATE, DM_DEV_REMOVE, DM_DEV_SUSPEND, DM_DEV_STATUS, DM_TABLE_LOAD = 3, 4, 6, 7, 9
 DM_READONLY_FLAG = 1 << 0
-DM_STATUS_TABLE_FLAG = 1 << 4
 DM_DEFERRED_REMOVE = 1 << 17
 _HEADER = struct.Struct("<3IIIIiIIIQ128s129s7x")  # struct dm_ioctl
 _TARGET = struct.Struct("<QQiI16s")  # struct dm_target_spec
@@ -79,17 +78,6 @@ def status(name: str) -> Device | None:
         if error.errno == errno.ENXIO:
             return None
         raise
-
-
-def is_corrupt(name: str) -> bool:
-    """Tell whether the kernel found a block of *name* that its tree does not vouch for (DM_TABLE_STATUS: V or C)."""
-    return target_status(_ioctl(DM_TABLE_STATUS, name, request(name))) == "C"
-
-
-def target_status(buffer: bytes | bytearray) -> str:
-    """Return the first target's status text out of the answer to DM_TABLE_STATUS."""
-    start = struct.unpack_from("<I", buffer, 16)[0] + _TARGET.size
-    return bytes(buffer[start : buffer.index(0, start)]).decode()
 
 
 def _device(buffer: bytearray) -> Device:

@@ -7,7 +7,6 @@ import struct
 # linux/watchdog.h
 WDIOC_KEEPALIVE = 0x80045705
 WDIOC_SETTIMEOUT = 0xC0045706
-WDIOC_GETTIMEOUT = 0x80045707
 
 
 def open_watchdog(path: str = "/dev/watchdog") -> int:

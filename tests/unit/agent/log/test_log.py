@@ -10,6 +10,7 @@ import trio.testing
 
 from milkyway_agent.log.log import FOLLOWED_RECORDS, Fact, FileSink, LineSink, Log, Record, Ring, describe
 from milkyway_agent.log.record import decode, encode, priority_of
+from tests.fakes.log_records import read_records
 
 
 def a_log(*sinks: object) -> Log:
@@ -55,7 +56,7 @@ def test_a_name_that_is_not_utf_8_is_noted_with_escapes(tmp_path: Path) -> None:
     log = Log(lambda: 0)
     log.open_files(FileSink(str(tmp_path)))
     log.note("mount_failed", path=os.fsdecode(b"/mnt/\xff"), who="Zoë")
-    (record,) = FileSink(str(tmp_path)).records()
+    (record,) = read_records(FileSink(str(tmp_path)))
     assert record.facts == {"path": "/mnt/\\udcff", "who": "Zoë"}
 
 
@@ -85,7 +86,7 @@ def test_what_was_noted_before_the_disk_was_there_is_on_it_too(tmp_path: Path) -
     log.note("layer_opened", sha256="ab")
     log.close_files()
     log.note("shut_down")
-    assert [record.event for record in FileSink(str(tmp_path)).records()] == ["booted", "layer_opened"]
+    assert [record.event for record in read_records(FileSink(str(tmp_path)))] == ["booted", "layer_opened"]
 
 
 async def test_the_past_is_read_from_memory_until_there_are_files(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from milkyway_agent.log.log import FileSink, Log
 from milkyway_agent.log.service_output import AT_ONCE, Share, Stream
+from tests.fakes.log_records import read_records
 
 ROUNDS = 1000
 ROUND_SECONDS = 0.01  # of the loop's clock, which is the test's
@@ -52,11 +53,13 @@ def test_a_flood_costs_only_the_service_that_makes_it(tmp_path: Path) -> None:
             os.close(descriptor)
         log.close_files()
     kept = FileSink(str(tmp_path), file_bytes=100_000, total_bytes=TOTAL_BYTES)
-    assert [record.facts["line"] for record in kept.records("quiet")][-900:] == [str(number) for number in range(100, ROUNDS)]
-    dropped = sum(int(str(record.facts["lines"])) for record in kept.records("flood") if record.event == "output_dropped")
+    assert [record.facts["line"] for record in read_records(kept, "quiet")][-900:] == [
+        str(number) for number in range(100, ROUNDS)
+    ]
+    dropped = sum(int(str(record.facts["lines"])) for record in read_records(kept, "flood") if record.event == "output_dropped")
     assert dropped > 0
     share = Share()
     assert peak < 4 << 20
-    assert len(list(kept.records("flood"))) <= share.burst + share.rate * ROUNDS * ROUND_SECONDS * 1.1
+    assert len(list(read_records(kept, "flood"))) <= share.burst + share.rate * ROUNDS * ROUND_SECONDS * 1.1
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= TOTAL_BYTES
     kept.close()

@@ -17,6 +17,7 @@ from milkyway_agent.log.files import FLUSH_SECONDS, Batch, FileSink, Sync
 from milkyway_agent.log.log import Log
 from milkyway_agent.log.record import Record
 from milkyway_agent.log.writer import QUEUE_BYTES
+from tests.fakes.log_records import read_records
 
 LINE = "x" * 1000
 
@@ -62,8 +63,8 @@ async def test_a_disk_that_does_not_answer_delays_nothing_and_losses_are_reporte
         log.close_files()
         nursery.cancel_scope.cancel()
     files = FileSink(str(tmp_path))
-    kept = len(list(files.records("web"))) - 1
-    lost = sum(int(str(record.facts["records"])) for record in files.records("") if record.event == "records_lost")
+    kept = len(list(read_records(files, "web"))) - 1
+    lost = sum(int(str(record.facts["records"])) for record in read_records(files, "") if record.event == "records_lost")
     assert kept + lost == number
     assert kept * (len(LINE) + 200) > QUEUE_BYTES / 2, "as much as the queue holds was kept"
     assert lost > number / 3
@@ -160,8 +161,8 @@ async def test_files_that_are_closed_can_be_opened_again(tmp_path: Path) -> None
             log.note(name, service="web")
             log.close_files()
         nursery.cancel_scope.cancel()
-    assert [record.event for record in FileSink(str(tmp_path / "one")).records("web")] == ["one"]
-    assert [record.event for record in FileSink(str(tmp_path / "two")).records("web")] == ["one", "two"], "from memory"
+    assert [record.event for record in read_records(FileSink(str(tmp_path / "one")), "web")] == ["one"]
+    assert [record.event for record in read_records(FileSink(str(tmp_path / "two")), "web")] == ["one", "two"], "from memory"
 
 
 async def test_past_and_followed_records_together_are_complete_even_across_rotations(tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_without_the_task_records_are_written_as_they_come(tmp_path: Path) -> No
     log = Log(lambda: 1)
     log.open_files(FileSink(str(tmp_path)))
     log.note("booted")
-    assert list(FileSink(str(tmp_path)).records()) == [Record(1, "booted")]
+    assert list(read_records(FileSink(str(tmp_path)))) == [Record(1, "booted")]
     log.close_files()
 
 
@@ -220,4 +221,4 @@ async def test_what_was_about_to_be_written_when_the_writer_was_cancelled_is_wri
         nursery.cancel_scope.cancel()  # it is woken, and has not begun
     log.close_files()
     with closing(FileSink(str(tmp_path))) as files:
-        assert [record.facts["line"] for record in files.records("web")] == ["last"]
+        assert [record.facts["line"] for record in read_records(files, "web")] == ["last"]

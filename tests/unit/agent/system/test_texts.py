@@ -98,11 +98,6 @@ def test_a_device_mapper_request_is_laid_out_as_the_kernel_reads_it() -> None:
     assert bytes(buffer[352:360]) == b"1 table\0"
 
 
-def test_the_status_of_a_target_is_read_from_the_answer() -> None:
-    buffer = verity.request("x", 0, (8, "verity", "C"))
-    assert verity.target_status(buffer) == "C"
-
-
 def test_a_loop_configuration_has_the_kernels_size_and_offsets() -> None:
     """Sizes and offsets of linux/loop.h: struct loop_config (304 bytes), lo_flags at 8 + 52."""
     config = loop.loop_config(7, "name.layer", loop.LO_FLAGS_READ_ONLY | loop.LO_FLAGS_DIRECT_IO)
