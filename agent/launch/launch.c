@@ -3,15 +3,15 @@
  *     launch [OPTION…] -- PROGRAM [ARGUMENT…]
  *     launch --serve FD
  *
- * posix_spawn, which is all that Python has, sets no cgroup, user, capabilities or SELinux domain. This program takes those
- * of its table of steps that the options name, in the table's order, and executes PROGRAM (an absolute path) in its place.
- * A failure is one line on standard error and exit code 111; nothing is ever started with less than was asked for.
+ * posix_spawn, which is all that Python has, sets no cgroup, user, capabilities or SELinux domain. This program takes the
+ * steps of its table that the options name, in the table's order, and then executes PROGRAM (an absolute path) in its place.
+ * A failure is one line on standard error and exit code 111; PROGRAM is never started with less than was asked for.
  *
- * With --serve, each message of the SOCK_SEQPACKET socket FD is one such start, until the socket closes: its number, how
- * many descriptors come with it, their numbers in the child (uint32_t each); then the words as above, each ended by NUL.
+ * With --serve, each message on the SOCK_SEQPACKET socket FD is one such start, until the socket closes: its number, how
+ * many descriptors come with it, their numbers in the child (uint32_t each); then the arguments as above, each ended by NUL.
  * PROGRAM is a child of our parent, in a session of its own, in its cgroup from birth, with our environment, signal
  * dispositions and, unless given others, descriptors 0 to 2; it has no other descriptor. The answer: number, pid, errno
- * (0: it is PROGRAM now), what failed. Only our parent reaps it, also if it failed. What hangs holds up the next start.
+ * (0: it executes PROGRAM), what failed. Only our parent reaps it, even if it failed. A start that hangs delays the next.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -40,14 +40,14 @@
 
 #define LENGTH(array) (sizeof(array) / sizeof *(array))
 enum { FAILED = 111, MOST_WORDS = 2048, MOST_BYTES = 1 << 18, MOST_DESCRIPTORS = 253, MOST_GROUPS = 256 };
-enum { SOCKET = 3, MOVED = 256 }; /* above the server's socket all is the request's at hand; a child has none from MOVED on */
+enum { SOCKET = 3, MOVED = 256 }; /* all above the server's socket belong to the current request; a child has none from MOVED on */
 
 static const char *const limits[RLIM_NLIMITS] = {
 	[RLIMIT_AS] = "as", [RLIMIT_CORE] = "core", [RLIMIT_CPU] = "cpu", [RLIMIT_DATA] = "data", [RLIMIT_FSIZE] = "fsize",
 	[RLIMIT_MEMLOCK] = "memlock", [RLIMIT_MSGQUEUE] = "msgqueue", [RLIMIT_NICE] = "nice", [RLIMIT_NOFILE] = "nofile",
 	[RLIMIT_NPROC] = "nproc", [RLIMIT_RTPRIO] = "rtprio", [RLIMIT_STACK] = "stack" };
 
-/* A child runs in the server's memory, which waits, until it executes: what the child wrote here the server reads. */
+/* Until it executes, a child runs in the memory of the server, which waits: the server reads what the child writes here. */
 static enum { ALONE, SERVING, CHILD } role;
 static cpu_set_t everywhere;
 static jmp_buf give_answer;
@@ -95,7 +95,7 @@ static long long number(const char *text, long long least, long long most) /* oc
 	return value;
 }
 
-static char *cut(char *text, int at) /* "NAME=VALUE" in two; return VALUE */
+static char *cut(char *text, int at) /* cut "NAME=VALUE" in two; return VALUE */
 {
 	char *value = strchr(text, at);
 	if (!value || value == text)
@@ -169,7 +169,7 @@ static void add_variable(char *assignment, int)
 	if (which == MOST_WORDS)
 		fail("add %s: the environment is too large", assignment);
 	if (!start.environment[which])
-		start.environment[which + 1] = NULL; /* what follows there is of the request before */
+		start.environment[which + 1] = NULL; /* what follows there is from an earlier request */
 	start.environment[which] = assignment;
 }
 
@@ -181,14 +181,14 @@ static void add_listen_pid(char *, int)
 
 static void read_filter(char *from, int)
 {
-	static struct sock_filter program[BPF_MAXINSNS + 1]; /* one too many: the kernel then refuses what was cut off */
+	static struct sock_filter program[BPF_MAXINSNS + 1]; /* one more than allowed: the kernel then refuses what was cut off */
 	int fd = (int)need(*from == '/' ? open(from, O_RDONLY | O_CLOEXEC) : number(from, 0, MOVED), "open", from);
 	long length = need(pread(fd, program, sizeof program, 0), "read the seccomp filter", from) / (long)sizeof *program;
 	close(fd);
 	start.filter = (struct sock_fprog){ (unsigned short)length, program };
 }
 
-static void apply_filter(char *, int is_last) /* without no_new_privs, CAP_SYS_ADMIN is needed: not last then */
+static void apply_filter(char *, int is_last) /* without no_new_privs it needs CAP_SYS_ADMIN, so it can't be last */
 {
 	if (start.filter.filter && start.no_new_privileges == is_last)
 		need(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &start.filter), "filter", "system calls");
@@ -205,18 +205,18 @@ static void limit(char *name, int)
 
 static void forgo(char *, int) { start.no_new_privileges = !need(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "forgo", "privileges"); }
 
-/* The bounding set, while we may shrink it. Who may not is content with no_new_privs, by which nothing comes of it. */
+/* Shrinks the bounding set, if we may. If not, no_new_privs is enough: then nothing can be gained from the set. */
 static void bound_capabilities(char *, int)
 {
 	if (role == CHILD && start.no_new_privileges)
-		return; /* capabilities(7): what is not permitted now can't be gained by execve then; eighty calls for nothing */
+		return; /* capabilities(7): then execve can't gain what is not permitted now; it would be eighty calls for nothing */
 	for (unsigned long which = 0; prctl(PR_CAPBSET_READ, which, 0, 0, 0) >= 0; which++)
 		if (!(which < 64 && start.capabilities >> which & 1) && prctl(PR_CAPBSET_DROP, which, 0, 0, 0) < 0 &&
 		    !(errno == EPERM && start.no_new_privileges))
 			fail("drop capability %lu: %m", which);
 }
 
-/* By plain system calls: the C library's functions would have every thread of the process follow. */
+/* By plain system calls: the C library's functions would change every thread of the process. */
 static void become(char *user, int)
 {
 	char *list = cut(user, ':'), *name;
@@ -228,7 +228,7 @@ static void become(char *user, int)
 		fail("become user %u:%u: %m", uid, *gid);
 }
 
-/* All sets but the bounding one become what is kept; the ambient set carries it over the execution. */
+/* All sets but the bounding one become what is kept; the ambient set carries it across the execution. */
 static void set_capabilities(char *, int)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -241,34 +241,34 @@ static void set_capabilities(char *, int)
 			fail("keep capability %lu: %m", which);
 }
 
-/* In the order in which they are taken. Nameless ones always are; those marked "before" before there is a child. */
+/* In the order in which they are taken: nameless steps always, those marked "before" before there is a child. */
 static const struct step { const char *name; bool has_argument, before; void (*take)(char *, int); int how; } steps[] = {
 	{ "--cgroup", 1, 1, choose_cgroup, 0 },        /* DIRECTORY: join this cgroup */
 	{ "--cgroup-make", 0, 1, make_cgroup, 0 },     /* make it, if it is not there */
-	{ "--cgroup-set", 1, 1, set_in_cgroup, 0 },    /* FILE=VALUE: write VALUE to its FILE */
+	{ "--cgroup-set", 1, 1, set_in_cgroup, 0 },    /* FILE=VALUE: write VALUE to FILE in it */
 	{ "--cgroup-try", 1, 1, set_in_cgroup, 1 },    /* FILE=VALUE: the same, if it has such a file (a controller) */
 	{ "--pid-private", 0, 1, choose_pid_namespace, CLONE_NEWPID }, /* be init of a pid namespace (with --serve) */
 	{ "--umask", 1, 0, set_umask, 0 },             /* 0OCTAL */
 	{ "--nice", 1, 0, set_nice, 0 },
 	{ "--oom-score-adj", 1, 0, set_oom_score, 0 },
-	{ "--cpus", 1, 0, pin, 0 },                    /* N,…: run on these processors alone */
-	{ "--terminal", 1, 0, use_terminal, 0 },       /* PATH: have it as controlling terminal, input and output */
+	{ "--cpus", 1, 0, pin, 0 },                    /* N,…: run only on these processors */
+	{ "--terminal", 1, 0, use_terminal, 0 },       /* PATH: use it as controlling terminal, input and output */
 	{ "--mount-private", 0, 0, separate, CLONE_NEWNS },
 	{ "--netns-empty", 0, 0, separate, CLONE_NEWNET },
 	{ "--ipc-private", 0, 0, separate, CLONE_NEWIPC },
 	{ "--uts-private", 0, 0, separate, CLONE_NEWUTS },
 	{ "--directory", 1, 0, enter, 0 },             /* PATH: start there instead of / */
-	{ "--env", 1, 0, add_variable, 0 },            /* NAME=VALUE: add to the environment, else passed on as it is */
+	{ "--env", 1, 0, add_variable, 0 },            /* NAME=VALUE: add to the environment, otherwise passed on unchanged */
 	{ "--listen-pid", 0, 0, add_listen_pid, 0 },   /* add LISTEN_PID, its own pid (sd_listen_fds(3)) */
 	{ "--seccomp", 1, 0, read_filter, 0 },         /* FILE, or a descriptor's number: a BPF program for system calls */
 	{ "--rlimit", 1, 0, limit, 0 },                /* NAME=N: limit a resource (nofile…), soft and hard alike */
 	{ "--no-new-privs", 0, 0, forgo, 0 },      /* gain no rights by executing a file, now or later */
-	{ "--keep-caps", 1, 0, keep_capabilities, 0 }, /* MASK: as an ordinary user too; others are dropped for good */
+	{ "--keep-caps", 1, 0, keep_capabilities, 0 }, /* MASK: even as an ordinary user; all others are dropped for good */
 	{ NULL, 0, 0, apply_filter, false },
 	{ NULL, 0, 0, bound_capabilities, 0 },
 	{ "--user", 1, 0, become, 0 },                 /* UID:GID[,GID…]: be this user, with these groups and no others */
 	{ NULL, 0, 0, set_capabilities, 0 },
-	{ "--context", 1, 0, ask_for_context, 0 },     /* SELinux's (no_new_privs: where the policy has nnp_nosuid_transition) */
+	{ "--context", 1, 0, ask_for_context, 0 },     /* SELinux's (with no_new_privs: if the policy allows nnp_nosuid_transition) */
 	{ NULL, 0, 0, apply_filter, true },
 };
 
@@ -344,7 +344,7 @@ static long clone_child(void)
 	errno = (int)-result;
 	if (start.born_in_cgroup && (result > 0 || errno == EAGAIN || errno == ENOMEM))
 		return result;
-	start.born_in_cgroup = false; /* no clone3 in this kernel or container, or the cgroup refuses: it joins by itself */
+	start.born_in_cgroup = false; /* no clone3 in this kernel or container, or the cgroup refuses: the child joins it by itself */
 #endif
 	return clone(become_child, stack + sizeof stack, flags, NULL);
 }

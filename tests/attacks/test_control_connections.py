@@ -30,7 +30,7 @@ async def test_a_certificate_of_another_authority_is_refused_by_name(tmp_path: P
     stranger = Authority.create("MilkyWay demo machines", datetime.now(UTC))
     async with control_bench(tmp_path) as bench:
         where = _where(bench, stranger)
-        with pytest.raises(LinkError, match="refuses our certificate"):
+        with pytest.raises(LinkError, match="rejects our certificate"):
             await _ask(where, "GET", POLL_PATH)
     assert "handshake_refused" in bench.events.names
 
@@ -38,7 +38,7 @@ async def test_a_certificate_of_another_authority_is_refused_by_name(tmp_path: P
 async def test_the_operators_authority_makes_no_machines(tmp_path: Path) -> None:
     """Each port trusts its own authority: an operator's certificate is not a machine's."""
     async with control_bench(tmp_path) as bench:
-        with pytest.raises(LinkError, match="refuses our certificate"):
+        with pytest.raises(LinkError, match="rejects our certificate"):
             await _ask(_where(bench, bench.site.operators.read()), "GET", POLL_PATH)
 
 
@@ -101,7 +101,8 @@ async def test_a_report_that_is_too_long_is_refused_unread(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("wanted", "why"), [(999, "the server has 1000 bytes, 999"), (1001, "the server has 1000 bytes, 1001")]
+    ("wanted", "why"),
+    [(999, "the server announces 1000 bytes instead of 999"), (1001, "the server announces 1000 bytes instead of 1001")],
 )
 async def test_a_blob_of_another_size_is_not_written(tmp_path: Path, wanted: int, why: str) -> None:
     blob = os.urandom(1000)

@@ -1,4 +1,4 @@
-"""Orders without operators: root at a machine whose owner says ``local: change`` gives them, and nobody else anywhere."""
+"""Orders without operators: only root on a machine whose owner says ``local: change`` may give them."""
 
 import pytest
 from msgspec.structs import replace
@@ -24,7 +24,7 @@ DAY = LONGEST_LIFE_SECONDS["change"]
 
 
 def owned(local: str, number: int = 0) -> Site:
-    """Return a machine that has begun under an owner's root that says *local*; its keys are its own by *number*."""
+    """Return a machine that has begun under an owner's root that says *local*; its keys depend on *number*."""
     site = Site()
     site.chance(number + 1)
     site.secure.files["owner-root.json"] = signed(ROOT_TYPE, replace(OWNER, local=local), OLIVIA)
@@ -38,7 +38,7 @@ def site() -> Site:
 
 
 def admitted(outgoing: list[Outgoing]) -> list[int]:
-    return [one.desired.version for one in to_pid1(outgoing, DesiredAdmitted)]
+    return [message.desired.version for message in to_pid1(outgoing, DesiredAdmitted)]
 
 
 def refusal(outgoing: list[Outgoing]) -> Refused:
@@ -54,13 +54,13 @@ def kept(site: Site) -> tuple[str, bytes]:
 
 
 def sign_as(site: Site, payload_type: str, payload: bytes) -> bytes:
-    """Return an envelope signed by the identity key of *site*'s machine, as whoever stole it could make."""
+    """Return an envelope signed with the identity key of *site*'s machine, as a thief of the key could make it."""
     secrets = TrustStore.open(PowerCutDisk(site.trust.files), site.chance).secrets
     return write_envelope(payload_type, payload, [identity_key(secrets).sign_payload(payload_type, payload)])
 
 
 def plant(site: Site, envelope: bytes) -> None:
-    """Write *envelope* over the kept document, as whoever has the disk can."""
+    """Write *envelope* over the kept document, as anyone who has the disk can."""
     site.trust.files[kept(site)[0]] = envelope
 
 
@@ -71,17 +71,17 @@ def test_root_applies_what_no_operator_signed_and_the_machine_boots_with_it(site
     draft = site.draft(1, deployments=[deployment(NGINX)])
     [answer] = to_pid1(site.apply_as_root(draft), DesiredAdmitted)
     [signature] = decode(kept(site)[1], Envelope).signatures
-    assert signature.keyid == site.machine, "what lies on the disk is signed again"
+    assert signature.keyid == site.machine, "what is on the disk is signed anew"
     site.now += 30 * DAY
     [again] = to_pid1(site.begin(), DesiredAdmitted)
     assert (again.id, again.desired) == (answer.id, answer.desired)
     assert admitted(site.apply_as_root(site.draft(2))) == [2]
-    assert admitted(site.push(site.desired(3))) == [3], "operators go on commanding it"
+    assert admitted(site.push(site.desired(3))) == [3], "operators can still command it"
 
 
-def test_the_policy_shows_in_what_the_verifier_says_first(site: Site) -> None:
-    for one, local in ((site, "change"), (owned("read"), "read")):
-        [begun] = to_pid1(one.begin(), Begun)
+def test_the_verifiers_first_message_shows_the_policy(site: Site) -> None:
+    for machine, local in ((site, "change"), (owned("read"), "read")):
+        [begun] = to_pid1(machine.begin(), Begun)
         assert [(root.side, root.local) for root in begun.roots] == [("vendor", "read"), ("owner", local)]
 
 
@@ -106,14 +106,14 @@ def test_a_layer_still_needs_its_own_signatures(site: Site) -> None:
         ({"deployments": [deployment(NGINX), deployment(NGINX)]}, "arguments"),
     ],
 )
-def test_every_other_check_stays(site: Site, changes: dict[str, object], check: str) -> None:
+def test_every_other_check_still_applies(site: Site, changes: dict[str, object], check: str) -> None:
     assert admitted(site.apply_as_root(site.draft(3))) == [3]
     assert refusal(site.apply_as_root(unsigned(site.desired(**{"version": 4, **changes})))).check == check  # type: ignore[arg-type]
     assert admitted(site.begin()) == [3]
 
 
-def test_a_clock_that_is_far_ahead_costs_nothing_later(site: Site) -> None:
-    """A local order is dated by the machine's own clock: it raises no floor, so that operators can still command."""
+def test_a_clock_that_is_far_ahead_does_no_harm_later(site: Site) -> None:
+    """A local order is dated by the machine's own clock: it raises no minimum time, so operators can still command."""
     site.now += 3650 * DAY // 20
     assert admitted(site.apply_as_root(site.draft(1))) == [1]
     site.now = NOW + 60
@@ -125,7 +125,7 @@ def test_a_clock_that_is_far_ahead_costs_nothing_later(site: Site) -> None:
 
 
 def test_without_the_policy_root_is_refused_and_told_what_to_do() -> None:
-    """Even if PID 1 says that root may: the verifier asks the root that it verified itself."""
+    """Even if PID 1 says that root may: the verifier consults the root document that it has verified itself."""
     site = owned("read")
     for outgoing in (site.apply_as_root(site.draft()), site.apply(site.draft())):
         refused = refusal(outgoing)
@@ -138,7 +138,7 @@ def test_without_the_policy_root_is_refused_and_told_what_to_do() -> None:
     assert admitted(site.begin()) == []
 
 
-def test_whoever_is_not_root_is_refused(site: Site) -> None:
+def test_a_user_other_than_root_is_refused(site: Site) -> None:
     refused = refusal(site.apply(site.draft()))
     assert (refused.check, refused.message) == (
         "peer",
@@ -159,7 +159,7 @@ def test_an_unsigned_command_is_refused(site: Site) -> None:
     assert (refused.check, refused.message) == ("envelope", "cannot accept order: it is not signed, and not a desired state")
 
 
-def test_a_document_that_is_signed_is_judged_by_its_signatures(site: Site) -> None:
+def test_a_signed_document_is_judged_by_its_signatures(site: Site) -> None:
     assert "1 of 2 persons signed (alice)" in refusal(site.apply_as_root(site.desired(1, ALICE))).message
     assert "unknown key" in refusal(site.apply_as_root(site.desired(1, MALLORY))).message
 
@@ -176,7 +176,7 @@ def test_a_control_server_that_sends_the_machines_own_document_back_does_nothing
 
 
 def test_a_document_that_another_machine_signed_is_refused(site: Site) -> None:
-    """From the network, by hand, and on the disk; also when it names this machine."""
+    """From the network, by hand, and on the disk, even if it names this machine."""
     other = owned("change", 1000)
     assert other.machine != site.machine
     site.apply_as_root(site.draft(1))
@@ -190,7 +190,7 @@ def test_a_document_that_another_machine_signed_is_refused(site: Site) -> None:
     assert "unknown key" in to_pid1(outgoing, RefusalNoted)[0].message
 
 
-def test_a_signature_that_claims_this_machines_key_must_be_of_it(site: Site) -> None:
+def test_a_signature_that_claims_this_machines_key_must_be_made_with_it(site: Site) -> None:
     site.apply_as_root(site.draft(1))
     document = decode(kept(site)[1], Envelope)
     changed = payload_of(decode(site.draft(1, deployments=[deployment(NGINX)]), Envelope))
@@ -200,8 +200,8 @@ def test_a_signature_that_claims_this_machines_key_must_be_of_it(site: Site) -> 
     assert "both halves are wrong" in to_pid1(outgoing, RefusalNoted)[0].message
 
 
-def test_what_the_machine_says_in_a_report_is_no_order(site: Site) -> None:
-    """The payload type is under the signature: the same key signs both kinds, and neither passes for the other."""
+def test_a_report_of_the_machine_is_no_order(site: Site) -> None:
+    """The signature covers the payload type: the same key signs both kinds, and neither passes for the other."""
     site.apply_as_root(site.draft(1))
     payload = payload_of(decode(site.draft(2, deployments=[deployment(NGINX)]), Envelope))
     report = decode(sign_as(site, REPORT_TYPE, payload), Envelope)
@@ -211,7 +211,7 @@ def test_what_the_machine_says_in_a_report_is_no_order(site: Site) -> None:
 
 
 def test_an_older_document_of_the_machine_is_not_resumed(site: Site) -> None:
-    """Whoever has the disk puts back what was in force before: the state names the newer by its digest."""
+    """Somebody with the disk puts back what was in force before: the state names the newer document by its digest."""
     site.apply_as_root(site.draft(1, deployments=[deployment(NGINX)]))
     old = kept(site)[1]
     site.apply_as_root(site.draft(2))
@@ -219,7 +219,7 @@ def test_an_older_document_of_the_machine_is_not_resumed(site: Site) -> None:
     assert admitted(site.begin()) == []
 
 
-def test_a_policy_that_the_next_root_withdraws_resumes_nothing_and_says_why(site: Site) -> None:
+def test_when_the_next_root_withdraws_the_policy_nothing_is_resumed_and_the_reason_is_given(site: Site) -> None:
     site.apply_as_root(site.draft(4, deployments=[deployment(NGINX)]))
     site.secure.files["owner-root.json"] = signed(ROOT_TYPE, replace(OWNER, version=2), OLIVIA)
     outgoing = site.begin()
@@ -234,7 +234,7 @@ def test_a_policy_that_the_next_root_withdraws_resumes_nothing_and_says_why(site
     assert admitted(site.begin()) == [5]
 
 
-def test_a_policy_that_comes_back_lets_the_document_be_resumed(site: Site) -> None:
+def test_when_the_policy_comes_back_the_document_is_resumed(site: Site) -> None:
     site.apply_as_root(site.draft(4))
     site.secure.files["owner-root.json"] = signed(ROOT_TYPE, replace(OWNER, version=2), OLIVIA)
     assert admitted(site.begin()) == []

@@ -1,4 +1,4 @@
-"""Rows of the table "what a compromise yields", as far as the verifier is the wall: what each taken part cannot do."""
+"""Rows of the table "what a compromise yields" in which the verifier is the barrier: what a compromised part cannot do."""
 
 import hashlib
 
@@ -39,7 +39,7 @@ def site() -> Site:
 
 
 def yields_nothing(outgoing: list[Outgoing], words: str) -> None:
-    """See that PID 1 is told of a refusal in these *words*, and of nothing to do."""
+    """Check that PID 1 is told of a refusal in these *words*, and of nothing else."""
     told: list[RefusalNoted | Refused] = [*to_pid1(outgoing, RefusalNoted), *to_pid1(outgoing, Refused)]
     assert len(outgoing) == len(told) == 1, outgoing
     assert words in told[0].message, told[0].message
@@ -65,7 +65,7 @@ def test_a_control_server_cannot_change_a_byte_of_what_it_relays(site: Site) -> 
 
 
 def test_a_control_server_cannot_pass_one_kind_of_document_for_another(site: Site) -> None:
-    """The payload type is under the signature: a command's signatures are none of a desired state."""
+    """The signature covers the payload type: a command's signatures do not count for a desired state."""
     document = decode(site.command(1, ALICE, BOB), Envelope)
     for other in (DESIRED_TYPE, REPORT_TYPE):
         outgoing = site.push(write_envelope(other, payload_of(document), document.signatures))
@@ -114,7 +114,7 @@ def test_a_control_server_cannot_enrol_a_machine_by_itself() -> None:
 
 
 def test_an_uplink_cannot_pass_a_changed_layer(site: Site) -> None:
-    """It said the file is filled; what it filled it with is another layer, even a well-signed one."""
+    """It reports the file as filled, but has filled it with another layer, even a well-signed one."""
     other = make_layer(content=b"an older build with a hole")
     for data in (other.data, NGINX.data[:-1] + b"\1", b"\0" * len(NGINX.data)):
         site.fetch(NGINX, MemoryLayer(data))
@@ -135,22 +135,22 @@ def test_an_uplink_cannot_answer_twice(site: Site) -> None:
 # --- one operator, one layer key --------------------------------------------------------------------------------------
 
 
-def test_one_operator_cannot_bring_in_or_activate_code(site: Site) -> None:
+def test_a_single_operator_cannot_bring_in_or_activate_code(site: Site) -> None:
     yields_nothing(site.push(site.desired(1, ALICE, deployments=[deployment(NGINX)])), "1 of 2 persons signed")
 
 
-def test_one_operator_cannot_switch_a_machine_off(site: Site) -> None:
+def test_a_single_operator_cannot_switch_a_machine_off(site: Site) -> None:
     deep = {"command_class": "deep", "action": PowerOff()}
     yields_nothing(site.push(site.command(1, ALICE, **deep)), "1 of 2 persons signed")
     yields_nothing(site.push(site.command(1, ALICE, action=PowerOff())), "its action is of class deep")
 
 
-def test_one_operator_cannot_use_anothers_narrower_key(site: Site) -> None:
-    """Dora may read and restart: her signature makes no second person for a change."""
+def test_an_operator_cannot_use_anothers_narrower_key(site: Site) -> None:
+    """Dora may read and restart: her signature does not count as the second one for a change."""
     yields_nothing(site.push(site.desired(1, ALICE, DORA)), "1 of 2 persons may sign class change (dora may not)")
 
 
-def test_one_layer_key_cannot_deploy_its_layer(site: Site) -> None:
+def test_a_layer_key_cannot_deploy_its_layer(site: Site) -> None:
     evil = make_layer("example/nginx", CAROL, content=b"evil")
     payload = payload_of(decode(site.desired(1, deployments=[deployment(evil)]), Envelope))
     yields_nothing(site.push(sign_envelope(DESIRED_TYPE, payload, [CAROL])), "0 of 2 persons signed")
@@ -168,7 +168,7 @@ def test_a_vendors_key_cannot_command_the_fleet_or_take_the_owners_paths(site: S
 
 
 def test_an_old_copy_of_the_secure_configuration_changes_no_owner(site: Site) -> None:
-    """Whoever writes the partition can deny; the machine's trust is on the other disk."""
+    """Writing the partition can only deny service; the machine's trust is on the other disk."""
     for content in (b"", b"{}", make_layer().data):
         site.secure.files["owner-root.json"] = content
         [begun] = to_pid1(site.begin(), Begun)

@@ -1,4 +1,4 @@
-"""The verifier is fuzzed first: whatever bytes come as orders, replies, layers or messages, it answers, and admits nothing."""
+"""Whatever bytes come as orders, replies, layers or messages, the verifier answers and admits nothing."""
 
 import trio
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +17,7 @@ ORDER = SITE.desired(1)
 
 
 def mutated(data: bytes) -> st.SearchStrategy[bytes]:
-    """Bytes that are nearly *data*: some replaced, a piece cut out, a piece put in."""
+    """Generate bytes that are nearly *data*: some replaced, a piece removed, a piece inserted."""
 
     def change(where: int, length: int, piece: bytes) -> bytes:
         at = where % len(data)
@@ -38,7 +38,7 @@ def test_no_bytes_but_signed_ones_are_an_order(data: bytes) -> None:
 @FUZZ
 @given(mutated(NGINX.data) | st.binary(max_size=10_000))
 def test_no_bytes_but_signed_ones_are_a_layer(data: bytes) -> None:
-    """What is not in the image passes only as it was signed; the image's bytes are dm-verity's (here: the pin's hash)."""
+    """All outside the image passes only as it was signed; dm-verity checks the image's bytes (here: the pin's hash)."""
     image = NGINX.manifest.image.data_blocks * 4096
     if data[image:] == NGINX.data[image:] and len(data) == len(NGINX.data):
         return
@@ -55,14 +55,14 @@ def test_no_text_is_an_enrolment_by_chance(text: str) -> None:
 
 @FUZZ
 @given(st.lists(st.binary(min_size=1, max_size=300) | mutated(b'{"type":"fetched","request":7,"error":"x"}'), max_size=8))
-def test_no_datagram_ends_a_channel_but_the_last(datagrams: list[bytes]) -> None:
-    """Of each union: refused or decoded, and the next datagram is read."""
+def test_no_datagram_ends_a_channel_before_the_last(datagrams: list[bytes]) -> None:
+    """For each union: a datagram is refused or decoded, and the next one is read."""
 
     async def run() -> None:
         for union in (FromUplink, ToUplink, FromVerifier, ToVerifier):
             raw, end = socket_pair()
             channel: Channel[object, object] = Channel(end, union, peer="peer")
-            for datagram in filter(None, datagrams):  # an empty one is the end
+            for datagram in filter(None, datagrams):  # an empty datagram is the end
                 raw.send(datagram)
                 try:
                     await channel.receive()

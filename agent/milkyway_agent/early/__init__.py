@@ -1,1 +1,1 @@
-"""Imported before everything else, and imports nothing of the house: the launcher's line, the first services, carried code."""
+"""Imported before everything else, and importing nothing of ours: the launcher's client, the first services, carried code."""

@@ -1,29 +1,29 @@
-"""The code of a program's modules in memory: handed from the child that has imported them all to the program that will.
+"""The code of a program's modules in memory: passed from the child that has imported them to the program that is about to.
 
-Before a supervisor becomes a newer program a child of it imports that program and says whether it can take over
-(``reexecution``). What it has imported is then at hand, so the program need not find and read some two hundred files again
-while nobody looks after services; and it runs exactly what has been tried. Only modules of Python's own kind are carried,
-by the names and places that they have as files. The format is marshal: it comes from a child of ours, through a memory file.
+Before a supervisor becomes a newer program, a child of it imports that program and says whether it can take over
+(``reexecution``). Then the program need not find and read some two hundred files again while services are not looked
+after, because the child has their code; and it runs exactly what was tried. Only modules written in Python are carried,
+under the names and paths that they have as files. The format is marshal: it comes from our own child, in a memory file.
 
-Imported before everything else: by the standard library's smallest modules.
+Imported before everything else, so it uses only the standard library's smallest modules.
 """
 
 import marshal
 import posix
 import sys
 
-TYPE_CHECKING = False  # typing's own constant costs its import; checkers take any of that name for true
+TYPE_CHECKING = False  # typing's own constant costs an import; type checkers take any constant of this name for true
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
     from types import CodeType, ModuleType
 
-    # By the module's name: its code, its file, and of a package its directories.
+    # By the module's name: its code, its file, and a package's directories.
     Modules = dict[str, tuple[CodeType, str, list[str] | None]]
 
 
 def gather() -> bytes:
-    """Return the code of all modules that are imported now, as ``carry`` takes it."""
+    """Return the code of all modules that are imported now, in the form that ``carry`` takes."""
     from importlib.machinery import SourceFileLoader
 
     found: Modules = {}
@@ -38,9 +38,9 @@ def gather() -> bytes:
 
 
 def carry(descriptor: int) -> None:
-    """Import from what ``gather`` returned, which the file *descriptor* holds, from now on; it is closed. Undo: ``forget``.
+    """From now on import what ``gather`` returned, from the file *descriptor*, which is closed. Undo: ``forget``.
 
-    Raises OSError, EOFError, ValueError or TypeError; then everything is imported from its file.
+    Raises OSError, EOFError, ValueError or TypeError; then all modules are imported from their files.
     """
     try:
         data = posix.pread(descriptor, posix.fstat(descriptor).st_size, 0)
@@ -53,13 +53,13 @@ def carry(descriptor: int) -> None:
 
 
 def forget() -> None:
-    """Import from files again; what nobody has imported is dropped. Twice is the same as once."""
-    for finder in [one for one in sys.meta_path if isinstance(one, Finder)]:
+    """Import from files again; code that was not imported is dropped. Idempotent."""
+    for finder in [finder for finder in sys.meta_path if isinstance(finder, Finder)]:
         sys.meta_path.remove(finder)
 
 
 class Finder:
-    """Finds the modules that were carried along, before anybody looks for their files. Each is given once."""
+    """Finds the modules that were carried, before their files are looked for. Each is handed out once."""
 
     def __init__(self, modules: "Modules") -> None:
         self._modules = modules
@@ -67,20 +67,20 @@ class Finder:
     def find_spec(
         self, name: str, _path: "Sequence[str] | None" = None, _target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
-        """Return how to make the module *name*; None: it was not carried along, or is made already."""
+        """Return the spec of the module *name*; None if it was not carried, or was handed out already."""
         entry = self._modules.get(name)
         if entry is None:
             return None
         _, file, directories = entry
-        # All of a loader that is asked for:
+        # This object has all that the import system uses of a loader.
         spec = type(sys.__spec__)(name, self, origin=file, is_package=directories is not None)  # type: ignore[arg-type]
         spec.submodule_search_locations = directories
         spec.has_location = True
         return spec
 
     def create_module(self, spec: "ModuleSpec") -> None:
-        """Leave it to the import system."""
+        """Leave that to the import system."""
 
     def exec_module(self, module: "ModuleType") -> None:
-        """Run its code."""
+        """Run the module's code."""
         exec(self._modules.pop(module.__name__)[0], module.__dict__)  # noqa: S102 (what imports are)

@@ -1,14 +1,14 @@
-"""The launcher: starts services through one static C program that waits for requests (agent/launch/launch.c, ``--serve``).
+"""The launcher: starts services through a static C program that waits for requests (agent/launch/launch.c, ``--serve``).
 
-A start is one message there and one answer back; the new process is a child of ours, as if we had made it ourselves.
-Nothing here waits: requests that the socket has no room for are queued, answers are read when there are any.
+A start is one message and one answer; the new process is a child of ours, as if we had made it ourselves. Nothing here
+waits: requests that the socket has no room for are queued, answers are read when there are any.
 
-Left to others: what to start and when; claiming the children. Whoever reaps strangers must hold back while ``pending``
-is not 0: a child that nobody has heard of yet may have ended already. When the launcher dies, what it was asked for is
-answered NotStarted, but the one start at hand may have happened: kill its control group before starting it again.
+Left to others: what to start and when; claiming the children. Orphans must not be reaped while ``pending`` is not 0: a
+child whose start is not answered yet may have ended already. When the launcher dies, all its requests are answered
+NotStarted, but the start that it was working on may have happened: kill its control group before starting it again.
 
-This module is imported before trio, while the first services wait: it imports nothing that Python has not loaded yet
-but two extension modules. Hence no ``typing``, ``socket``, ``signal``, ``enum`` or ``os`` here (posix has its calls),
+This module is imported before trio, while the first services wait: apart from two extension modules it imports only what
+Python has loaded already. Hence no ``typing``, ``socket``, ``signal``, ``enum`` or ``os`` here (posix has its calls),
 annotations in quotes, and plain classes as values.
 """
 
@@ -17,23 +17,23 @@ import posix
 import select
 import sys
 
-TYPE_CHECKING = False  # typing's own constant costs its import; checkers take any of that name for true
+TYPE_CHECKING = False  # typing's own constant costs an import; type checkers take any constant of this name for true
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 LAUNCH = "/usr/lib/milkyway/launch"
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin", "LANG": "C.UTF-8"}
 MOST = 4  # launchers at once: more would only wait for one another in the kernel
-BURST = 2  # starts that wait in each before there is another
-_UNFIT = "a word holds NUL, or a descriptor's number is above 255"
-_EINVAL, _EPIPE, _ETOOMANYREFS = 22, 32, 109  # the module errno is one import more
+BURST = 2  # starts that wait in each launcher before another is started
+_UNFIT = "an argument holds NUL, or a descriptor's number is above 255"
+_EINVAL, _EPIPE, _ETOOMANYREFS = 22, 32, 109  # the module errno would be another import
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
-_ROOM = 8 << 20  # bytes of requests under way: a thousand services, started before anybody reads an answer
+_ROOM = 8 << 20  # bytes of requests under way: a thousand services, started before any answer is read
 _SIGNALS = tuple(number for number in range(1, 65) if number not in (9, 19, 32, 33))
 
 
 class Started:
-    """Request *number* is a process now: it executes its program. *pidfd* is its reader's to close."""
+    """The start *number* has succeeded: the process *pid* executes its program. The caller closes *pidfd*."""
 
     __slots__ = ("number", "pid", "pidfd")
 
@@ -44,7 +44,7 @@ class Started:
 
 
 class NotStarted:
-    """Request *number* came to nothing: the *errno* and, as one line, *why*. Its process, if it had one, was reaped."""
+    """The start *number* has failed: the *errno* and, in one line, *why*. Its process, if there was one, was reaped."""
 
     __slots__ = ("errno", "number", "why")
 
@@ -55,10 +55,10 @@ class NotStarted:
 
 
 class Launcher:
-    """One launcher at work. *program*: its path; *environment*: what every service's starts from."""
+    """A launcher's process. *program*: its path; *environment*: the one to which each service's variables are added."""
 
     def __init__(self, program: str = LAUNCH, environment: "Mapping[str, str]" = ENVIRONMENT) -> None:
-        """Start it. Raises OSError when that can't be done."""
+        """Start the launcher. Raises OSError."""
         self._program = program
         self._environment = dict(environment)
         self._socket: _socket.socket | None = None
@@ -67,7 +67,7 @@ class Launcher:
         self._sent: set[int] = set()
         self._queue: list[tuple[int, bytes, list[int]]] = []
         self._open_files = 0
-        self._watched = select.epoll()  # stays the same when the launcher is another
+        self._watched = select.epoll()  # stays the same when the process is another
         self._open()
 
     @property
@@ -76,18 +76,18 @@ class Launcher:
         return len(self._sent) + len(self._queue)
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable when ``results`` has something to say: the same for good."""
+        """Return the descriptor, always the same, that is readable when ``results`` has answers."""
         return self._watched.fileno()
 
     @property
     def at_hand(self) -> tuple[int, ...]:
-        """The request that it is at, by its number; 0: none."""
+        """The number of the request that the launcher is working on; 0: none."""
         return (min(self._sent, default=0),)
 
     def give_up(self, hung: tuple[int, ...]) -> list[NotStarted]:
-        """End it if it is still at the request *hung*, as ``at_hand`` was; return what was asked of it, as not started.
+        """End the launcher if ``at_hand`` is still *hung*; return all its requests, as not started.
 
-        Nobody waits for its end: what hangs may hang in the kernel. It is a stranger among our children then.
+        Does not wait for the process, which may hang in the kernel; it is reaped as an orphan.
         """
         if self._socket is None or hung == (0,) or self.at_hand != hung:
             return []
@@ -101,25 +101,25 @@ class Launcher:
         return answers
 
     def limit_open_files(self, most: int) -> None:
-        """Have services begin with the soft limit *most* of open files, where ours has been raised meanwhile; 0: with ours."""
+        """Have services begin with the soft limit *most* of open files, even if ours was raised meanwhile; 0: with ours."""
         self._open_files = most
         if most and self.pid:
-            import resource  # late: nobody needs it for the first services
+            import resource  # late: the first services do not need it
 
-            try:  # noqa: SIM105 (contextlib would be one import more)
+            try:  # noqa: SIM105 (contextlib would be another import)
                 resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
             except (OSError, ValueError):
-                pass  # it has just ended; or they have more than they would
+                pass  # the launcher has just ended, or its services begin with more
 
-    def submit(self, number: int, words: "Sequence[str] | bytes", descriptors: "Mapping[int, int]") -> None:
-        """Ask for one start: *words* as ``launching.arguments``', *descriptors* from the child's number (below 256) to ours.
+    def submit(self, number: int, arguments: "Sequence[str] | bytes", descriptors: "Mapping[int, int]") -> None:
+        """Request a start: *arguments* from ``launching.arguments``, *descriptors* from the child's number (< 256) to ours.
 
-        *words* may be ``encoded`` already: whoever starts the same again keeps them so.
+        *arguments* may be ``encoded`` already, which is worth it for what is started again.
 
-        The caller may close its descriptors afterwards. *number* comes back with the answer; no two pending are the same.
-        Raises OSError when it can't be asked for: it is too long, a descriptor is not open, or no launcher can be started.
+        The caller may close its descriptors afterwards. The answer repeats *number*, which no other pending request has.
+        Raises OSError: the request is too long, a descriptor is not open, or no launcher can be started.
         """
-        message = request(number, words, list(descriptors))
+        message = request(number, arguments, list(descriptors))
         if self._socket is None:
             self._open()
         if not self._queue and self._send(number, message, list(descriptors.values())):
@@ -127,14 +127,14 @@ class Launcher:
         copies: list[int] = []
         try:
             for descriptor in descriptors.values():
-                copies.append(posix.dup(descriptor))  # one by one: what was copied before a failure must be closed
+                copies.append(posix.dup(descriptor))  # singly: on a failure those copied before must be closed
         except OSError:
             _close(copies)
             raise
         self._queue.append((number, message, copies))
 
     def results(self) -> list[Started | NotStarted]:
-        """Return the answers that have come since, in the order of the requests."""
+        """Return the answers that have come since the last call, in the order of the requests."""
         answers: list[Started | NotStarted] = []
         while self._socket is not None:
             try:
@@ -142,7 +142,7 @@ class Launcher:
             except BlockingIOError:
                 break
             except ConnectionResetError:
-                continue  # it died with requests unread; what it answered before is still to be read
+                continue  # the launcher died with requests unread; what it answered before can still be read
             if not data:
                 self._end()
                 answers += [NotStarted(number, _EPIPE, "cannot start it: the launcher ended") for number in sorted(self._sent)]
@@ -150,13 +150,13 @@ class Launcher:
                 break
             answers.append(self._answer(data))
             if not self._sent:
-                break  # nothing else is to come; were it to die now, the descriptor would say so again
+                break  # nothing else can come; if the launcher dies now, the descriptor becomes readable again
         if self._queue:
             answers += self._flush()
         return answers
 
     def close(self) -> None:
-        """End the launcher and forget what was asked of it; what it started goes on. Twice is the same as once."""
+        """End the launcher and forget its requests; the processes that it started live on. Idempotent."""
         self._end()
         for _, _, copies in self._queue:
             _close(copies)
@@ -173,7 +173,7 @@ class Launcher:
                 if self._socket is None:
                     self._open()
                 if not self._send(number, message, copies):
-                    break  # an answer will come, as something is under way, and then there is room
+                    break  # requests are under way: with their answers there is room again
             except OSError as error:
                 answers.append(NotStarted(number, error.errno or _EINVAL, f"cannot start it: {error.strerror}"))
             _close(copies)
@@ -181,16 +181,16 @@ class Launcher:
         return answers
 
     def _send(self, number: int, message: bytes, descriptors: list[int]) -> bool:
-        """Send one request; tell whether there was room, or a launcher, for it."""
+        """Send a request; return False if there was no room for it, or the launcher is dead."""
         assert self._socket is not None
         rights = b"".join([descriptor.to_bytes(4, sys.byteorder, signed=True) for descriptor in descriptors])
         ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if rights else []
         try:
             self._socket.sendmsg([message], ancillary, _socket.MSG_NOSIGNAL)
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):
-            return False  # full, or dead: results() will see to it, as the socket is readable then
+            return False  # full, or dead: then the socket becomes readable, and results() handles it
         except OSError as error:
-            # An ordinary user may have only so many descriptors under way: unix(7), SCM_RIGHTS.
+            # An ordinary user may have a limited number of descriptors under way: unix(7), SCM_RIGHTS.
             if error.errno == _ETOOMANYREFS and self._sent:
                 return False
             raise
@@ -205,12 +205,12 @@ class Launcher:
                 _reap(pid)
             return NotStarted(number, error, f"cannot {data[12:].decode(errors='replace')}")
         try:
-            # A child of ours that was not reaped, as it was not answered yet: the pid can't have become another's.
+            # The child has not been reaped, as its start was pending until now: the pid can't have been reused.
             return Started(number, pid, posix.pidfd_open(pid))
-        except OSError as refused:  # no descriptor is left: what can't be held must not run
+        except OSError as refused:  # no descriptor is left, and it must not run without a pidfd
             posix.kill(pid, 9)
             _reap(pid)
-            return NotStarted(number, refused.errno or _EINVAL, f"cannot hold it: {refused.strerror}")
+            return NotStarted(number, refused.errno or _EINVAL, f"cannot open a pidfd for it: {refused.strerror}")
 
     def _open(self) -> None:
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
@@ -244,16 +244,16 @@ class Launcher:
         if self._socket is None:
             return
         self._let_go()
-        try:  # noqa: SIM105 (contextlib would be one import more)
+        try:  # noqa: SIM105 (contextlib would be another import)
             posix.waitid(posix.P_PIDFD, self._pidfd, posix.WEXITED)
         except ChildProcessError:
-            pass  # whoever reaps strangers was quicker
+            pass  # it was reaped as an orphan
         posix.close(self._pidfd)
         self._pidfd = -1
         self.pid = 0
 
     def _let_go(self) -> None:
-        """Close its socket, and kill it: it would end by itself, but not while a start hangs."""
+        """Close the launcher's socket and kill it: it would end by itself, but not while a start hangs."""
         assert self._socket is not None
         self._watched.unregister(self._socket.fileno())
         self._socket.close()
@@ -263,17 +263,17 @@ class Launcher:
         try:  # noqa: SIM105 (as above)
             pidfd_send_signal(self._pidfd, 9)
         except ProcessLookupError:
-            pass  # whoever reaps strangers was quicker
+            pass  # it was reaped as an orphan
 
 
 class Launchers:
-    """Several launchers as one: a start waits for the one before it in its launcher alone, so a burst takes a part of the time.
+    """Several launchers as one: a start waits only for those before it in the same launcher, so a burst takes less time.
 
-    The second and further ones are started when there is a burst, and stay.
+    All but the first are started when there is a burst, and stay.
     """
 
     def __init__(self, program: str = LAUNCH, environment: "Mapping[str, str]" = ENVIRONMENT, count: int = 0) -> None:
-        """Start one. *count*: at most so many, 0: one for each processor, but no more than MOST. Raises OSError."""
+        """Start the first. *count*: the maximum; 0: one for each processor, but no more than MOST. Raises OSError."""
         self._program = program
         self._environment = environment
         self._open_files = 0
@@ -285,45 +285,45 @@ class Launchers:
     @property
     def pending(self) -> int:
         """How many requests are not answered yet."""
-        return sum(one.pending for one in self._all)
+        return sum(launcher.pending for launcher in self._all)
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable when ``results`` has something to say."""
+        """Return the descriptor that is readable when ``results`` has answers."""
         return self._watched.fileno()
 
-    def submit(self, number: int, words: "Sequence[str] | bytes", descriptors: "Mapping[int, int]") -> None:
-        """Ask for one start, of whichever has the least to do; see ``Launcher.submit``."""
+    def submit(self, number: int, arguments: "Sequence[str] | bytes", descriptors: "Mapping[int, int]") -> None:
+        """Request a start from the launcher with the fewest pending ones; see ``Launcher.submit``."""
         quietest = min(self._all, key=_pending)
         if quietest.pending >= BURST and len(self._all) < self._count:
             quietest = Launcher(self._program, self._environment)
             quietest.limit_open_files(self._open_files)
             self._all.append(quietest)
             self._watched.register(quietest.fileno(), select.EPOLLIN)
-        quietest.submit(number, words, descriptors)
+        quietest.submit(number, arguments, descriptors)
 
     @property
     def at_hand(self) -> tuple[int, ...]:
-        """The requests that they are at, by their numbers; 0: none."""
-        return tuple(number for one in self._all for number in one.at_hand)
+        """The number of the request that each launcher is working on; 0: none."""
+        return tuple(number for launcher in self._all for number in launcher.at_hand)
 
     def give_up(self, hung: tuple[int, ...]) -> list[NotStarted]:
-        """See ``Launcher.give_up``: end those that are still at what they were at. Those that were started since come after."""
-        return [answer for one, number in zip(self._all, hung, strict=False) for answer in one.give_up((number,))]
+        """See ``Launcher.give_up``: end the launchers that are still at *hung*, which lacks those that were started since."""
+        return [answer for launcher, number in zip(self._all, hung, strict=False) for answer in launcher.give_up((number,))]
 
     def limit_open_files(self, most: int) -> None:
         """See ``Launcher.limit_open_files``."""
         self._open_files = most
-        for one in self._all:
-            one.limit_open_files(most)
+        for launcher in self._all:
+            launcher.limit_open_files(most)
 
     def results(self) -> list[Started | NotStarted]:
-        """Return the answers that have come since."""
-        return [answer for one in self._all for answer in one.results()]
+        """Return the answers that have come since the last call."""
+        return [answer for launcher in self._all for answer in launcher.results()]
 
     def close(self) -> None:
-        """End all of them; what they started goes on. Twice is the same as once."""
-        for one in self._all:
-            one.close()
+        """End all launchers; the processes that they started live on. Idempotent."""
+        for launcher in self._all:
+            launcher.close()
         self._watched.close()
 
 
@@ -331,18 +331,18 @@ def _pending(launcher: Launcher) -> int:
     return launcher.pending
 
 
-def request(number: int, words: "Sequence[str] | bytes", targets: "Sequence[int]") -> bytes:
-    """Return the message that asks for one start, *targets* being the child's numbers of the descriptors that go with it."""
+def request(number: int, arguments: "Sequence[str] | bytes", targets: "Sequence[int]") -> bytes:
+    """Return the message that requests a start; *targets* are the child's numbers for the descriptors that go with it."""
     if targets and not 0 <= min(targets) <= max(targets) < 256:
         raise OSError(_EINVAL, _UNFIT)
     head = b"".join([value.to_bytes(4, sys.byteorder) for value in (number, len(targets), *targets)])
-    return head + (words if isinstance(words, bytes) else encoded(words))
+    return head + (arguments if isinstance(arguments, bytes) else encoded(arguments))
 
 
-def encoded(words: "Sequence[str]") -> bytes:
-    """Return *words* as they are sent. Raises OSError for one that holds NUL."""
-    text = "\0".join(words)
-    if text.count("\0") != len(words) - 1:
+def encoded(arguments: "Sequence[str]") -> bytes:
+    """Return *arguments* in the form in which they are sent. Raises OSError if one holds NUL."""
+    text = "\0".join(arguments)
+    if text.count("\0") != len(arguments) - 1:
         raise OSError(_EINVAL, _UNFIT)
     return text.encode(errors="surrogateescape") + b"\0"
 
@@ -355,10 +355,10 @@ def _make_room(end: _socket.socket) -> None:
 
 
 def _reap(pid: int) -> None:
-    try:  # noqa: SIM105 (contextlib would be one import more)
+    try:  # noqa: SIM105 (contextlib would be another import)
         posix.waitpid(pid, 0)
     except ChildProcessError:
-        pass  # whoever reaps strangers was quicker
+        pass  # it was reaped as an orphan
 
 
 def _close(descriptors: list[int]) -> None:

@@ -1,17 +1,17 @@
 """The first milliseconds of ``milkyway-agent --supervise``: start what needs nothing, before anything else is imported.
 
-A directory of definitions is compiled beforehand into a plan (``definitions``). If it still fits the files, all
-services that wait for nobody are handed to the launcher here, with the standard library's smallest modules; trio and
-the supervisor are imported afterwards and take over what runs. Nothing is decided here: what may be
-started this early is said in the plan, word for word.
+A directory of definitions is compiled beforehand into a plan (``definitions``). If the plan still matches the files, all
+services that wait for no other are handed to the launcher here, with the standard library's smallest modules; trio and
+the supervisor are imported afterwards and take over what runs. Nothing is decided here: the plan contains the launcher's
+arguments for all that may be started this early.
 
-The plan is marshal, which must not be read from strangers: it lies beside the definitions, and whoever can write
+The plan is marshal, which must not be read from untrusted sources: it is beside the definitions, and whoever can write
 there can have anything executed anyway.
 """
 
-import _signal  # type: ignore[import-not-found]  # no stub; signal makes enumerations of it, which takes longer than 100 starts
+import _signal  # type: ignore[import-not-found]  # no stub; signal makes enums of it, which takes longer than 100 starts
 import marshal
-import posix  # as os has it, whose import takes as long as three starts
+import posix  # not os, whose import takes as long as three starts
 import select
 import sys
 from time import sleep
@@ -20,22 +20,22 @@ from milkyway_agent.early.launcher import Launchers, NotStarted, Started, encode
 
 PLAN_NAME = ".plan"
 PLAN_FORMAT = 3
-DEFAULT = "default"  # the service that is started, with what it needs, where there is one of that name
+DEFAULT = "default"  # if there is a service of this name, only it and what it needs are started
 CGROUP_MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 FIRST_NAMESPACE = "4026531836"  # PROC_PID_INIT_INO (include/linux/proc_ns.h)
 CONTROLLERS = ("cpu", "memory", "io", "pids")
-MANY = 32  # starts under way: whoever waits for so many need not hear of each at once
+MANY = 32  # starts under way: with so many, answers are read in batches
 GATHER_SECONDS = 0.002
-AT_FIRST = 4  # services, before anything is done that is for many
+AT_FIRST = 4  # services started before anything that only many need
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
-_Pipes = dict[int, tuple[str, int, int, bytes]]  # by the request's number: the service, both ends of its output, the words
+_Pipes = dict[int, tuple[str, int, int, bytes]]  # by request: the service, both ends of its output pipe, the arguments
 
 
 class Early:
-    """What was done early: *started* by name (answer, both ends of its output, its request), *failed* by name (why).
+    """What was done early: by service, *started* (answer, both ends of its output pipe, arguments) and *failed* (why).
 
-    The writing end is -1 where it is not kept for the next run: without a control group (``supervisor.process.io``).
+    The writing end is -1 if it is not kept for the next run: without control groups (``supervisor.process.io``).
     """
 
     __slots__ = ("failed", "groups", "launcher", "open_files", "plan", "started")
@@ -50,8 +50,8 @@ class Early:
 
 
 def launch_program() -> str:
-    """Return the launcher: MILKYWAY_LAUNCH, or that of this installation, or that of CoreOS."""
-    # Beside the interpreter, not below sys.prefix: without the module site that is the prefix of another installation.
+    """Return the path of the launcher: MILKYWAY_LAUNCH, or this installation's, or that of CoreOS."""
+    # Beside the interpreter, not below sys.prefix: without the module site, that belongs to another installation.
     installed = f"{sys.executable.rpartition('/')[0].rpartition('/')[0]}/lib/milkyway/launch"
     for path in (posix.environ.get(b"MILKYWAY_LAUNCH", b"").decode(errors="surrogateescape"), installed):
         if path and _is_there(path):
@@ -60,15 +60,15 @@ def launch_program() -> str:
 
 
 def begin(directory: str, plan_file: str, *, chosen: bool = False) -> Early:
-    """Start what the plan of *directory* lets start at once; return when the launcher has answered for all of it.
+    """Start what the plan of *directory* allows to start at once; return when the launcher has answered for all of it.
 
-    *chosen*: other services are wanted than the plan is of, so none is started.
+    *chosen*: other services are wanted than those in the plan, so none is started.
 
-    Raises OSError when there is no launcher.
+    Raises OSError when the launcher cannot be started.
     """
     launcher = Launchers(launch_program(), ENVIRONMENT)
-    # SIGHUP, SIGINT, SIGTERM: an order that comes before somebody heeds it waits (``supervision``), or services would be
-    # left that nobody stops. The launcher, which is there, has none blocked, and so the services.
+    # SIGHUP, SIGINT, SIGTERM: a signal waits until it is handled (``supervision``); otherwise it would leave services
+    # that are never stopped. The launcher is started already and blocks none of them, nor do its services.
     _signal.pthread_sigmask(_signal.SIG_BLOCK, (1, 2, 15))
     early = Early(launcher, make_groups(), read_plan(directory, plan_file))
     zero: list[tuple[str, bytes, bytes]] = [] if early.plan is None or chosen else early.plan["zero"]  # type: ignore[assignment]  # as ``definitions`` writes it
@@ -82,14 +82,14 @@ def begin(directory: str, plan_file: str, *, chosen: bool = False) -> Early:
 
 
 def _raise_limit() -> int:
-    """Have room for four descriptors for each service. Return the soft limit that there was, 0 where it is as it was."""
+    """Raise our limit of open files: a service takes four. Return the soft limit before, 0 if it is unchanged."""
     try:
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
-        return 0  # with what there is, then
+        return 0  # the limit that there is must do
     return soft
 
 
@@ -102,12 +102,12 @@ def read_plan(directory: str, plan_file: str) -> "dict[str, object] | None":
             found: dict[str, object] = plan
             return found
     except (OSError, ValueError, EOFError, TypeError, KeyError):
-        pass  # none, or none that is any good: it is made anew
+        pass  # there is none, or it is unusable: it is made anew
     return None
 
 
 def files_of(directory: str) -> list[tuple[str, int, int, int]]:
-    """Return what tells the definitions in *directory* from changed ones: name, time of change, size, inode."""
+    """Return what shows whether the definitions in *directory* have changed: name, time of change, size, inode."""
     opened = posix.open(directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
     try:
         found = []
@@ -121,7 +121,7 @@ def files_of(directory: str) -> list[tuple[str, int, int, int]]:
 
 
 def make_groups() -> str:
-    """Make the directory of the services' control groups and move ourselves beside it; return it, "" where we may not."""
+    """Make the directory of the services' control groups and move ourselves beside it; return it, or "" if we may not."""
     try:
         with open("/proc/self/cgroup") as file:
             own = next(line.rstrip("\n")[3:] for line in file if line.startswith("0::"))
@@ -130,7 +130,7 @@ def make_groups() -> str:
     for mount in CGROUP_MOUNTS:
         if not _is_there(f"{mount}/cgroup.procs"):
             continue
-        # Several supervisors may begin in one group. The pid stays the same over a re-execution.
+        # Several supervisors may begin in the same group. The pid stays the same across a re-execution.
         number = _number()
         ours = f"/supervisor-{number}"
         base = f"{mount}{own}".rstrip("/").removesuffix(ours)
@@ -146,7 +146,7 @@ def make_groups() -> str:
 
 
 def _number() -> str:
-    """Return what no other supervisor has: our pid, and our pid namespace's number where that is not the machine's first."""
+    """Return a number that no other supervisor has: our pid, and our pid namespace unless it is the machine's first."""
     try:
         namespace = posix.readlink("/proc/self/ns/pid")[len("pid:[") : -1]
     except OSError:
@@ -155,7 +155,7 @@ def _number() -> str:
 
 
 def _hand_controllers_on(base: str, ours: str, services: str) -> None:
-    """Give the services' groups the controllers that we have; a group with processes of its own can't hand any on."""
+    """Enable our controllers for the services' groups, after leaving *base*: a group with processes can't enable any."""
     try:
         with open(f"{base}/cgroup.controllers") as file:
             have = file.read().split()
@@ -166,11 +166,11 @@ def _hand_controllers_on(base: str, ours: str, services: str) -> None:
             _write(f"{base}/cgroup.subtree_control", wanted)
             _write(f"{services}/cgroup.subtree_control", wanted)
     except OSError:
-        return  # no limits then; the services' status says so
+        return  # then there are no limits; the services' status says so
 
 
 def _make_directory(path: str) -> None:
-    try:  # noqa: SIM105 (contextlib would be one import more)
+    try:  # noqa: SIM105 (contextlib would be another import)
         posix.mkdir(path, 0o755)
     except FileExistsError:
         pass
@@ -193,15 +193,15 @@ def _is_there(path: str) -> bool:
 
 
 def _submit(early: Early, zero: list[tuple[str, bytes, bytes]], before: int, pipes: _Pipes) -> None:
-    """Submit all of *zero* (name, words for its group, words), of which some are submitted *before*; note their pipes."""
+    """Submit all of *zero* (name, arguments for its group, arguments), after *before* others; add their *pipes*."""
     launcher, groups = early.launcher, early.groups
-    for number, (name, for_group, words) in enumerate(zero, before + 1):
+    for number, (name, for_group, arguments) in enumerate(zero, before + 1):
         if groups:
-            words = encoded(("--cgroup", f"{groups}/{name}", "--cgroup-make")) + for_group + words
+            arguments = encoded(("--cgroup", f"{groups}/{name}", "--cgroup-make")) + for_group + arguments
         reading, writing = posix.pipe2(posix.O_CLOEXEC)
         posix.set_blocking(reading, False)
         try:
-            launcher.submit(number, words, {1: writing, 2: writing})
+            launcher.submit(number, arguments, {1: writing, 2: writing})
         except OSError as error:
             early.failed[name] = f"cannot start it: {error.strerror}"
             posix.close(reading)
@@ -210,7 +210,7 @@ def _submit(early: Early, zero: list[tuple[str, bytes, bytes]], before: int, pip
         if not groups:
             posix.close(writing)
             writing = -1
-        pipes[number] = (name, reading, writing, words)
+        pipes[number] = (name, reading, writing, arguments)
 
 
 def _await(early: Early, pipes: _Pipes) -> None:
@@ -221,13 +221,13 @@ def _await(early: Early, pipes: _Pipes) -> None:
     while launcher.pending:
         watched.poll()
         if launcher.pending > MANY:
-            sleep(GATHER_SECONDS)  # each time that we wake, a start somewhere waits for us
+            sleep(GATHER_SECONDS)  # each time that we wake, some start has to wait for us
         for answer in launcher.results():
-            name, reading, writing, words = pipes.pop(answer.number)
+            name, reading, writing, arguments = pipes.pop(answer.number)
             if isinstance(answer, NotStarted):
                 early.failed[name] = answer.why
                 posix.close(reading)
                 if writing >= 0:
                     posix.close(writing)
             else:
-                early.started[name] = (answer, reading, writing, words)
+                early.started[name] = (answer, reading, writing, arguments)

@@ -1,1 +1,1 @@
-"""What the agent's processes say to one another: messages, channels, sealed memory."""
+"""How the agent's processes talk to one another: messages, channels, sealed memory."""

@@ -1,12 +1,12 @@
 """One typed message per datagram between two processes of the agent, with the descriptors that belong to it.
 
 ``receive`` returns a message only if it is of the channel's union, in canonical form, not too
-long and accompanied by exactly the descriptors that its type carries; else it raises
-MessageRefusedError, has closed what came along, and the channel can be read on. A peer that is
-gone is a ChannelClosedError (an empty datagram counts as one: SOCK_SEQPACKET can't tell them
-apart). What to do with a peer that sends nonsense is left to whoever reads.
+long and accompanied by exactly the descriptors that its type carries. Otherwise it closes the
+descriptors that came along and raises MessageRefusedError; the channel can be read further. A peer
+that is gone is a ChannelClosedError (an empty datagram counts as one: SOCK_SEQPACKET can't tell them
+apart). What to do about a peer that sends nonsense is left to the caller.
 
-PID 1 imports this module: nothing here but the standard library, msgspec and trio.
+PID 1 imports this module: it uses only the standard library, msgspec and trio.
 """
 
 import array
@@ -31,7 +31,7 @@ ReceivedT = TypeVar("ReceivedT")
 
 
 class MessageRefusedError(RefusedError):
-    """The peer sent something that is no message of this channel. The channel itself goes on."""
+    """The peer sent something that is no message of this channel. The channel remains usable."""
 
     def __init__(self, message: str, *, peer: str) -> None:
         super().__init__(message)
@@ -47,7 +47,7 @@ class ChannelClosedError(UnavailableError):
 
 
 def descriptors_of(message: object) -> int:
-    """Return how many descriptors travel with *message*, exactly."""
+    """Return exactly how many descriptors travel with *message*."""
     match message:
         case messages.Begin() | messages.FetchLayer() | messages.CheckPolicy():
             return 2
@@ -62,22 +62,22 @@ def descriptors_of(message: object) -> int:
 
 
 def close_all(descriptors: Iterable[int]) -> None:
-    """Close every one of *descriptors*; they are this process's own, so a failure is a bug."""
+    """Close all *descriptors*; they belong to this process, so a failure is a bug."""
     for descriptor in descriptors:
         os.close(descriptor)
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Return two connected ends, both closed on exec; the undo is ``close`` of each."""
+    """Return two connected ends, both closed on exec. Undo: ``close`` each."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
 
 
 class Channel(Generic[SentT, ReceivedT]):
-    """One end. Annotate it with what it sends and what it receives::
+    """One end of a channel. Annotate it with what it sends and what it receives::
 
         verifier: Channel[ToVerifier, FromVerifier] = Channel(end, FromVerifier, peer="verifier")
 
-    Any task may send; one task receives. The channel owns its socket and nothing else.
+    Any task may send; a single task receives. The channel owns its socket and nothing else.
     """
 
     def __init__(self, end: socket.socket, receives: Any, *, peer: str) -> None:
@@ -88,14 +88,14 @@ class Channel(Generic[SentT, ReceivedT]):
 
     @classmethod
     def adopt(cls, descriptor: int, receives: Any, *, peer: str) -> Self:
-        """Return the channel over an inherited *descriptor*, which is from now on closed on exec."""
+        """Return a channel over the inherited *descriptor*, which is closed on exec from now on."""
         os.set_inheritable(descriptor, False)
         return cls(socket.socket(fileno=descriptor), receives, peer=peer)
 
     async def send(self, message: SentT, fds: Sequence[int] = ()) -> None:
         """Send *message* with copies of *fds*, which stay the caller's. Waits while the peer is slow.
 
-        Raises ChannelClosedError. A message that is too long or has other descriptors than its type is a bug here.
+        Raises ChannelClosedError. A message that is too long, or whose type carries other descriptors, is the caller's bug.
         """
         data = codec.encode(cast("msgspec.Struct", message))
         name = type(message).__name__
@@ -113,10 +113,10 @@ class Channel(Generic[SentT, ReceivedT]):
     async def receive(self) -> tuple[ReceivedT, list[int]]:
         """Return the next message and its descriptors, which are now the caller's and closed on exec.
 
-        Raises MessageRefusedError (the channel can be read on) or ChannelClosedError.
+        Raises MessageRefusedError (the channel can be read further) or ChannelClosedError.
         """
         try:
-            # One byte and two descriptors of room more than allowed: what is over is seen, not silently cut.
+            # Room for a byte and two descriptors more than allowed: what is too much is seen, not silently cut.
             data, rights, flags, _ = await self._socket.recvmsg(
                 MAX_MESSAGE_BYTES + 1,
                 socket.CMSG_SPACE((MAX_DESCRIPTORS + 2) * array.array("i").itemsize),
@@ -135,7 +135,7 @@ class Channel(Generic[SentT, ReceivedT]):
         return message, fds
 
     def close(self) -> None:
-        """Close this end; the peer sees it as gone. Twice is the same as once."""
+        """Close this end; the peer sees it as gone. Idempotent."""
         self._socket.close()
 
     async def __aenter__(self) -> Self:
@@ -155,7 +155,7 @@ class Channel(Generic[SentT, ReceivedT]):
             message = codec.decode(data, self._receives, what="it", limit=MAX_MESSAGE_BYTES)
         except RefusedError as error:
             raise self._refused(str(error).removeprefix("cannot read it: ")) from error
-        except (ValueError, RecursionError) as error:  # whatever the decoder has no name for is still the peer's fault
+        except (ValueError, RecursionError) as error:  # the decoder has no error for it, and it is still the peer's fault
             raise self._refused(str(error)) from error
         if len(fds) != descriptors_of(message):
             wanted = descriptors_of(message)

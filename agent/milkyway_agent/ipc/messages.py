@@ -1,10 +1,10 @@
 """The small typed messages between the processes of the agent. Pure types; ``channel`` carries them.
 
-PID 1 reads nothing else: each message is one datagram of a SOCK_SEQPACKET pair, at most
-MAX_MESSAGE_BYTES of JSON, of exactly one of the types below, with at most the named number of
-descriptors. Who may send what is said by the four unions at the end.
+PID 1 reads nothing else: each message is a datagram of a SOCK_SEQPACKET pair, at most
+MAX_MESSAGE_BYTES of JSON, of exactly one of the types below, with exactly the descriptors that are
+named there. The six unions at the end define which process may send which message.
 
-A request carries ``request``, a number its sender chose; the answer repeats it.
+A request carries ``request``, a number that its sender chose; the answer repeats it.
 """
 
 from typing import Annotated, Literal
@@ -36,7 +36,7 @@ class Begin(Document, tag="begin", frozen=True):
 
 
 class VerifyLayer(Document, tag="verify-layer", frozen=True):
-    """Check an installed layer again (boot): everything but the whole file's hash. Descriptor: the file, read-only."""
+    """Check an installed layer again (at boot): all but the hash of the whole file. Descriptor: the file, read-only."""
 
     request: RequestNumber
     sha256: Sha256
@@ -44,7 +44,7 @@ class VerifyLayer(Document, tag="verify-layer", frozen=True):
 
 
 class FetchLayer(Document, tag="fetch-layer", frozen=True):
-    """Have the uplink fill a staging file and verify all of it. Descriptors: the file write-only, the file read-only."""
+    """Have the uplink fill a staging file, and verify all of it. Descriptors: the file write-only, the file read-only."""
 
     request: RequestNumber
     sha256: Sha256
@@ -52,7 +52,7 @@ class FetchLayer(Document, tag="fetch-layer", frozen=True):
 
 
 class AdmitLocally(Document, tag="admit-locally", frozen=True):
-    """An envelope that came through ``mwctl apply``; same checks as from the network. Descriptor: the bytes, read-only.
+    """Admit an envelope from ``mwctl apply``, with the same checks as one from the network. Descriptor: its bytes, read-only.
 
     ``change``: the peer is root, and the owner's policy as PID 1 knows it gives root the power to change the machine.
     """
@@ -72,7 +72,7 @@ class CheckPolicy(Document, tag="check-policy", frozen=True):
 
 
 class SendReport(Document, tag="send-report", frozen=True):
-    """Sign this and give it to the uplink. No answer."""
+    """Sign this status and give it to the uplink. No answer."""
 
     now: UnixSeconds
     status: Status
@@ -115,7 +115,7 @@ class PolicyChecked(Document, tag="policy-checked", frozen=True):
 
 
 class Refused(Document, tag="refused", frozen=True):
-    """Not admitted. ``check`` names the check that failed, ``message`` is the one line for people, ``hint`` a way out."""
+    """Not admitted. ``check`` names the check that failed, ``message`` is a line for people, ``hint`` a way out."""
 
     request: RequestNumber
     check: ShortText
@@ -124,14 +124,14 @@ class Refused(Document, tag="refused", frozen=True):
 
 
 class Unavailable(Document, tag="unavailable", frozen=True):
-    """Not now (no network, no space); may be asked again."""
+    """Not possible now (no network, no space); may be asked for again."""
 
     request: RequestNumber
     message: Text
 
 
 class DesiredAdmitted(Document, tag="desired", frozen=True):
-    """The newest desired state, verified and persisted. ``request`` is 0 when nobody here asked for it."""
+    """The newest desired state, verified and persisted. ``request`` is 0 if it was not asked for here."""
 
     request: RequestNumber
     desired: Desired
@@ -139,7 +139,7 @@ class DesiredAdmitted(Document, tag="desired", frozen=True):
 
 
 class CommandAdmitted(Document, tag="command", frozen=True):
-    """One command, verified, its sequence persisted: carry it out now, at most once."""
+    """A command, verified, its sequence number persisted: carry it out now, at most once."""
 
     request: RequestNumber
     id: ShortText
@@ -158,7 +158,7 @@ class RefusalNoted(Document, tag="refusal-noted", frozen=True):
 
 
 class Connect(Document, tag="connect", frozen=True):
-    """To the uplink, first: where to go and who to be. ``certificate`` is empty until enrolled."""
+    """To the uplink, first: where to connect and with which identity. ``certificate`` is empty until enrolled."""
 
     host: ShortText
     port: int
@@ -183,7 +183,7 @@ class Post(Document, tag="post", frozen=True):
 
 
 class Handled(Document, tag="handled", frozen=True):
-    """To the uplink: an envelope was looked at. *again*: it could not be taken now, and is to be asked for once more."""
+    """To the uplink: an envelope was handled. *again*: it could not be kept now, and is to be asked for once more."""
 
     number: RequestNumber
     again: bool = False
@@ -197,9 +197,9 @@ class Fetched(Document, tag="fetched", frozen=True):
 
 
 class Envelope(Document, tag="envelope", frozen=True):
-    """From the uplink: a signed document or command, not yet looked at. Descriptor: the bytes, read-only (a memfd).
+    """From the uplink: a signed document or command, not yet checked. Descriptor: its bytes, read-only (a memfd).
 
-    Each is answered by one Handled of its *number*; the next is sent after that.
+    Each is answered by a Handled with its *number*; only then the next is sent.
     """
 
     kind: Literal["desired", "command"]
@@ -207,7 +207,7 @@ class Envelope(Document, tag="envelope", frozen=True):
 
 
 class Enrolled(Document, tag="enrolled", frozen=True):
-    """From the uplink: the control server's reply to the enrolment request, not yet looked at."""
+    """From the uplink: the control server's reply to the enrolment request, not yet checked."""
 
     reply: str
 
@@ -248,9 +248,9 @@ ApiVerb = Literal[
 
 
 class ApiRequest(Document, tag="api-request", frozen=True):
-    """From the front: a parsed request on connection *connection* (PID 1 accepted it and knows its peer).
+    """From the front: a parsed request on *connection* (PID 1 accepted that and knows its peer).
 
-    One at a time on each connection. Descriptor: the body, a sealed memfd, when ``has_body``.
+    Each connection has at most one at a time. Descriptor: the body, a sealed memfd, when ``has_body``.
     """
 
     request: RequestNumber
@@ -262,7 +262,7 @@ class ApiRequest(Document, tag="api-request", frozen=True):
 
 
 class ApiClosed(Document, tag="api-closed", frozen=True):
-    """From the front: the connection is gone, and whatever it was still waiting for may be dropped."""
+    """From the front: the connection is gone, and an answer that it was waiting for may be dropped."""
 
     connection: RequestNumber
 
@@ -274,7 +274,7 @@ class ApiConnection(Document, tag="api-connection", frozen=True):
 
 
 class ApiAnswer(Document, tag="api-answer", frozen=True):
-    """To the front: status is HTTP's, the body JSON, in ``body`` or, when ``has_body``, in a pipe, the descriptor."""
+    """To the front: an HTTP status and a JSON body, in ``body`` or, when ``has_body``, in a pipe, the descriptor."""
 
     request: RequestNumber
     status: int
@@ -292,7 +292,7 @@ FromVerifier = (
     | DesiredAdmitted
     | CommandAdmitted
     | RefusalNoted
-    | LinkState  # passed on as it came: the uplink's word, for the status and nothing else
+    | LinkState  # passed on unchecked from the uplink: only for the status
 )
 ToUplink = Connect | Fetch | Post | Handled
 FromUplink = Fetched | Envelope | Enrolled | LinkState

@@ -1,8 +1,8 @@
-"""Bytes handed to another process so that nobody can change them any more: sealed memory files.
+"""Sealed memory files: bytes for another process that nobody can change any more.
 
-``seal`` makes one; ``check_sealed`` is for the receiver, who must know that what it (or the
-process it hands the descriptor on to) reads is memory, of a known size, and stays as it is:
-never a pipe that blocks, a device, or a file that its sender goes on writing.
+``seal`` makes one; ``check_sealed`` is for the receiver, which must know that what it reads (or a
+process that it passes the descriptor to) is memory, of a known size, and does not change: never a
+pipe that blocks, a device, or a file to which its sender still writes.
 """
 
 import fcntl
@@ -21,22 +21,22 @@ class NotSealedError(RefusedError):
 
 
 def seal(data: bytes, *, name: str) -> int:
-    """Return a read-only descriptor, at offset 0, of a sealed memory file that holds *data*. The undo is ``os.close``."""
+    """Return a read-only descriptor, at offset 0, of a sealed memory file that holds *data*. Undo: ``os.close``."""
     fd = _create(name)
     try:
         written = 0
         while written < len(data):
             written += os.write(fd, data[written:])
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS | fcntl.F_SEAL_SEAL)
-        # Opened again, because SELinux asks of a receiver whatever the descriptor is open for, sealed or not
-        # (file_to_av in security/selinux/hooks.c), and no receiver may write a sender's memory.
+        # Opened again, because SELinux demands of a receiver all permissions that the descriptor was opened with, sealed or
+        # not (file_to_av in security/selinux/hooks.c), and no receiver may write a sender's memory.
         return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(fd)
 
 
 def check_sealed(fd: int, *, what: str, limit: int) -> int:
-    """Return the size of the sealed memory file *fd*; raise NotSealedError unless it is one of 1 to *limit* bytes."""
+    """Return the size of *fd*. Raises NotSealedError unless it is a sealed memory file of 1 to *limit* bytes."""
     facts = os.fstat(fd)
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
@@ -52,5 +52,5 @@ def check_sealed(fd: int, *, what: str, limit: int) -> int:
 def _create(name: str) -> int:
     try:
         return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL)
-    except OSError:  # EINVAL before Linux 6.3; any other failure comes again
+    except OSError:  # EINVAL before Linux 6.3; any other error occurs again below
         return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

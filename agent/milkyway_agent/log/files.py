@@ -1,19 +1,19 @@
 """Records as files of JSON lines: a row of numbered segments for each service, capped, safe from power cuts.
 
 ``web.nginx.00000017.jsonl``: records of ``web/nginx`` (``_agent``: of the agent itself). A segment is
-only ever appended to; when it is full the next one begins, with a number that none had before, and
-the oldest is removed. Nothing is renamed or rewritten, so at whatever byte the power goes, what was
-whole before is whole after: a torn last line is skipped by readers, and the next writer begins on a
-line of its own. A name that is not of this form is never touched, nor is a damaged file repaired.
+only ever appended to; when it is full the next one begins, with a number that was never used before,
+and the oldest is removed. Nothing is renamed or rewritten, so at whatever byte the power is cut, what
+was whole before is whole after: readers skip a torn last line, and the next writer begins on a new
+line. A file whose name is not of this form is never touched, and a damaged file is not repaired.
 
 What is on the disk for certain: everything up to the last ``flush`` (fdatasync(2) of each segment
-that has changed). One is due ``FLUSH_SECONDS`` after the first record, and at once for a record of
-priority 3 (err) or worse, though no sooner than ``URGENT_SECONDS`` after the one before.
+that has changed). A flush is due ``FLUSH_SECONDS`` after the first record, and at once for a record of
+priority 3 (err) or worse, though no sooner than ``URGENT_SECONDS`` after the last flush.
 
 Caps: ``files`` segments of ``file_bytes`` for each service, and ``total_bytes`` in all. The services
-that exist divide the total between them, so with many of them each one's segments are smaller. Where
-room is still needed, first go the segments of services that no longer exist, the oldest first; then
-the oldest of whichever service has the most.
+that exist divide the total between them: when there are many, their segments are smaller. When room
+is still needed, the segments of services that no longer exist are removed first, oldest first; then
+the oldest of the service that has the most.
 
 A full or failing disk loses records and nothing else. They are counted, and the first record that
 fits again is preceded by one that says how many are missing (``records_lost``).
@@ -27,11 +27,11 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from milkyway_agent.log.reader import LONGEST_LINE, Part, Past
+from milkyway_agent.log.reader import LONGEST_LINE, Part
 from milkyway_agent.log.record import ERR, Fact, Record, encode, priority_of
 
 FLUSH_SECONDS = 5.0
@@ -43,7 +43,7 @@ _SEGMENT = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.@-]*)\.([0-9]{8,18})\.jsonl")
 
 
 class Batch(NamedTuple):
-    """Records of one service, encoded: what a thread needs of them."""
+    """Records of one service, encoded: what the writing thread needs of them."""
 
     service: str
     at: int
@@ -52,19 +52,20 @@ class Batch(NamedTuple):
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> "Batch":
-        """Return *records*, all of one service, as a batch."""
-        return cls(records[0].service, records[0].at, min(one.priority for one in records), [encode(one) for one in records])
+        """Return *records*, all of the same service, as a batch."""
+        worst = min(record.priority for record in records)
+        return cls(records[0].service, records[0].at, worst, [encode(record) for record in records])
 
 
 class Sync(NamedTuple):
-    """What ``flush`` asks of the disk: the calls, which a test may replace to see what is certain."""
+    """The calls with which ``flush`` reaches the disk; a test may replace them to see what is certainly there."""
 
     file: Callable[[str], None]
     directory: Callable[[str], None]
 
 
 class _Segment:
-    """One file: its number, which no other has, and its length."""
+    """A file: its number, which no other has, and its length in bytes."""
 
     __slots__ = ("number", "size")
 
@@ -95,10 +96,12 @@ class FileSink:
         self._rows: dict[str, list[_Segment]] = {}  # by stem, oldest first, never empty
         self._bytes = 0
         self._number = 0
-        self._open: OrderedDict[str, int] = OrderedDict()  # descriptors of newest segments by stem, least lately used first
-        self._existing: set[str] = set()  # stems of the services that exist, and of those written to since that was said
-        self._dirty: set[str] = set()  # names of segments that a flush must reach
-        self._dirty_lock = threading.Lock()  # so that a flush may wait while others write
+        self._open: OrderedDict[str, int] = (
+            OrderedDict()
+        )  # descriptors of the newest segments by stem, least recently used first
+        self._existing: set[str] = set()  # stems of the services that exist, and of those written to since ``set_services``
+        self._dirty: set[str] = set()  # names of segments that must be flushed
+        self._dirty_lock = threading.Lock()  # so that a flush may wait for the disk while others write
         self._has_new_names = False
         self._due: float | None = None
         self._flushed = float("-inf")
@@ -108,11 +111,11 @@ class FileSink:
         self._scan()
 
     def write(self, records: Sequence[Record]) -> None:
-        """Keep *records*, all of one service. Never raises: what can't be kept is counted."""
+        """Keep *records*, all of the same service. Never raises: what can't be kept is counted."""
         self.write_batch(Batch.of(records))
 
     def write_batch(self, batch: Batch) -> None:
-        """Keep the records of *batch*, as far as there is space for them."""
+        """Keep the records of *batch*, as far as there is space for them. Never raises."""
         if self._lost:
             facts: dict[str, Fact] = {"records": self._lost, "why": self._why}
             loss = Batch.of([Record(batch.at, LOST, "", facts, priority_of(LOST))])
@@ -123,12 +126,12 @@ class FileSink:
         self._lost += len(batch.lines) - self._keep(batch)
 
     def lose(self, records: int, why: str) -> None:
-        """Count *records* that did not come as far as here."""
+        """Count *records* as lost that never came this far."""
         self._lost += records
         self._why = why
 
     def set_services(self, services: Iterable[str]) -> None:
-        """Say which services exist; the segments of any other may go when room is needed."""
+        """Say which services exist; the segments of all others may be removed when room is needed."""
         self._existing = {_stem(""), *map(_stem, services)}
 
     def services(self) -> list[str]:
@@ -143,16 +146,12 @@ class FileSink:
             if wants(_service(stem))
         ]
 
-    def records(self, service: str = "", limit: int = 1 << 62) -> Iterator[Record]:
-        """Yield the newest *limit* records of *service* (empty: the agent's own), oldest first."""
-        return Past([], self.mark(lambda one: one == service)).newest(limit)
-
     def flush_due(self) -> float | None:
-        """Return when, by the clock, the next ``flush`` is due; None while there is nothing to flush."""
+        """Return when, on ``clock``, the next ``flush`` is due; None while there is nothing to flush."""
         return self._due
 
     def flush(self) -> str:
-        """Wait until all that was written is on the disk; return "", or why that can't be said. Others may write meanwhile."""
+        """Wait until all that was written is on the disk; return "", or why that is uncertain. Others may write meanwhile."""
         with self._dirty_lock:
             names, has_new_names = sorted(self._dirty), self._has_new_names
             self._dirty, self._has_new_names, self._due = set(), False, None
@@ -178,7 +177,7 @@ class FileSink:
             self._close(stem)
 
     def _keep(self, batch: Batch) -> int:
-        """Append the lines of *batch*; return how many of them, from the first, are kept."""
+        """Append the lines of *batch*; return how many of them, counted from the first, are kept."""
         stem, kept = _stem(batch.service), 0
         try:
             while kept < len(batch.lines):
@@ -197,7 +196,7 @@ class FileSink:
         return kept
 
     def _fitting(self, stem: str, lines: list[bytes], first: int) -> list[bytes]:
-        """Return those of *lines* from the *first* on that fit into the newest segment, which is a new one if none would."""
+        """Return the *lines* from the *first* on that fit into the newest segment, which is a new one if none would."""
         limit = self._segment_bytes(stem)
         if stem not in self._rows:
             self._begin(stem)
@@ -218,7 +217,7 @@ class FileSink:
         return min(self._file_bytes, max(share, LEAST_FILE_BYTES))
 
     def _append(self, stem: str, lines: list[bytes]) -> int:
-        """Append *lines* to the newest segment; return how many are there whole."""
+        """Append *lines* to the newest segment; return how many were written whole."""
         data = b"".join(lines)
         if len(lines[0]) > LONGEST_LINE:
             raise OSError(errno.EMSGSIZE, "longer than a record may be")
@@ -235,13 +234,13 @@ class FileSink:
                 os.ftruncate(descriptor, segment.size + whole)
                 written = whole
             except OSError:
-                self._close(stem)  # it is ended when the file is opened again
+                self._close(stem)  # the torn line is ended when the file is opened again
         segment.size += written
         self._bytes += written
         return data.count(b"\n", 0, written)
 
     def _begin(self, stem: str) -> int:
-        """Begin the next segment of *stem*; then remove what is too many. Returns the new one's size, 0."""
+        """Begin the next segment of *stem*, and remove the oldest if there are too many. Returns the new one's size, 0."""
         while True:
             self._number += 1
             path = f"{self._directory}/{_name(stem, self._number)}"
@@ -249,7 +248,7 @@ class FileSink:
                 descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 break
             except FileExistsError:
-                continue  # something that is none of ours
+                continue  # something that is not ours
         self._close(stem)
         self._remember(stem, descriptor)
         self._has_new_names = True
@@ -260,7 +259,7 @@ class FileSink:
         return 0
 
     def _descriptor(self, stem: str) -> int:
-        """Return a descriptor of the newest segment of *stem*, which ends with a line's end."""
+        """Return a descriptor of the newest segment of *stem*, after ending a torn last line in it."""
         descriptor = self._open.get(stem)
         if descriptor is not None:
             self._open.move_to_end(stem)
@@ -292,10 +291,10 @@ class FileSink:
     def _make_room(self, stem: str, needed: int) -> None:
         """Remove segments until *needed* bytes more are within the total; never the newest of *stem*."""
         while self._bytes + needed > self._total_bytes:
-            gone = [one for one in self._rows if one not in self._existing]
-            others = [one for one in self._rows if one != stem or len(self._rows[one]) > 1]
+            gone = [other for other in self._rows if other not in self._existing]
+            others = [other for other in self._rows if other != stem or len(self._rows[other]) > 1]
             if gone:
-                self._remove(min(gone, key=lambda one: self._rows[one][0].number))
+                self._remove(min(gone, key=lambda other: self._rows[other][0].number))
             elif others:
                 self._remove(max(others, key=self._size))
             else:
@@ -315,7 +314,7 @@ class FileSink:
         try:
             os.unlink(self._path(stem, segment))
         except OSError:
-            return  # it is there again at the next start
+            return  # the next start finds it again
 
     def _scan(self) -> None:
         found: list[tuple[int, str, int]] = []
@@ -338,7 +337,7 @@ def _name(stem: str, number: int) -> str:
 
 
 def _stem(service: str) -> str:
-    """Return how the segments of *service* begin. Names of services hold no dot, and the agent's own is like none."""
+    """Return how the names of *service*'s segments begin. No service has a dot in its name, or is called ``_agent``."""
     return service.replace("/", ".") or "_agent"
 
 
@@ -347,7 +346,7 @@ def _service(stem: str) -> str:
 
 
 def _sync_file(path: str) -> None:
-    # A descriptor of its own: the writer's may be closed meanwhile, and fdatasync is of the file, whoever wrote to it.
+    # A descriptor of its own: the writer's may be closed meanwhile, and fdatasync covers the file, whoever wrote to it.
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.fdatasync(descriptor)

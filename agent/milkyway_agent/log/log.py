@@ -1,7 +1,7 @@
-"""PID 1's own small log: one event name, past tense, and facts as fields.
+"""PID 1's own small log: an event's name, in the past tense, with facts as fields.
 
 A record goes to every sink: the console (one short line for people), a bounded ring in memory, and,
-once the data disk is there, files (``log.files``, through ``log.writer``, so that nobody waits for
+once the data disk is there, files (``log.files``, through ``log.writer``, so that no caller waits for
 the disk). A sink that fails loses the record and nothing else: logging never raises.
 """
 
@@ -19,22 +19,22 @@ from milkyway_agent.log.record import Fact as Fact
 from milkyway_agent.log.record import Record as Record
 from milkyway_agent.log.record import describe as describe
 from milkyway_agent.log.record import priority_of
-from milkyway_agent.log.writer import Carrier
+from milkyway_agent.log.writer import Writer
 
 RING_RECORDS = 500
 FOLLOWED_RECORDS = 256
-MISSED = "records_missed"  # to a follower alone: how many it was too slow for
+MISSED = "records_missed"  # seen by a single follower: how many records it was too slow for
 
 
 class Sink(Protocol):
     """A place for records."""
 
     def write(self, records: Sequence[Record]) -> None:
-        """Take *records*, all of one service. May raise OSError: they are then lost to this sink."""
+        """Take *records*, all of the same service. May raise OSError: then this sink has lost them."""
 
 
 class Ring:
-    """The newest records, in memory: all there is before the data disk, and what tests read."""
+    """The newest records, in memory: all there is before the data disk is open, and what tests read."""
 
     def __init__(self, limit: int = RING_RECORDS) -> None:
         self.records: deque[Record] = deque(maxlen=limit)
@@ -44,12 +44,12 @@ class Ring:
         self.records.extend(records)
 
     def events(self, service: str | None = None) -> list[str]:
-        """Return the names of the events, oldest first; *service*: of one alone."""
+        """Return the names of the events, oldest first; *service*: only those of this service."""
         return [record.event for record in self.records if service is None or record.service == service]
 
 
 class LineSink:
-    """Short lines for people, without what services write themselves (unless *with_output*)."""
+    """Writes short lines for people, without what services write themselves (unless *with_output*)."""
 
     def __init__(self, write_line: Callable[[str], object], *, with_output: bool = False) -> None:
         self._write_line = write_line
@@ -63,7 +63,7 @@ class LineSink:
 
 
 class Follower:
-    """The records that *wants* chooses, from now on. Bounded: what a slow reader misses it is told the number of."""
+    """The records that *wants* chooses, from now on. Bounded: a slow reader is told how many it has missed."""
 
     def __init__(self, wants: Callable[[Record], bool]) -> None:
         self._wants = wants
@@ -74,7 +74,7 @@ class Follower:
         self._closed = False
 
     def take(self, records: Sequence[Record]) -> None:
-        """Queue those of *records* that are wanted; waits for nobody."""
+        """Queue those of *records* that are wanted, without waiting."""
         for record in records:
             if not self._wants(record):
                 continue
@@ -113,13 +113,13 @@ class Follower:
         return await self.receive()
 
     def close(self) -> None:
-        """Take no more, and let nobody wait for more."""
+        """Take no more records, and wake a reader that waits for one."""
         self._closed = True
         self._waiting.clear()
         self._news.set()
 
     def _tell_missed(self) -> None:
-        """Put in the gap's place what was missed, if anything was; at most one record beyond the bound."""
+        """Queue in the gap's place how many records were missed, if any; at most one record beyond the bound."""
         if self._missed:
             facts: dict[str, Fact] = {"records": self._missed}
             self._waiting.append(Record(self._missed_at, MISSED, "", facts, priority_of(MISSED)))
@@ -133,12 +133,12 @@ class Log:
         self.ring = Ring()
         self._clock = clock
         self._sinks: list[Sink] = [self.ring, *sinks]
-        self._carrier: Carrier | None = None
+        self._writer: Writer | None = None
         self._opened = trio.Event()
         self._followers: list[Follower] = []
 
     def note(self, event: str, /, *, service: str = "", **facts: object) -> None:
-        """Note that *event* happened. Never raises; a fact that is no plain value is kept as its text."""
+        """Note that *event* happened. Never raises; a fact that is not a plain value is kept as its text."""
         for name, fact in facts.items():
             if not (type(fact) is int or (type(fact) is str and fact.isascii())):
                 facts[name] = _plain(fact)
@@ -152,60 +152,60 @@ class Log:
             self._give([Record(now, OUTPUT, service, {"line": text}, priority) for priority, text in lines])
 
     def add_sink(self, sink: Sink) -> None:
-        """Give records to *sink* too, from now on; what is still in memory goes there first."""
+        """Give records to *sink* too, from now on, and first those that are still in memory."""
         for record in self.ring.records:
             with suppress(OSError):  # as in _give
                 sink.write([record])
         self._sinks.append(sink)
 
     def open_files(self, files: FileSink) -> None:
-        """Keep records in *files* from now on; what is still in memory goes there first."""
-        self._carrier = Carrier(files, lambda why: self.note("log_flush_failed", why=why))
-        self.add_sink(self._carrier)
+        """Keep records in *files* from now on, and first those that are still in memory."""
+        self._writer = Writer(files, lambda why: self.note("log_flush_failed", why=why))
+        self.add_sink(self._writer)
         self._opened.set()
 
     def close_files(self) -> None:
         """Undo ``open_files``: the disk is about to go. What ``keep_files`` has not written yet is written first."""
-        if self._carrier is not None:
-            self._sinks.remove(self._carrier)
-            self._carrier.close()
-            self._carrier = None
+        if self._writer is not None:
+            self._sinks.remove(self._writer)
+            self._writer.close()
+            self._writer = None
             self._opened = trio.Event()
 
     async def keep_files(self) -> None:
-        """Write to the files and flush them, in a thread: nobody waits for the disk while this runs. Never returns.
+        """Write to the files and flush them, in threads: ``note`` never waits for the disk while this runs. Never returns.
 
-        Until it runs, ``note`` writes by itself. At rest it waits for a record and for no time.
+        Until it runs, ``note`` writes by itself. At rest it waits for a record and sets no timer.
         """
         while True:
             await self._opened.wait()
-            if self._carrier is not None:
-                await self._carrier.run()
+            if self._writer is not None:
+                await self._writer.run()
             await trio.lowlevel.checkpoint()
 
     def set_services(self, services: Iterable[str]) -> None:
-        """Say which services exist: where room is needed, the files of any other go first."""
-        if self._carrier is not None:
-            self._carrier.set_services(services)
+        """Say which services exist: when room is needed, the files of all others go first."""
+        if self._writer is not None:
+            self._writer.set_services(services)
 
     async def past(self, wants: Callable[[str], bool]) -> Past:
-        """Return what was noted up to this call of the services that *wants* chooses, to be read at leisure.
+        """Return what was noted up to this call of the services that *wants* chooses, to be read later.
 
-        What is noted while this waits is not in it: a follower that was made just before has the rest.
+        It does not contain what is noted while this waits: a follower that was made just before has the rest.
         """
-        if self._carrier is None:
+        if self._writer is None:
             return Past([record for record in self.ring.records if wants(record.service)], [])
-        return Past([], await self._carrier.mark(wants))
+        return Past([], await self._writer.mark(wants))
 
     def services(self) -> list[str]:
-        """Return the services of which something is kept (the agent itself: ""), also such as no longer exist."""
-        if self._carrier is not None:
-            return self._carrier.services()
+        """Return the services of which something is kept (the agent itself: ""), including those that no longer exist."""
+        if self._writer is not None:
+            return self._writer.services()
         return sorted({record.service for record in self.ring.records})
 
     @contextmanager
     def follow(self, wants: Callable[[Record], bool] = lambda _: True) -> Iterator[Follower]:
-        """Give the records from now on that *wants* chooses; a reader that is too slow misses some, and is told."""
+        """Yield a follower of the records that *wants* chooses. A reader that is too slow misses some, and is told so."""
         follower = Follower(wants)
         self._followers.append(follower)
         try:
@@ -219,13 +219,13 @@ class Log:
             try:
                 sink.write(records)
             except OSError:
-                continue  # a lost console: there is no better place to say so (files count what they lose themselves)
+                continue  # a lost console: there is no better place to report it (files count their losses themselves)
         for follower in self._followers:
             follower.take(records)
 
 
 def _plain(fact: object) -> Fact:
-    """Return *fact* as a sink can write it: a file's name in an error's text need not be UTF-8 (os.fsdecode)."""
+    """Return *fact* in a form that a sink can write: a file's name in an error's text need not be UTF-8 (os.fsdecode)."""
     if not isinstance(fact, Fact):
         fact = str(fact)
     if isinstance(fact, str) and not fact.isascii():

@@ -1,11 +1,12 @@
-"""Reading what ``log.files`` keeps: some records of many services, merged by time, in little memory.
+"""Reading what ``log.files`` keeps: the records of many services, merged by time, in little memory.
 
-A reader sees the files as they were at one moment: the segments with their lengths then (``Part``),
-which are only ever appended to and, when room is needed, removed; of a removed one it sees nothing.
-So it runs beside the writer, in a thread of its own, and keeps nothing open between two chunks.
+A reader sees the files as they were at a certain moment: the segments with their lengths then
+(``Part``). Segments are only ever appended to, and removed when room is needed; of a removed one the
+reader sees nothing. So it runs beside the writer, in a thread of its own, and keeps nothing open
+between two chunks.
 
-The newest N are found from the end backwards, which tells where in each service's segments they
-begin; then they are read forwards. Beside the chunk of each service nothing is held.
+The newest N records are found backwards from the end, which tells where in each service's segments
+they begin; then they are read forwards. Only one chunk for each service is in memory.
 """
 
 import heapq
@@ -17,18 +18,18 @@ from typing import NamedTuple
 from milkyway_agent.log.record import OUTPUT, Record, decode
 
 CHUNK_BYTES = 8192  # for each service that is read at once
-LONGEST_LINE = 65536  # longer than any record (4096 characters, each six bytes at most): what is longer is none
+LONGEST_LINE = 65536  # more than any record has (4096 characters of at most six bytes each): what is longer is no record
 
 
 class Part(NamedTuple):
-    """A segment as it was at one moment: its *path* and how many bytes it had."""
+    """A segment as it was at a certain moment: its path and how many bytes it had."""
 
     path: str
     size: int
 
 
 class Choice(NamedTuple):
-    """Which records: noted from *since* to before *until* (milliseconds since 1970), at least as grave as *priority*.
+    """Which records: noted from *since* until before *until* (milliseconds since 1970), of *priority* or worse.
 
     *events_only*: without what services wrote themselves.
     """
@@ -39,7 +40,7 @@ class Choice(NamedTuple):
     events_only: bool = False
 
     def takes(self, record: Record) -> bool:
-        """Return whether *record* is one of them."""
+        """Tell whether *record* is one of them."""
         return (
             self.since <= record.at < self.until
             and record.priority <= self.priority
@@ -51,7 +52,7 @@ EVERYTHING = Choice()
 
 
 class _Found(NamedTuple):
-    """A record, and where it stands: the source, its part and the byte."""
+    """A record's time and position: the source, the part in it, and the offset in bytes."""
 
     at: int
     source: int
@@ -60,7 +61,7 @@ class _Found(NamedTuple):
 
 
 class Past:
-    """What there is to read: *records* in memory, and *sources*, the segments of one service each, oldest first."""
+    """What there is to read: *records* in memory, or *sources*, each the segments of a service, oldest first."""
 
     def __init__(self, records: Sequence[Record], sources: Sequence[Sequence[Part]]) -> None:
         self._records = records
@@ -98,17 +99,17 @@ def _forwards(parts: Sequence[Part], offset: int) -> Iterator[Record]:
                     yield record
             if len(rest) > LONGEST_LINE:
                 rest = b""
-        last = decode(rest)  # whole but for its end, where the power went just then
+        last = decode(rest)  # complete but for the newline, if the power was cut just then
         if last is not None:
             yield last
         offset = 0
 
 
 def _backwards(source: int, parts: Sequence[Part], choice: Choice) -> Iterator[_Found]:
-    """Yield where the records stand that *choice* takes, newest first.
+    """Yield the positions of the records that *choice* takes, newest first.
 
-    Ends with the first part that holds nothing as new as ``since``. Not with the first record: a clock that
-    was wrong for a while, as at a boot, must not hide what was noted before.
+    Ends with the first part that holds nothing as new as ``since``, not with the first such record: a clock that
+    was wrong for a while, as during a boot, must not hide what was noted before.
     """
     for number in range(len(parts) - 1, -1, -1):
         newest = None
@@ -133,7 +134,7 @@ def _lines_backwards(part: Part) -> Iterator[tuple[int, bytes]]:
             return
         pieces = (chunk + rest).split(b"\n")
         offset = start + len(chunk) + len(rest)
-        # What stands before the first newline may have begun in an earlier chunk.
+        # What is before the first newline may have begun in an earlier chunk.
         for piece in reversed(pieces[1:]):
             offset -= len(piece)
             if piece:
@@ -141,13 +142,13 @@ def _lines_backwards(part: Part) -> Iterator[tuple[int, bytes]]:
             offset -= 1
         rest, position = pieces[0], start
         if len(rest) > LONGEST_LINE:
-            rest = b""  # its beginning, read next, is then no whole record: skipped
+            rest = b""  # its beginning, read next, is then not a whole record and is skipped
     if rest:
         yield 0, rest
 
 
 def _read(part: Part, offset: int, length: int) -> bytes:
-    """Return *length* bytes of *part* from *offset* on, less if it has fewer, none if it can't be read."""
+    """Return *length* bytes of *part* from *offset* on, fewer if it has fewer, none if it can't be read."""
     try:
         descriptor = os.open(part.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

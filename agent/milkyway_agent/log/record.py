@@ -1,8 +1,8 @@
-"""A record: one thing that happened or one line that a service wrote, and how grave it is. Pure.
+"""A record: an event, or a line that a service wrote, with its priority. Pure.
 
-Priorities are syslog's, 0 (the worst) to 7, as sd-daemon(3) numbers them. What a service writes has
-its line's ``<N>`` or the default; an event of the agent has what its name says: one convention, so
-that nobody who notes something need think of it (``service_task_failed`` is an error).
+Priorities are syslog's, 0 (the worst) to 7, as sd-daemon(3) numbers them. A service's line has the
+priority of its prefix ``<N>`` or the default; an event of the agent has the one that follows from its
+name, so that the code that notes it need not choose (``service_task_failed`` is an error).
 """
 
 from functools import cache
@@ -17,7 +17,7 @@ PRIORITIES: Final = ("emerg", "alert", "crit", "err", "warning", "notice", "info
 ERR: Final = 3
 WARNING: Final = 4
 INFO: Final = 6
-OUTPUT: Final = "output"  # the event of one line that a service wrote; its fact is ``line``
+OUTPUT: Final = "output"  # the event of a line that a service wrote; its fact is ``line``
 PRIORITY_OF_LAST_WORD: Final = {
     **dict.fromkeys(("failed", "bug", "lost"), ERR),
     **dict.fromkeys(("refused", "late", "dropped", "missed", "killed", "left", "unexpected"), WARNING),
@@ -26,7 +26,7 @@ PRIORITY_OF_LAST_WORD: Final = {
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that happened, at a time in milliseconds since 1970; ``service`` is empty for the agent itself."""
+    """An event, ``at`` milliseconds since 1970; ``service`` is empty for the agent itself."""
 
     at: int
     event: str
@@ -35,9 +35,9 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     priority: Priority = INFO
 
 
-@cache  # the names of events are words of our own program: there are only so many
+@cache  # the names of events are constants of our own program: there are few
 def priority_of(event: str) -> int:
-    """Return how grave *event* of the agent is: by the last word of its name; what did ``not`` happen is a warning."""
+    """Return the priority of the agent's *event*, by the last word of its name; what did ``not`` happen is a warning."""
     return PRIORITY_OF_LAST_WORD.get(event.rpartition("_")[2], WARNING if "_not_" in event else INFO)
 
 
@@ -46,17 +46,17 @@ def describe(record: Record) -> str:
     if record.event == OUTPUT:
         return f"{record.service}: {record.facts.get('line', '')}"
     facts = " ".join(f"{key}={_shown(value)}" for key, value in record.facts.items())
-    who = f"{record.service}: " if record.service else ""
-    return f"{who}{record.event.replace('_', ' ')}{': ' if facts else ''}{facts}"
+    service = f"{record.service}: " if record.service else ""
+    return f"{service}{record.event.replace('_', ' ')}{': ' if facts else ''}{facts}"
 
 
 def encode(record: Record) -> bytes:
-    """Return *record* as a line of JSON with its end. JSON escapes control characters: the only newline is that end."""
+    """Return *record* as a line of JSON. JSON escapes control characters: the only newline is the one at the end."""
     return msgspec.json.encode(record) + b"\n"
 
 
 def decode(line: bytes) -> Record | None:
-    """Return the record that *line* is, None if it is no whole record: torn by a power cut, or somebody else's."""
+    """Return the record in *line*, None if it is not a whole one: torn by a power cut, or written by somebody else."""
     try:
         return _DECODER.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError):

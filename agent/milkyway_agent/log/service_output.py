@@ -1,14 +1,14 @@
 """What a service writes: lines from its pipe into the log, never more than its share.
 
-A service that writes faster than it may loses the lines beyond its share, which are counted, and is
-then not read for a while: its pipe fills and slows it down. So a flood costs the service, for one
-``PAUSE_SECONDS`` at a time, and nobody else: each call reads one chunk and returns.
+A service that writes faster than it may loses the lines beyond its share, which are counted. Its pipe
+is then not read for a while, fills up and slows the service down. So a flood costs the service, for
+``PAUSE_SECONDS`` at a time, and nothing else: each call reads a single chunk and returns.
 
-A line may begin with ``<0>`` to ``<7>``, its priority (sd-daemon(3)). A line that happens to be JSON
-stays a line: to take it apart would mean parsing in PID 1 what anybody may write, and would let a
-service name its own facts and events; whoever reads the log can do so with better knowledge.
+A line may begin with its priority, ``<0>`` to ``<7>`` (sd-daemon(3)). A line that happens to be JSON
+stays a line: taking it apart would mean that PID 1 parses what anybody may write, and would let a
+service invent facts and events. A reader of the log can parse it, and knows better how.
 
-The descriptor stays its owner's: whoever is told ENDED closes it.
+The descriptor stays its owner's, who closes it after ENDED.
 """
 
 import fcntl
@@ -23,21 +23,21 @@ from milkyway_agent.log.log import Log
 from milkyway_agent.log.record import INFO
 
 LINE_BYTES = 4096
-CHUNK_BYTES = 16384  # what one call may take from the loop: at most this many bytes and ``Share.burst`` lines
+CHUNK_BYTES = 16384  # per call, with at most ``Share.burst`` lines: a call must not hold up the loop
 PAUSE_SECONDS = 1.0
 AT_ONCE: Final = -math.inf
 ENDED: Final = math.inf
 
 
 class Share(NamedTuple):
-    """What a service may write: *burst* lines at once, *rate* a second in the long run. A line counts once more per KiB."""
+    """What a service may write: *burst* lines at once, *rate* per second in the long run. A line counts once more per KiB."""
 
     rate: int = 1000
     burst: int = 1000
 
 
 class Line(NamedTuple):
-    """One line and its priority."""
+    """A line and its priority."""
 
     priority: int
     text: str
@@ -47,17 +47,17 @@ FULL_SHARE: Final = Share()
 
 
 class Lines:
-    """Cuts a stream of bytes into lines of at most LINE_BYTES; *rest* is a line that was begun before."""
+    """Cuts a stream of bytes into lines of at most LINE_BYTES; *rest* is a line begun earlier and not ended yet."""
 
     __slots__ = ("_continued", "_default", "rest")
 
     def __init__(self, default: int = INFO, rest: bytes = b"") -> None:
         self.rest = rest
         self._default = default
-        self._continued = -1  # the priority of the line of which ``rest`` is a further piece; -1: of none
+        self._continued = -1  # the priority of the line that ``rest`` continues; -1: it continues none
 
     def feed(self, data: bytes) -> list[Line]:
-        """Return the lines that *data* completes; what is too long for one is cut, each piece with the line's priority."""
+        """Return the lines that *data* completes; a line that is too long is cut, each piece with the line's priority."""
         *whole, rest = (self.rest + data).split(b"\n")
         found: list[Line] = []
         for line in whole:
@@ -67,7 +67,7 @@ class Lines:
         return found
 
     def end(self) -> list[Line]:
-        """Return the line that was begun and never ended, if there is one."""
+        """Return the line that was begun and never ended, if any."""
         rest, self.rest = self.rest, b""
         return [self._piece(rest)] if rest else []
 
@@ -88,9 +88,9 @@ class Lines:
 
 
 class Stream:
-    """The output pipe of one service, for a loop that watches many: no task, no buffer at rest.
+    """The output pipe of a service, for a loop that watches many: no task, and at rest no buffer.
 
-    *descriptor* doesn't block. *priority*: of lines that name none. *rest*: what ``rest`` was in the
+    *descriptor* doesn't block. *priority*: of lines without a prefix. *rest*: what ``rest`` was in the
     agent that this one has replaced.
     """
 
@@ -112,19 +112,19 @@ class Stream:
         self._share = share
         self._lines = Lines(priority, rest)
         self._allowance = float(share.burst)
-        self._since = -math.inf  # up to when the allowance was given out
+        self._since = -math.inf  # the time up to which the allowance has grown
         self._rests_until = -math.inf
 
     @property
     def rest(self) -> bytes:
-        """The line that was begun and not ended yet: a new agent goes on from there."""
+        """The line that was begun and not ended yet: a new agent continues from there."""
         return self._lines.rest
 
     def ready(self, now: float) -> float:
         """Read at most one chunk at *now* (monotonic seconds) and note its lines. Call it when the pipe is readable.
 
-        Returns from when on to watch the pipe again: AT_ONCE; a later time, because the service has had its
-        share; or ENDED: its writers are gone, never again.
+        Returns when to watch the pipe again: AT_ONCE; a later time, because the service has used up its share;
+        or ENDED, never, because its writers are gone.
         """
         try:
             data = os.read(self.descriptor, CHUNK_BYTES)
@@ -144,9 +144,9 @@ class Stream:
         return self._rests_until
 
     def begin_anew(self, now: float) -> bool:
-        """Let the next run write into the same pipe, with a full share; what the one before began is a line of its own.
+        """Let the service's next run use the same pipe, with a full share; an unfinished line becomes a line of its own.
 
-        False, and nothing is changed, where that one has left something unread, or has had more than its share.
+        Returns False, and changes nothing, if something is still unread, or the last run has exceeded its share.
         """
         if now < self._rests_until or fcntl.ioctl(self.descriptor, termios.FIONREAD, _NOTHING) != _NOTHING:
             return False
@@ -155,7 +155,7 @@ class Stream:
         return True
 
     def _note(self, lines: list[Line], now: float) -> int:
-        """Note as many of *lines* as are still allowed and return how many are not."""
+        """Note as many of *lines* as the allowance covers; return how many are dropped."""
         self._allowance = min(self._share.burst, self._allowance + (now - self._since) * self._share.rate)
         self._since = now
         for index, line in enumerate(lines):
@@ -169,7 +169,7 @@ class Stream:
 
 
 async def carry_lines(reading: int, service: str, log: Log) -> None:
-    """Note each line that comes through the pipe *reading* (not blocking), until its writers are gone."""
+    """Note each line that comes through the pipe *reading* (non-blocking), until its writers are gone."""
     stream = Stream(reading, service, log)
     while True:
         await trio.lowlevel.wait_readable(reading)
@@ -180,7 +180,7 @@ async def carry_lines(reading: int, service: str, log: Log) -> None:
 
 
 _DIGITS: Final = b"01234567"
-_NOTHING: Final = bytes(4)  # an int of the kernel's
+_NOTHING: Final = bytes(4)  # a C int, 0
 
 
 def _text(line: bytes) -> str:

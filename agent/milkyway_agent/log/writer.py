@@ -1,11 +1,11 @@
-"""Between the log and its files: nobody who notes something ever waits for the disk.
+"""Between the log and its files: code that notes something never waits for the disk.
 
-write(2) to a file waits too, where the disk is slower than its writers (dirty pages, a full journal)
-or does not answer at all. So while ``run`` runs, records are queued, and one thread writes them, another
-flushes. The queue is bounded: what a disk that is too slow can't take is lost, and counted by the
-files. While ``run`` does not run (before the loop, in tests), records are written as they come.
+Even write(2) to a file waits when the disk is slower than its writers (dirty pages, a full journal)
+or does not answer at all. So while ``run`` runs, records are queued; one thread writes them, another
+flushes. The queue is bounded: what a slow disk can't take is lost, and counted by the files. While
+``run`` does not run (before the loop, in tests), records are written as they come.
 
-At rest nothing is waited for but a record: no thread, no timer.
+At rest it waits only for a record, without a thread or a timer.
 """
 
 import threading
@@ -19,12 +19,12 @@ from milkyway_agent.log.record import Record
 
 QUEUE_BYTES = 2 << 20
 CLOSE_SECONDS = 2.0
-RECORD_BYTES = 100  # what a queued line takes beside its text
+RECORD_BYTES = 100  # memory that a queued line takes besides its text
 TOO_SLOW = "the disk was slower than the log"
 
 
 class _Mark:
-    """A place in the queue, and what was in the files when the writer came to it."""
+    """A place in the queue, and what was in the files when the writing reached it."""
 
     def __init__(self, wants: Callable[[str], bool]) -> None:
         self.wants = wants
@@ -35,14 +35,17 @@ class _Mark:
 _Item = Batch | _Mark | frozenset[str]  # the last: the services that exist from here on
 
 
-class Carrier:
-    """A sink for *files* that takes up to *limit* bytes while they are busy. *failed* hears why a flush failed, once."""
+class Writer:
+    """A sink that writes to *files* and queues up to *limit* bytes meanwhile.
+
+    *failed* is called with the reason when flushing fails, and not again for the same reason until a flush has succeeded.
+    """
 
     def __init__(self, files: FileSink, failed: Callable[[str], object], *, limit: int = QUEUE_BYTES) -> None:
         self._files = files
         self._failed = failed
         self._limit = limit
-        self._lock = threading.Lock()  # held by whoever writes to the files
+        self._lock = threading.Lock()  # held while writing to the files
         self._queue: list[_Item] = []
         self._bytes = 0
         self._lost = 0
@@ -52,7 +55,7 @@ class Carrier:
         self._written = trio.Event()
 
     def write(self, records: Sequence[Record]) -> None:
-        """Take *records*, all of one service; waits for the disk only while ``run`` does not run."""
+        """Take *records*, all of the same service; waits for the disk only while ``run`` does not run."""
         batch = Batch.of(records)
         size = sum(len(line) + RECORD_BYTES for line in batch.lines)
         if self._bytes + size > self._limit:
@@ -62,7 +65,7 @@ class Carrier:
         self._put(batch)
 
     async def mark(self, wants: Callable[[str], bool]) -> list[list[Part]]:
-        """Return the segments of the services that *wants* chooses as they are when all taken so far is written."""
+        """Return the segments of the services that *wants* chooses, as they are when all records so far are written."""
         mark = _Mark(wants)
         self._put(mark)
         await mark.reached.wait()
@@ -70,10 +73,10 @@ class Carrier:
 
     def services(self) -> list[str]:
         """Return the services of which something is kept, the queue included."""
-        return sorted({*self._files.services(), *(one.service for one in self._queue if isinstance(one, Batch))})
+        return sorted({*self._files.services(), *(item.service for item in self._queue if isinstance(item, Batch))})
 
     def set_services(self, services: Iterable[str]) -> None:
-        """Say which services exist."""
+        """Say which services exist, from this place in the queue on."""
         self._put(frozenset(services))
 
     async def run(self) -> None:
@@ -94,7 +97,7 @@ class Carrier:
             self._running = False
 
     def close(self) -> None:
-        """Write what is queued and close the files. A disk that hangs is waited for no longer than CLOSE_SECONDS."""
+        """Write what is queued and close the files. Waits for a disk that hangs no longer than CLOSE_SECONDS."""
         self._closed = True
         self._queued.set()
         if self._drain(CLOSE_SECONDS):
@@ -131,10 +134,10 @@ class Carrier:
                 self._write_locked(queue)
 
         try:
-            # Abandoned when cancelled: what waits for a disk that hangs must not hold up the way down.
+            # Abandoned when cancelled: a thread that waits for a disk that hangs must not delay the shutdown.
             await trio.to_thread.run_sync(write, abandon_on_cancel=True)
         except trio.Cancelled:
-            if begun.acquire(blocking=False):  # no thread has begun, and none will: whoever closes writes it
+            if begun.acquire(blocking=False):  # no thread has begun, and none will: ``close`` writes it
                 self._queue, self._bytes = [*queue, *self._queue], size + self._bytes
             raise
         _tell_reached(queue)

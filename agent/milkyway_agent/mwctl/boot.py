@@ -1,4 +1,4 @@
-"""What mwctl shows people of the boot: how long each service took, and what held up the last. Pure, as ``mwctl.screen``."""
+"""What mwctl shows of the boot: how long each service took, and what held up the last one. Pure, like ``mwctl.screen``."""
 
 from milkyway_agent.mwctl.screen import Cell, Json, Painter, clean, duration, head
 from milkyway_agent.mwctl.views import fitted
@@ -7,7 +7,7 @@ STYLE_OF_OUTCOME = {"failed": "bad", "underway": "busy"}
 
 
 def blame_lines(blame: Json, painter: Painter, *, everything: bool = False, width: int | None = None) -> list[str]:
-    """Return what ``mwctl blame`` prints; *everything*: with what was started after the boot."""
+    """Return what ``mwctl blame`` prints; *everything* includes what was started after the boot."""
     shown = [each for each in blame["services"] if each["boot"] or everything]
     start = blame["start_ms"]
     rows = [
@@ -24,7 +24,7 @@ def blame_lines(blame: Json, painter: Painter, *, everything: bool = False, widt
     lines = fitted(painter, rows, names, width) if rows else ["nothing was started"]
     if blame["phases"]:
         done = sorted(blame["phases"].items(), key=lambda item: item[1])
-        lines += ["", painter.paint("phases of the boot, by when they were done", "bold")]
+        lines += ["", painter.paint("phases of the boot, in the order in which they finished", "bold")]
         lines += painter.table([[Cell(duration(at)), Cell(clean(name))] for name, at in done], indent="  ")
     after = len(blame["services"]) - len(shown)
     notes = [f"READY AT counts from {'the first start' if start else 'the start of the kernel'}"]
@@ -44,11 +44,11 @@ def path_lines(path: Json, painter: Painter, *, width: int | None = None) -> lis
         ]
         for each in steps
     ]
-    return [*fitted(painter, rows, head("BEGAN AT", "TOOK", "SERVICE", ""), width), "", painter.paint(_sum(path), "faint")]
+    return [*fitted(painter, rows, head("BEGAN AT", "TOOK", "SERVICE", ""), width), "", painter.paint(_total(path), "faint")]
 
 
-def _sum(path: Json) -> str:
-    """Return what the path comes to, in a sentence."""
+def _total(path: Json) -> str:
+    """Return how long the whole path took, as a sentence."""
     last = path["steps"][-1]
     name = clean(path["target"])
     if last["outcome"] == "underway":

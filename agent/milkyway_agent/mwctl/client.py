@@ -1,9 +1,9 @@
-"""One request to the local API, from a command that should be there at once.
+"""One request to the local API, from a command that must start fast.
 
 The standard library's http.client would double mwctl's start (it imports email and ssl: 18 ms of
 37 natively, a third of a second under emulation), and httpx costs a second and 22 MiB. So this
 speaks HTTP/1.0, where an answer is a head, an empty line and bytes until the end, with the
-``socket`` module alone. The other end is our own front; anything unexpected is said as such.
+``socket`` module alone. The other end is our own front process; anything unexpected is an error.
 """
 
 import socket
@@ -19,7 +19,7 @@ MAX_HEAD_LINES = 64
 
 
 class Reply(NamedTuple):
-    """HTTP's status, and the body: *length* bytes of it, or as many as come when that is None."""
+    """The HTTP status and the body: *length* bytes, or everything up to the end if that is None."""
 
     status: int
     body: BinaryIO
@@ -52,8 +52,8 @@ class Reply(NamedTuple):
 def ask(path: str, method: str, target: str, body: bytes = b"", *, seconds: float | None = ANSWER_SECONDS) -> Reply:
     """Send one request to the socket at *path* and return the reply, its body not yet read.
 
-    Raises UnavailableError when nobody answers (within *seconds* between any two pieces), RefusedError when
-    this user may not connect.
+    Raises UnavailableError when nothing answers, or nothing more for *seconds*, and RefusedError when this
+    user may not connect.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     with connection:
@@ -65,13 +65,13 @@ def ask(path: str, method: str, target: str, body: bytes = b"", *, seconds: floa
         except OSError as error:
             raise UnavailableError(
                 f"cannot reach the agent at {path}: {_reason(error)}",
-                hint="is it running? on a MilkyWay server it always is; --socket names another one's socket",
+                hint="is it running? On a MilkyWay server it always is; --socket selects another agent's socket",
             ) from error
         try:
             _send(connection, method, target, body)
             # The file keeps the connection open after this block.
             return _read_head(connection.makefile("rb"))
-        except ConnectionResetError as error:  # closed before it had read what was sent
+        except ConnectionResetError as error:  # closed before the agent had read what was sent
             raise _gone() from error
         except OSError as error:
             raise UnavailableError(f"cannot read the agent's answer: {_reason(error)}") from error
@@ -100,7 +100,7 @@ def _send(connection: socket.socket, method: str, target: str, body: bytes) -> N
     try:
         connection.sendall(head.encode("ascii") + body)
     except (BrokenPipeError, ConnectionResetError):
-        return  # it may have answered before it read everything: the answer says why
+        return  # the agent may have answered before it read everything: the answer says why
 
 
 def _read_head(answer: BinaryIO) -> Reply:

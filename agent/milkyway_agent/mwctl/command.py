@@ -1,11 +1,11 @@
 """``mwctl``: the admin's command on a server. Asks the local API, shows the answer, ends with an ExitCode.
 
-Decides nothing and may nothing: the agent asks the kernel who is calling. What people see is laid
-out by ``mwctl.screen``, requests are ``mwctl.client``'s.
+It decides nothing and has no privileges: the agent asks the kernel who is calling. ``mwctl.screen``
+lays out what people see, ``mwctl.client`` makes the requests.
 
 Under emulation an import costs ten times what it costs natively, so this and what it imports stay
-small: argparse (click is not on a server), json and datetime only when used, no httpx (a second
-and 22 MiB there), no trio, no msgspec; ``tests/unit/agent/mwctl/test_command.py`` holds that.
+small: argparse (click is not on a server), json and time only when used, no httpx (a second and
+22 MiB there), no trio, no msgspec; ``tests/unit/agent/mwctl/test_command.py`` checks this.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, Unava
 from milkyway_formats.limits import MAX_ENVELOPE_BYTES
 
 Json = screen.Json
-INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 LISTS = {
     "services": screen.services_lines,
     "layers": screen.layers_lines,
     "deployments": screen.deployments_lines,
 }
-DOINGS = {"reboot": "rebooting", "poweroff": "powering off", "reexec": "re-executing the agent"}
+UNDERWAY = {"reboot": "rebooting", "poweroff": "powering off", "reexec": "re-executing the agent"}
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -35,7 +35,7 @@ def main() -> NoReturn:
 
 
 def run(arguments: list[str]) -> int:
-    """Carry out *arguments* and return the exit code. Prints; never a traceback."""
+    """Carry out *arguments* and return the exit code. Prints errors, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # whatever the locale: escape rather than fail
             stream.reconfigure(errors="backslashreplace")
@@ -57,7 +57,7 @@ def run(arguments: list[str]) -> int:
 
 
 def carry_out(options: argparse.Namespace) -> int:
-    """Ask what *options* say and print the answer."""
+    """Make the request that *options* describe and print the answer."""
     verb = options.verb
     if verb in ("start", "stop", "restart", "reload"):
         service = _ask_json(options, "POST", f"/v1/services/{_quote(options.service, safe='/')}/{verb}")
@@ -77,8 +77,8 @@ def carry_out(options: argparse.Namespace) -> int:
         what = "desired state" if applied["kind"] == "desired" else "command"
         detail = f": {applied['detail']}" if applied["detail"] else ""
         _print(options, applied, [screen.clean(f"admitted: {what}{version} ({applied['id']}){detail}")])
-    elif verb in DOINGS:
-        _print(options, _ask_json(options, "POST", f"/v1/{verb}"), [DOINGS[verb]])
+    elif verb in UNDERWAY:
+        _print(options, _ask_json(options, "POST", f"/v1/{verb}"), [UNDERWAY[verb]])
     else:
         answer = _ask_json(options, "GET", f"/v1/{verb}")
         if verb == "status":
@@ -110,10 +110,7 @@ def _ask_json(options: argparse.Namespace, method: str, target: str, body: bytes
 
 
 def _show_view(options: argparse.Namespace) -> None:
-    from milkyway_agent.mwctl import (
-        boot,
-        views,  # late: other commands need neither
-    )
+    from milkyway_agent.mwctl import boot, views  # late: other commands need neither
 
     painter, width = _painter(), _width()
     match options.verb:
@@ -179,7 +176,7 @@ def _show_log(options: argparse.Namespace) -> None:
         else:
             print(show(json.loads(data), painter, moment=_moment), flush=options.follow)
     if options.follow:
-        # Nobody ends a followed log but its reader.
+        # Only its reader ends a followed log.
         raise UnavailableError("cannot follow the log further: the agent closed the connection", hint="ask again in a moment")
 
 
@@ -215,7 +212,7 @@ def _read_envelope(name: str) -> bytes:
                 data = file.read(MAX_ENVELOPE_BYTES + 1)
     except OSError as error:
         raise RefusedError(f"cannot read {name}: {error.strerror}") from error
-    data = data.removesuffix(b"\n")  # files end with one, envelopes don't
+    data = data.removesuffix(b"\n")  # files end with a newline, envelopes do not
     if not data:
         raise RefusedError(f"cannot apply {name}: it is empty", hint="it should be a signed envelope (DSSE, JSON)")
     if len(data) > MAX_ENVELOPE_BYTES:
@@ -230,7 +227,7 @@ def _seconds(option: str, text: str) -> int:
         import time
 
         return max(0, int(time.time()) - int(text[:-1]) * UNITS[text[-1]])
-    raise RefusedError(f"cannot read {option} {text!r}: not like 90s, 10m, 2h, 1d or Unix seconds")
+    raise RefusedError(f"cannot read {option} {text!r}: expected 90s, 10m, 2h or 1d ago, or Unix seconds")
 
 
 def _quote(text: str, safe: str = "") -> str:

@@ -1,4 +1,4 @@
-"""The commands of ``mwctl`` with their options and help, every one with an example that it takes."""
+"""The commands of ``mwctl`` with their options and help, each with a working example."""
 
 import argparse
 
@@ -37,18 +37,18 @@ def make_parser() -> argparse.ArgumentParser:
     verb("services", "List every service with its state and SELinux context.", "mwctl services")
     verb("layers", "List the open layers with their verity devices.", "mwctl layers")
     verb("deployments", "List the deployments.", "mwctl deployments")
-    verb("trust", "Show whose signatures this machine takes.", "mwctl trust")
-    tree = verb("tree", "Show what each service needs, where it is and why.", "mwctl tree web/nginx")
-    tree.add_argument("service", nargs="?", default="", metavar="SERVICE", help="only this one and what it needs")
+    verb("trust", "Show whose signatures this machine accepts.", "mwctl trust")
+    tree = verb("tree", "Show what each service needs, its state and why.", "mwctl tree web/nginx")
+    tree.add_argument("service", nargs="?", default="", metavar="SERVICE", help="only this service and what it needs")
     why = verb("why", "Explain why a service is in its state: what it waits for, who wants it.", "mwctl why web/nginx")
     why.add_argument("service", metavar="SERVICE", help=SERVICE)
     blame = verb("blame", "List how long each service took to come up, the longest first.", "mwctl blame")
-    blame.add_argument("--all", action="store_true", dest="everything", help="also what was started after the boot")
+    blame.add_argument("--all", action="store_true", dest="everything", help="include what was started after the boot")
     path = verb("critical-path", "Show which services held up the boot, or one service.", "mwctl critical-path web/nginx")
-    path.add_argument("service", nargs="?", default="", metavar="SERVICE", help="default: the one that was ready last")
-    top = verb("top", "Show what services use, anew every two seconds; q ends it.", "mwctl top --sort memory")
-    top.add_argument("--once", action="store_true", help="print it once, as without a terminal")
-    top.add_argument("--sort", choices=SORTS, default="cpu", help="by what (default cpu)")
+    path.add_argument("service", nargs="?", default="", metavar="SERVICE", help="default: the service that was ready last")
+    top = verb("top", "Show what services use, refreshed every two seconds; q quits.", "mwctl top --sort memory")
+    top.add_argument("--once", action="store_true", help="print it once, which is the default without a terminal")
+    top.add_argument("--sort", choices=SORTS, default="cpu", help="what to sort by (default cpu)")
     verb("metrics", "Print everything as Prometheus metrics.", "mwctl metrics")
     _add_log_options(verb("logs", "Show log lines, oldest first.", "mwctl logs web dhcp -f -n 20 --priority warning"))
     _add_log_options(verb("events", "Show what happened to services, oldest first.", "mwctl events web -f -n 20"))
@@ -60,10 +60,10 @@ def make_parser() -> argparse.ArgumentParser:
     ):
         verb(name, text, f"mwctl {name} web/nginx").add_argument("service", metavar="SERVICE", help=SERVICE)
     apply = verb(
-        "apply", "Hand in a signed envelope: a desired state or a command (unsigned: see trust).", "mwctl apply desired.json"
+        "apply", "Submit a signed envelope: a desired state or a command (unsigned: see trust).", "mwctl apply desired.json"
     )
     apply.add_argument("file", metavar="FILE", help="the envelope; - reads standard input")
-    verb("reexec", "Have the agent become its newest version; services go on.", "mwctl reexec")
+    verb("reexec", "Have the agent become its newest version; services keep running.", "mwctl reexec")
     verb("reboot", "Stop everything in order and boot again.", "mwctl reboot")
     verb("poweroff", "Stop everything in order and switch off.", "mwctl poweroff")
     return parser
@@ -73,13 +73,13 @@ def _add_log_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="services (web/nginx, dhcp, agent) or deployments (web); default all"
     )
-    parser.add_argument("-f", "--follow", action="store_true", help="go on with every new line until Ctrl-C")
+    parser.add_argument("-f", "--follow", action="store_true", help="keep printing new lines until Ctrl-C")
     parser.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="how many past lines (default 100)")
     parser.add_argument("--since", metavar="T", help="only newer lines: 90s, 10m, 2h, 1d ago, or Unix seconds")
     parser.add_argument("--until", metavar="T", help="only older lines, T as above")
-    parser.add_argument("--priority", metavar="P", help="only as grave or worse: 0 to 7, or emerg … err, warning … debug")
+    parser.add_argument("--priority", metavar="P", help="only this severe or worse: 0 to 7, or emerg … err, warning … debug")
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
-    # A width of its own: to find out the terminal's, argparse imports shutil with all its compressors at every start.
+    # A fixed width: to find out the terminal's, argparse imports shutil with all its compressors at every start.
     return argparse.RawDescriptionHelpFormatter(prog, width=100)

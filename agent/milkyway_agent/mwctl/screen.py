@@ -1,7 +1,7 @@
-"""What mwctl shows to people: the API's JSON as lines of text. Pure; no input, no output, no clock.
+"""What mwctl shows: the API's JSON as lines of text. Pure: no input, no output, no clock.
 
-Whatever a service, a layer or somebody far away may have written is cleaned of control
-characters first: a log line cannot move the cursor of the admin who reads it.
+Control characters in whatever a service, a layer or a remote party may have written are
+escaped first: a log line cannot move the cursor of the admin who reads it.
 """
 
 from collections.abc import Container
@@ -16,24 +16,24 @@ STYLE_OF_STATE = {
     "armed": "good",
     "failed": "bad",
     "stopped": "faint",
-}  # every other state is on its way somewhere: busy
+}  # every other state is between two of these: busy
 STYLE_OF_PRIORITY = ("bad", "bad", "bad", "bad", "busy", "bold", "", "faint")  # emerg to debug
 REFUSALS_SHOWN = 5
 LOCAL = {
-    "read": "read: whoever changes this machine needs operators' signatures",
-    "change": "change: root at this machine may apply what no operator signed",
+    "read": "read: changing this machine takes operators' signatures",
+    "change": "change: root on this machine may apply what no operator signed",
 }
 
 
 class Cell(NamedTuple):
-    """A word of a table and how it is painted."""
+    """The text of a table's cell and how it is painted."""
 
     text: str
     style: str = ""
 
 
 class Painter:
-    """Lays out and, where there is a terminal that wants it, colours."""
+    """Lays out tables and adds colour where the terminal wants it."""
 
     def __init__(self, *, colour: bool) -> None:
         self._colour = colour
@@ -89,7 +89,7 @@ def status_lines(status: Json, painter: Painter) -> list[str]:
     """Return what ``mwctl status`` prints: the machine, what to worry about, what runs, what failed."""
     paint = painter.paint
     name = clean(status["hostname"]) or "this machine"
-    if not status["root_hash"].strip("0"):  # no root of ours: ``--supervise`` on a machine that is another's
+    if not status["root_hash"].strip("0"):  # the root is not ours: ``--supervise`` on some other system
         return _supervisor_lines(name, status, painter)
     lines = [paint(name, "bold") + f"  MilkyWay CoreOS {clean(status['version'])}", ""]
     lines += painter.table(_machine_facts(status), indent="  ")
@@ -126,7 +126,7 @@ def warnings(status: Json) -> list[str]:
     if status["development"]:
         found.append("development machine: its console gives a login, its disk key is no secret")
     if status["connected"] is False:
-        found.append("the control server does not answer; what runs goes on running")
+        found.append("the control server does not answer; what runs keeps running")
     return found
 
 
@@ -136,7 +136,7 @@ def failures(status: Json) -> list[str]:
     for deployment in status["deployments"]:
         if deployment["state"] == "failed":
             found.append(f"{clean(deployment['name'])}: {clean(deployment['reason']) or 'no reason given'}")
-    for service in [*status["services"], *(each for one in status["deployments"] for each in one["services"])]:
+    for service in [*status["services"], *(each for deployment in status["deployments"] for each in deployment["services"])]:
         line = f"{clean(service['name'])}: {clean(service['reason']) or 'no reason given'}"
         if service["state"] == "failed" and not any(each.endswith(line) for each in found):  # its deployment may have said it
             found.append(line)
@@ -232,7 +232,7 @@ def log_line(line: Json, painter: Painter, *, moment: Any) -> str:
 
 
 def service_line(verb: str, address: str, service: Json) -> str:
-    """Return the one line that says what ``start``, ``stop`` or ``restart`` led to."""
+    """Return the line that says what ``start``, ``stop`` or ``restart`` led to."""
     pid = f", pid {service['pid']}" if service["pid"] else ""
     reason = f": {clean(service['reason'])}" if service["reason"] else ""
     return f"{clean(address)} is {clean(service['state'])}{pid}{reason} (after {verb})"

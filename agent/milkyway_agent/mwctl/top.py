@@ -1,6 +1,6 @@
-"""``mwctl top``: what services use, once or again and again on a terminal, which is left as it was.
+"""``mwctl top``: what services use, printed once or refreshed on a terminal, which is left as it was.
 
-``top_lines`` is pure; ``watch`` owns the terminal while it runs: its other screen, without a cursor, keys one by one.
+``top_lines`` is pure; ``watch`` owns the terminal while it runs: alternate screen, no cursor, keys read without Enter.
 """
 
 import os
@@ -14,24 +14,24 @@ from milkyway_agent.mwctl.screen import STYLE_OF_STATE, Cell, Json, Painter, cle
 from milkyway_formats.errors import UnavailableError
 
 REFRESH_SECONDS = 2.0
-ONCE_SECONDS = 0.5  # between the two readings that one picture with rates needs
+ONCE_SECONDS = 0.5  # between the two readings from which rates are computed
 UNITS = ("B", "K", "M", "G", "T")
-# Of the other screen, and back (xterm's ctlseqs: DECSET 1049, 25).
+# To the alternate screen without a cursor, and back (xterm's ctlseqs: DECSET 1049, 25).
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 HOME, TO_END_OF_LINE, TO_END = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 def watch(ask: Callable[[], Json], painter: Painter, *, sort: str) -> None:
-    """Show what *ask* returns, anew every two seconds, until somebody presses q.
+    """Show what *ask* returns, refreshed every two seconds, until q is pressed.
 
-    Raises UnavailableError when the first answer does not come; later ones may fail, which is shown.
+    Raises UnavailableError when the first request fails; later failures are shown.
     """
     now, before, trouble = ask(), None, ""
     with _own_screen():
         while True:
             columns, height = os.get_terminal_size()
             lines = top_lines(now, before, painter, sort=sort, height=height - 2)
-            lines += [painter.paint(trouble, "bad") if trouble else painter.paint("q ends it", "faint")]
+            lines += [painter.paint(trouble, "bad") if trouble else painter.paint("q quits", "faint")]
             shown = [_narrow(line, columns) for line in lines]
             sys.stdout.write(HOME + "".join(f"{line}{TO_END_OF_LINE}\r\n" for line in shown) + TO_END)
             sys.stdout.flush()
@@ -39,7 +39,7 @@ def watch(ask: Callable[[], Json], painter: Painter, *, sort: str) -> None:
                 return
             try:
                 now, before, trouble = ask(), now, ""
-            except UnavailableError as error:  # it may be being re-executed
+            except UnavailableError as error:  # the agent may be re-executing
                 trouble = clean(error)
 
 
@@ -50,11 +50,11 @@ def top_lines(now: Json, before: Json | None, painter: Painter, *, sort: str = "
     shown = []
     for each in now["services"]:
         figures = each["figures"]
+        if not each["pid"] and figures["cpu_usec"] is None:
+            continue  # it uses nothing
         old = earlier.get(each["service"], {})
         rates = {name: _rate(figures[name], old.get(name), seconds) for name in ("cpu_usec", "read_bytes", "written_bytes")}
         shown.append((each, figures, rates))
-    total = len(shown)
-    shown = [one for one in shown if one[0]["pid"] or one[1]["cpu_usec"] is not None]  # the others use nothing
     shown.sort(key=_order(sort))
     rows = [
         [
@@ -72,7 +72,7 @@ def top_lines(now: Json, before: Json | None, painter: Painter, *, sort: str = "
     up = sum(each["state"] == "started" for each in now["services"])
     cpu = sum(rates["cpu_usec"] or 0 for _, _, rates in shown) / 1e4
     memory = [figures["memory_bytes"] for _, figures, _ in shown if figures["memory_bytes"] is not None]
-    facts = [f"{up} of {total} services started", f"up {duration(now['uptime_ms'])}"]
+    facts = [f"{up} of {len(now['services'])} services started", f"up {duration(now['uptime_ms'])}"]
     facts += [f"cpu {cpu:.1f} % of {100 * now['processors']} %"] if before else []
     facts += [f"memory {_amount(sum(memory))}"] if memory else []
     names = head("SERVICE", "STATE", "CPU %", "MEMORY", "TASKS", "READ/S", "WRITE/S", "CPU WAIT %", "MEM WAIT %", "IO WAIT %")
@@ -85,7 +85,7 @@ def top_lines(now: Json, before: Json | None, painter: Painter, *, sort: str = "
 
 
 def _rate(value: int | None, old: int | None, seconds: float) -> float | None:
-    """Return how much *value* grew in a second; None where that is not known. A group that was made anew counts from 0."""
+    """Return how much *value* grew per second; None if unknown. A control group that was made anew counts from 0."""
     if value is None or old is None or seconds <= 0:
         return None
     return (value - old if value >= old else value) / seconds
@@ -107,8 +107,8 @@ def _pressure(value: float | None) -> Cell:
 
 
 def _order(sort: str) -> Any:
-    def key(one: tuple[Json, Json, dict[str, float | None]]) -> tuple[float, ...] | tuple[float, float, str]:
-        each, figures, rates = one
+    def key(row: tuple[Json, Json, dict[str, float | None]]) -> tuple[float, ...] | tuple[float, float, str]:
+        each, figures, rates = row
         if sort == "name":
             return (0, 0, each["service"])
         io = (rates["read_bytes"] or 0) + (rates["written_bytes"] or 0)
@@ -120,7 +120,7 @@ def _order(sort: str) -> Any:
 
 @contextmanager
 def _own_screen() -> Iterator[None]:
-    """Have the terminal's other screen, and its keys without Enter; afterwards all is as before."""
+    """Use the terminal's alternate screen and read keys without Enter; restore both afterwards."""
     import termios
     import tty
 
@@ -137,7 +137,7 @@ def _own_screen() -> Iterator[None]:
 
 
 def _pressed_q(seconds: float) -> bool:
-    """Wait for a key; tell whether it was q, or whether there will be no more keys."""
+    """Wait up to *seconds* for a key; tell whether it was q, or whether there will be no more keys."""
     readable, _, _ = select.select([sys.stdin.fileno()], [], [], seconds)
     if not readable:
         return False
@@ -146,7 +146,7 @@ def _pressed_q(seconds: float) -> bool:
 
 
 def _narrow(line: str, columns: int) -> str:
-    """Return *line* without what is beyond the last column; escapes take none."""
+    """Return *line* cut to *columns*; escape sequences take none."""
     kept, room, is_escape = [], columns, False
     for character in line:
         is_escape = is_escape or character == "\x1b"

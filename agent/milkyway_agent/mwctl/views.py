@@ -1,6 +1,6 @@
-"""What mwctl shows people of services: the tree, the reasons of one, and events. Pure, as ``mwctl.screen``.
+"""What mwctl shows of services: the tree, the reasons for a state, and events. Pure, like ``mwctl.screen``.
 
-*width* is the terminal's: the last column, which is prose, is cut to it; None: nothing is cut.
+*width* is the terminal's: the last column, which is prose, is cut to fit; None cuts nothing.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from milkyway_agent.mwctl.screen import Cell, Json, Painter, clean, duration, he
 from milkyway_formats.errors import RefusedError
 
 STYLE_OF_ROW = {"started": "good", "completed": "good", "armed": "good", "failed": "bad", "idle": "faint"}
-LEAST_PROSE = 12  # characters of the last column that are shown however narrow the terminal is
+LEAST_PROSE = 12  # characters of the last column that are shown even on a narrow terminal
 
 
 def tree_lines(tree: Json, painter: Painter, *, root: str = "", width: int | None = None) -> list[str]:
@@ -38,22 +38,23 @@ def tree_lines(tree: Json, painter: Painter, *, root: str = "", width: int | Non
 
 
 def why_lines(why: Json, painter: Painter, *, width: int | None = None) -> list[str]:
-    """Return what ``mwctl why`` prints: where it is, what it waits for, who wants it, who waits for it."""
+    """Return what ``mwctl why`` prints: the service's state, what it waits for, who wants it, what waits for it."""
     now = why["uptime_ms"]
     pid = f", pid {why['pid']}" if why["pid"] else ""
     times = why["restarts"]
     restarts = f", restarted {'once' if times == 1 else f'{times} times'} by itself" if times else ""
-    first = f"{painter.paint(clean(why['service']), 'bold')} {_stands(why['row'], painter)}"
+    first = f"{painter.paint(clean(why['service']), 'bold')} {_is_in(why['row'], painter)}"
     lines = [f"{first} for {duration(now - why['since_ms'])}{pid}{restarts}"]
     reasons = why["because"]
-    for number, (prefix, each) in enumerate(zip(branches([one["depth"] for one in reasons]), reasons, strict=True)):
+    prefixes = branches([reason["depth"] for reason in reasons])
+    for number, (prefix, reason) in enumerate(zip(prefixes, reasons, strict=True)):
         following = reasons[number + 1]["depth"] if number + 1 < len(reasons) else 0
-        is_there = f", which {_stands(each['row'], painter)}" if each["row"] else ""
-        since = f" for {duration(now - each['since_ms'])}" if each["row"] else ""
-        # What is said of one that waits itself is said by the lines below it.
-        reason = "" if following > each["depth"] else f": {clean(each['why'])}"
-        lines.append(f"{prefix}{each['relation']} {clean(each['service'])}{is_there}{since}{reason}")
-    # What is started is so because it is wanted, and what waits for others because of the lines above.
+        state = f", which {_is_in(reason['row'], painter)}" if reason["row"] else ""
+        since = f" for {duration(now - reason['since_ms'])}" if reason["row"] else ""
+        # Why a service waits that waits itself is told by the lines below it.
+        told = "" if following > reason["depth"] else f": {clean(reason['why'])}"
+        lines.append(f"{prefix}{reason['relation']} {clean(reason['service'])}{state}{since}{told}")
+    # A service is started because it is wanted, and waits for others because of the lines above.
     facts = [] if reasons or why["row"] == "started" else [("because", clean(why["why"]))]
     if why["wanted"] and why["wanted_by"]:
         facts.append(("wanted", _asked(why["wanted_by"])))
@@ -75,9 +76,9 @@ def event_line(line: Json, painter: Painter, *, moment: Any) -> str:
 
 
 def branches(depths: Sequence[int]) -> list[str]:
-    """Return the lines that draw a tree, one before each of its nodes; *depths*: of the nodes, from 0, as they are listed."""
+    """Return the prefixes that draw a tree, one for each node; *depths*: the nodes' depths, from 0, in the order listed."""
     found = []
-    open_levels: set[int] = set()  # those at which another node follows
+    open_levels: set[int] = set()  # the levels at which another node follows
     for depth in reversed(depths):
         bars = "".join("│  " if level in open_levels else "   " for level in range(1, depth))
         found.append(f"{bars}{'├─ ' if depth in open_levels else '└─ '}" if depth else "")
@@ -86,20 +87,20 @@ def branches(depths: Sequence[int]) -> list[str]:
 
 
 def _nodes(services: dict[str, Json], roots: Sequence[str]) -> list[tuple[int, str, str]]:
-    """Return depth, name and mark of each line of the tree; what is there twice is spread out once."""
+    """Return depth, name and mark of each line of the tree; a service that occurs twice is expanded once."""
     found: list[tuple[int, str, str]] = []
-    spread: set[str] = set()
-    # What somebody wants comes first.
+    expanded: set[str] = set()
+    # Wanted services come first.
     left = [(0, name, "") for name in sorted(roots, key=lambda name: not services[name]["wanted"])[::-1]]
     while left:
         depth, name, mark = left.pop()
         each = services[name]
         parts = [(part, "") for part in each["requires"]] + [(part, " (optional)") for part in each["wants"]]
         parts = [(part, kind) for part, kind in dict(reversed(parts)).items() if part in services]
-        if parts and name in spread:
+        if parts and name in expanded:
             found.append((depth, name, f"{mark} (above)"))
             continue
-        spread.add(name)
+        expanded.add(name)
         found.append((depth, name, mark))
         left += [(depth + 1, part, kind) for part, kind in parts]
     return found
@@ -123,22 +124,23 @@ def _row(label: str) -> Cell:
     return Cell("stopped" if label == "idle" else clean(label), STYLE_OF_ROW.get(label, "busy"))
 
 
-def _stands(label: str, painter: Painter) -> str:
+def _is_in(label: str, painter: Painter) -> str:
+    """Return "is started", "has failed" and so on: a predicate for the service in this state."""
     word = "has failed" if label == "failed" else f"is {'stopped' if label == 'idle' else clean(label)}"
     verb, _, state = word.partition(" ")
     return f"{verb} {painter.paint(state, STYLE_OF_ROW.get(label, 'busy'))}"
 
 
 def _asked(askers: list[Json]) -> str:
-    """Return the chain from whoever asked to a service: "the boot asked for shop, which pulled in php"."""
+    """Return the chain from whoever asked down to the service: "the boot asked for shop, which pulled in php"."""
     last = askers[-1]
     service, who = clean(last["service"]), clean(last["who"])
     if len(askers) == 1 and last["kind"] == "asked":
         return f"asked for by {who}" if who else "asked for"
     if last["kind"] == "asked":
         first = f"{who} asked for {service}" if who else f"somebody asked for {service}"
-    elif last["kind"] == "pulled-in":  # whoever did is not there any more
+    elif last["kind"] == "pulled-in":  # by a service that no longer exists
         first = f"{who} pulled in {service}"
     else:
-        first = f"{service} was wanted, and is not any more"
+        first = f"{service} was wanted and no longer is"
     return "".join([first, *(f", which pulled in {clean(each['service'])}" for each in reversed(askers[:-1]))])

@@ -1,1 +1,1 @@
-"""What keeps this very process going: trio, epoll, timers, signals, children, re-execution."""
+"""What keeps this process itself going: trio, epoll, timers, signals, children, re-execution."""

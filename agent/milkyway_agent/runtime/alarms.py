@@ -1,6 +1,6 @@
-"""All timers of the supervisor in one heap, and one task that sleeps until the earliest: at rest it wakes for nothing.
+"""All timers of the supervisor in one heap, and one task that sleeps until the earliest: at rest it never wakes.
 
-Times are trio's. A callback is called once and must not wait; one that raises is noted.
+Times are on trio's clock. A callback is called once and must not wait; if it raises, that is logged.
 """
 
 import heapq
@@ -13,7 +13,7 @@ _KEPT = 64  # cancelled alarms that may lie in the heap before it is swept
 
 
 class Alarm:
-    """One time to come. ``at``: in trio's seconds."""
+    """A callback and the time at which to call it (``at``, in seconds of trio's clock)."""
 
     __slots__ = ("at", "callback")
 
@@ -35,7 +35,7 @@ class Alarms:
         self._earlier = trio.Event()
 
     def set(self, seconds: float, callback: Callable[[], None]) -> Alarm:
-        """Call *callback* in so many *seconds*. Undo: ``cancel``."""
+        """Call *callback* in *seconds*. Undo: ``cancel``."""
         alarm = Alarm(trio.current_time() + max(seconds, 0.0), callback)
         heapq.heappush(self._heap, alarm)
         if self._heap[0] is alarm:
@@ -43,20 +43,20 @@ class Alarms:
         return alarm
 
     def cancel(self, alarm: Alarm | None) -> None:
-        """Let *alarm* never ring; one that has rung, or none, is no error."""
+        """Keep *alarm* from ringing. None, or an alarm that has rung already, is no error."""
         if alarm is None or alarm.callback is None:
             return
         alarm.callback = None
         self._cancelled += 1
-        # A watchdog that is fed sets and cancels without end.
+        # A service that feeds its watchdog sets and cancels alarms without end.
         if self._cancelled > _KEPT and self._cancelled * 2 > len(self._heap):
-            self._heap = [one for one in self._heap if one.callback is not None]
+            self._heap = [pending for pending in self._heap if pending.callback is not None]
             heapq.heapify(self._heap)
             self._cancelled = 0
 
     def ring(self) -> float:
-        """Call whatever is due; return when the next is, infinity when there is none."""
-        due: list[Alarm] = []  # only these: what is set meanwhile must wait for its turn, and so lets others have theirs
+        """Call whatever is due; return when the next alarm is due, infinity when there is none."""
+        due: list[Alarm] = []  # only these: alarms set meanwhile wait for the next turn, and so let other tasks have theirs
         while self._heap and (self._heap[0].callback is None or self._heap[0].at <= trio.current_time()):
             alarm = heapq.heappop(self._heap)
             if alarm.callback is None:
@@ -65,7 +65,7 @@ class Alarms:
                 due.append(alarm)
         for alarm in due:
             callback, alarm.callback = alarm.callback, None
-            if callback is None:  # by one that rang before it; it was counted, and is not in the heap
+            if callback is None:  # cancelled by one that rang before it: counted, and no longer in the heap
                 self._cancelled -= 1
                 continue
             try:
@@ -75,7 +75,7 @@ class Alarms:
         return self._heap[0].at if self._heap else float("inf")
 
     async def run(self) -> None:
-        """Ring for ever."""
+        """Ring the alarms for ever."""
         while True:
             self._earlier = trio.Event()
             with trio.move_on_at(self.ring()):

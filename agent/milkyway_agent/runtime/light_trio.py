@@ -1,13 +1,13 @@
-"""trio, attrs and msgspec without what nobody here uses: imported before them by the two programs that stay for ever.
+"""trio, attrs and msgspec without what is not used here: imported before them by the two programs that run for ever.
 
-Those are PID 1 and the supervisor. What they import costs memory for good, and time in which nobody looks after services
-(``reexecution``). trio's own ``__init__`` imports its TLS and DTLS, and with them ssl, hmac and OpenSSL: 5 MiB of a
-process that speaks to nobody; its subprocesses, files and listeners; and to name its threads it has the linker's
-cache read by a program. attrs brings its validators, msgspec the formats that we don't read. Three ways to do without:
+Those are PID 1 and the supervisor. What they import costs memory for good, and time during which services are not looked
+after (``reexecution``). trio's own ``__init__`` imports its TLS and DTLS, and with them ssl, hmac and OpenSSL: 5 MiB in a
+process that uses no network; also its subprocesses, files and listeners; and to name its threads it has a program read
+the linker's cache. attrs brings its validators, msgspec formats that we don't read. There are three ways to do without:
 
-- of ``_UNUSED`` there are empty modules instead, while trio is imported. Whoever uses one of their names has made a mistake.
-- ``_PUT_OFF`` are imported when one of their names is used: some are, late, and most never.
-- ``typing_extensions`` and others have small stand-ins meanwhile; whoever imports them afterwards gets the real ones.
+- The modules of ``_UNUSED`` are replaced by empty ones. Code that uses one of their names is wrong.
+- The modules of ``_PUT_OFF`` are imported when one of their names is used: some are, late, and most never.
+- ``typing_extensions`` and others have small stand-ins while trio is imported; later imports get the real modules.
 """
 
 import ctypes
@@ -32,7 +32,7 @@ _PUT_OFF = frozenset({
 
 
 class _Nothing(ModuleType):
-    """A module in which every name is a class that can't be made use of."""
+    """A module in which every name is a class without a use."""
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
@@ -43,15 +43,15 @@ class _Nothing(ModuleType):
 
 
 class _KnownLibrary(ModuleType):
-    """ctypes.util for who asks where pthread_setname_np is. Where that is wrong, as with musl, trio names no thread."""
+    """ctypes.util that knows only where pthread_setname_np is. Where it is wrong, as with musl, trio names no thread."""
 
     def find_library(self, _name: str) -> str:
-        """Return the C library: since glibc 2.34 there is no other with it."""
+        """Return the C library: since glibc 2.34 no other contains it."""
         return "libc.so.6"
 
 
 class _Validators(ModuleType):
-    """attr.validators for who wants to know that a value is of a type: attrs' own takes along inspect and what that needs."""
+    """attr.validators that checks only types: attrs' own imports inspect and what that needs."""
 
     @staticmethod
     def instance_of(kind: type) -> Callable[[object, Any, object], None]:
@@ -65,7 +65,7 @@ class _Validators(ModuleType):
 
 
 class _Logger:
-    """A logger of the module logging, which is imported when there is something to say."""
+    """A logger of the module logging, which is imported when there is something to log."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -77,22 +77,22 @@ class _Logger:
 
 
 class _Loggers(ModuleType):
-    """The module logging for who wants a logger."""
+    """The module logging, reduced to making loggers."""
 
     getLogger: Callable[[str], _Logger] = _Logger  # noqa: N815 (logging's name)
 
 
 class _Later(ModuleType):
-    """A module that is not imported: the real one is when a name of it is asked for, and this one has all of its names then.
+    """A module that is imported when one of its names is used; then this object gets all names of the real module.
 
-    Several threads may ask at once. Each waits until the import system, which locks each module, has all of it.
+    Several threads may use it at once. Each waits until the import system, which locks each module, has finished it.
     """
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__all__":  # the import system looks whether it has set them
+        if name.startswith("__") and name != "__all__":  # the import system checks whether it has set these
             raise AttributeError(name)
         with _TAKING_OUT:
-            _wanted.add(self.__name__)
+            _needed.add(self.__name__)
             if sys.modules.get(self.__name__) is self:
                 del sys.modules[self.__name__]
         real = import_module(self.__name__)
@@ -101,11 +101,11 @@ class _Later(ModuleType):
 
 
 class _Loader:
-    """Makes a module that is put off."""
+    """Makes the stand-in for a module that is put off."""
 
     @staticmethod
     def create_module(spec: ModuleSpec) -> ModuleType:
-        """Return the module."""
+        """Return the stand-in."""
         return _Later(spec.name)
 
     @staticmethod
@@ -114,18 +114,18 @@ class _Loader:
 
 
 class _Finder:
-    """Finds the modules that are put off, before anybody else."""
+    """Finds the modules that are put off, before any other finder does."""
 
     @staticmethod
     def find_spec(name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None) -> ModuleSpec | None:
-        """Return how to make *name* without running it; None: it is none of these, or wanted now."""
-        if name not in _PUT_OFF or name in _wanted:
+        """Return a spec that makes *name* without running it; None if *name* is not put off, or is needed now."""
+        if name not in _PUT_OFF or name in _needed:
             return None
-        return ModuleSpec(name, _Loader)  # type: ignore[arg-type]  # it has all of a loader that is asked for
+        return ModuleSpec(name, _Loader)  # type: ignore[arg-type]  # it has all that the import system uses
 
 
 _TAKING_OUT = allocate_lock()
-_wanted: set[str] = set()  # of those that are put off
+_needed: set[str] = set()  # modules of _PUT_OFF of which a name was used
 
 
 def _import() -> None:
@@ -137,7 +137,7 @@ def _import() -> None:
         sys.modules[module.__name__] = module
     ctypes.util = sys.modules["ctypes.util"]
     if has_no_extensions := "typing_extensions" not in sys.modules:
-        sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # as the import system has what must not be found
+        sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # how the import system marks what must not be found
     sys.meta_path.insert(0, _Finder)
     try:
         import msgspec  # noqa: F401 (imported for what it leaves in sys.modules)

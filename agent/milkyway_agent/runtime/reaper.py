@@ -1,9 +1,9 @@
-"""Orphans: PID 1's duty to reap children that it adopted, without stealing those that somebody here waits for.
+"""Orphans: PID 1's duty to reap the children that it adopted, without stealing those that other code here waits for.
 
-A child is spared while it is claimed (its pid is in ``claimed``), and for a second after it was
-first seen otherwise: time enough for whoever started it through another library to reap it. No
-orphan is reaped while a ``holding`` block is open: a container's first process is adopted in one,
-and its pid must not become another's before it is held by a descriptor.
+A child is spared while it is claimed (``claim``), and otherwise for a second after it was first
+seen: time enough for code that started it through another library to reap it. No orphan is
+reaped while a ``holding`` block is open: a container's first process is adopted in one, and its
+pid must not be reused before a pidfd refers to it.
 """
 
 import os
@@ -26,19 +26,19 @@ async def wait_ended(pidfd: int) -> None:
 
 
 class Reaper:
-    """Knows whose children are whose; ``run`` reaps the rest."""
+    """Knows which children are claimed; ``run`` reaps the rest."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._claimed: set[int] = set()
         self._held = 0
         self._holders: list[Callable[[], bool]] = []
-        self._seen: dict[tuple[int, int], float] = {}  # unclaimed and ended: pid and start time, to when first seen
-        self._waiting = False  # somebody who is not claimed has ended, and is there still
+        self._seen: dict[tuple[int, int], float] = {}  # when each unclaimed zombie was first seen, by pid and start time
+        self._waiting = False  # there is an unclaimed zombie
         self._nudged = trio.Event()
 
     def claim(self, pid: int) -> None:
-        """Say that *pid*, a child of ours, will be reaped by the caller."""
+        """Leave *pid*, a child of ours, for the caller to reap. Undo: ``release``."""
         self._claimed.add(pid)
 
     def release(self, pid: int) -> None:
@@ -48,7 +48,7 @@ class Reaper:
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """Reap no orphan inside: one of them is about to be claimed."""
+        """Reap no orphans inside: one of them is about to be claimed."""
         self._held += 1
         try:
             yield
@@ -57,26 +57,26 @@ class Reaper:
             self._nudged.set()
 
     def hold_while(self, holds: Callable[[], bool]) -> None:
-        """Reap no orphan while *holds* returns true: somebody has children whose pids it does not know yet.
+        """Reap no orphans while *holds* returns true: the caller has children whose pids it does not know yet.
 
-        Say so with ``look_again`` when it does not any more.
+        It calls ``look_again`` as soon as *holds* is no longer true.
         """
         self._holders.append(holds)
 
     def look_again(self) -> None:
-        """Look for orphans: whoever had us hold back knows all of its children now."""
+        """Look for orphans: a condition of ``hold_while`` no longer holds."""
         self._nudged.set()
 
     async def run_child(self, command: list[str], environment: dict[str, str], descriptors: dict[int, int]) -> int:
         """Run *command* to its end as a child of ours; return its exit status, or minus the signal that killed it.
 
-        Cancelled, it kills the child.
+        If cancelled, it kills the child.
         """
         pid = processes.spawn(command, environment, descriptors)
         self.claim(pid)
         try:
             pidfd = processes.pidfd_open(pid)
-        except OSError:  # what can't be held must not run; nobody has reaped it, so the pid is still its own
+        except OSError:  # it must not run without a pidfd; it has not been reaped, so the pid is still its own
             os.kill(pid, signal.SIGKILL)
             self.release(pid)
             raise
@@ -94,11 +94,11 @@ class Reaper:
         return code
 
     def note_unknown_end(self, pid: int, error: OSError) -> None:
-        """Note that nobody knows how the claimed child *pid* ended."""
+        """Log that it is not known how the claimed child *pid* ended."""
         self._log.note("end_of_process_lost", pid=pid, error=str(error))
 
     async def run(self) -> None:
-        """Reap orphans for ever. Never raises but when it is cancelled."""
+        """Reap orphans for ever. Raises nothing but cancellation."""
         with arriving(signal.SIGCHLD) as ends:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._nudge_on, ends)
@@ -106,7 +106,7 @@ class Reaper:
                     self._nudged = trio.Event()
                     try:
                         self.sweep(trio.current_time())
-                    except Exception as error:  # noqa: BLE001 (orphans that wait longer are no reason to stop)
+                    except Exception as error:  # noqa: BLE001 (that orphans wait longer is no reason to stop)
                         self._log.note("reaping_failed", error=repr(error))
                     with trio.move_on_after(GRACE_SECONDS if self._waiting else float("inf")):
                         await self._nudged.wait()
@@ -116,11 +116,11 @@ class Reaper:
             self._nudged.set()
 
     def sweep(self, now: float) -> None:
-        """Reap the orphans that have waited out their grace at *now*."""
+        """Reap the orphans whose grace period is over at *now* (trio's clock)."""
         self._waiting = bool(self._seen)
         first = reaper.first_ended()
-        # A claimed child that has ended is reaped by its owner, who then releases it: sweep again then. Only when
-        # the kernel shows us a stranger do we look at all of them, as one that is spared would hide the others.
+        # A claimed child that has ended is reaped by its owner, which then releases it: sweep again then. All zombies
+        # are listed only when the kernel shows us an unclaimed one, because a spared one hides the others.
         if (
             first is None
             or self._held
@@ -131,8 +131,8 @@ class Reaper:
                 self._seen.clear()
                 self._waiting = False
             return
-        self._waiting = True  # also where it was not found below, as may happen while others end
-        waiting = {(one.pid, one.start): one for one in reaper.zombies(os.getpid(), spared=self._claimed)}
+        self._waiting = True  # even if it is not found below, as may happen while others end
+        waiting = {(zombie.pid, zombie.start): zombie for zombie in reaper.zombies(os.getpid(), spared=self._claimed)}
         self._seen = {key: self._seen.get(key, now) for key in waiting}
         for key, since in list(self._seen.items()):
             if now - since >= GRACE_SECONDS:

@@ -1,9 +1,9 @@
 """Re-execution: this process becomes a newer version of its program, and no service notices.
 
-The state is written into a memory file. A child first executes the new program with it and must answer that it can read
-it; only then does this process execute it too. What was imported before is kept by descriptors: a new version that fails
-nevertheless executes the old one from these (``__main__``), with the same state. What the state is, and which descriptors
-it names, is the caller's: ``standalone`` hands on a ``KeptState``, PID 1 a ``KeptAgent``.
+The state is written into a memory file. A child executes the new program first, and must confirm that it can read the
+state; only then does this process execute the new program too. The old program's files are held open by descriptors: a new
+version that fails nevertheless executes the old one from these (``__main__``), with the same state. The caller decides what
+the state is and which descriptors it names: ``standalone`` hands over a ``KeptState``, PID 1 a ``KeptAgent``.
 """
 
 import fcntl
@@ -23,11 +23,11 @@ from milkyway_formats.errors import RefusedError, UnavailableError
 
 CHECK_SECONDS = 30.0
 REST_SECONDS = 10.0
-NEWEST = "MILKYWAY_NEWEST"  # in the environment of an old program: the words of the newest, by this separator
+NEWEST = "MILKYWAY_NEWEST"  # in an old program's environment: the arguments of the newest, joined by SEPARATOR
 SEPARATOR = "\x1f"
-GATHER = "MILKYWAY_GATHER"  # in the environment of a child that checks: the file for the code that it has imported
-PACKAGES = ("milkyway_agent", "milkyway_formats")  # ours, each held by itself: an upgrade may leave the directory above it
-_OUT_OF_THE_WAY = 64  # of the numbers that a child's descriptors have
+GATHER = "MILKYWAY_GATHER"  # in a checking child's environment: the descriptor for the code that it has imported
+PACKAGES = ("milkyway_agent", "milkyway_formats")  # each is held itself: an upgrade may keep the directory above it
+_OUT_OF_THE_WAY = 64  # above the numbers that a child's descriptors have
 STATE_BYTES = 64 * 1024 * 1024
 CHECK, ADOPT, OLD, CODE = "--check-state", "--adopt", "--old", "--code"
 _MADE_BY_US = (ADOPT, OLD, CODE)
@@ -35,20 +35,20 @@ StateT = TypeVar("StateT", bound=Document)
 
 
 class OldProgram:
-    """The program that runs now, held by descriptors so that it can be executed when its files are others."""
+    """The program that runs now, held by descriptors so that it can be executed after its files were replaced."""
 
     def __init__(self) -> None:
         held = [("", _hold("/proc/self/exe"))]
         held += [(name, _hold(sys.modules[name].__path__[0])) for name in PACKAGES]
         held += [("", _hold(path)) for path in sys.path if os.path.isdir(path)]
         self.descriptors = [descriptor for _, descriptor in held]
-        self.words = ",".join(f"{name}={descriptor}" if name else str(descriptor) for name, descriptor in held)
+        self.argument = ",".join(f"{name}={descriptor}" if name else str(descriptor) for name, descriptor in held)
 
     @staticmethod
-    def close(words: str) -> None:
-        """Let go of the program that *words* name: this one has taken over from it."""
-        for one in filter(None, words.split(",")):
-            os.close(int(one.rpartition("=")[2]))
+    def close(argument: str) -> None:
+        """Close the descriptors of the old program, given as *argument*: this program has taken over from it."""
+        for entry in filter(None, argument.split(",")):
+            os.close(int(entry.rpartition("=")[2]))
 
 
 def _hold(path: str) -> int:
@@ -60,52 +60,52 @@ def _hold(path: str) -> int:
 
 
 class Kept(NamedTuple):
-    """A state, and every descriptor that it names and that must stay open over the execution."""
+    """A state, and every descriptor that it names and that must stay open across the execution."""
 
     state: Document
     descriptors: Sequence[int]
 
 
 class Life(Protocol):
-    """What goes on in another program: a supervisor's whole life."""
+    """What continues in the new program: all that a supervisor is doing."""
 
     async def wait_at_rest(self) -> None:
-        """Return when nothing is under way that can't be kept."""
+        """Return when nothing is under way that can't be handed over."""
 
     def drained(self) -> AbstractAsyncContextManager[None]:
-        """Within it nobody asks anything, and whoever has asked before has been answered."""
+        """Return a context in which no request is accepted; on entry, all earlier ones have been answered."""
 
     def keep(self) -> Kept:
-        """Return all that is known now."""
+        """Return the whole state as it is now."""
 
     def leave(self) -> None:
-        """Let go of what the new program opens anew. Undo: ``stay``."""
+        """Close what the new program opens anew. Undo: ``stay``."""
 
     def stay(self) -> None:
         """Open it again: the execution failed."""
 
 
 class Renewal:
-    """Has *life* go on in the newest version of its program, whose words are *program*; ``run`` is its task."""
+    """Continues *life* in the newest version of its program, whose arguments are *program*; ``run`` is its task."""
 
     def __init__(self, life: Life, reaper: Reaper, program: Sequence[str], old: OldProgram | None = None) -> None:
-        """*old*: what runs now, which executes again when the new program fails; none: there is no way back."""
+        """*old*: the program that runs now, executed again when the new one fails; None: there is no way back."""
         self._life = life
         self._reaper = reaper
         self._program = program
         self._old = old
-        self._code = -1  # of the new program, from the child that has imported it
+        self._code = -1  # a file with the new program's code, from the child that has imported it
         self._due = trio.Event()
 
     async def ask(self) -> None:
-        """Have the newest version of this program say that it can take over; it does so soon after this returns.
+        """Have the newest version of this program confirm that it can take over; it does so soon after this returns.
 
-        Raises UnavailableError when it can't: then all is as before.
+        Raises UnavailableError when it can't: then nothing has changed.
         """
         await self._wait_at_rest()
         descriptor, code = write_state(self._life.keep().state), -1
         try:
-            # What can't go back runs from its files alone: PID 1 of a server, from those that dm-verity vouches for.
+            # Without a way back a program imports nothing but its files: PID 1 of a server, those that dm-verity protects.
             code = os.memfd_create("milkyway-code", os.MFD_CLOEXEC) if self._old else -1
             await check(self._program, descriptor, self._reaper, code)
             if code >= 0 and os.fstat(code).st_size:
@@ -117,11 +117,11 @@ class Renewal:
         self._due.set()
 
     async def run(self) -> None:
-        """Become the new program as soon as it has said that it can, and whoever asked has their answer."""
+        """Become the new program as soon as it has confirmed that it can take over and pending requests are answered."""
         while True:
             await self._due.wait()
             self._due = trio.Event()
-            code, self._code = self._code, -1  # of what was checked just now: a later version must not be mixed with it
+            code, self._code = self._code, -1  # of the version checked just now: it must not be mixed with a later one
             try:
                 async with self._life.drained():
                     await self._wait_at_rest()
@@ -131,22 +131,22 @@ class Renewal:
                     os.close(code)
 
     def become_anew(self, code: int = -1) -> None:
-        """Execute the program with all that is known. Raises OSError, and then all is as before, or does not return.
+        """Execute the program with the whole state. Returns only by raising OSError; then nothing has changed.
 
-        *code*: a file with its code (``carried_code``); -1: it imports its files.
+        *code*: a file with the program's code (``carried_code``); -1: it imports its files.
         """
         kept = self._life.keep()
         descriptor = write_state(kept.state)
         self._life.leave()
         try:
-            words = [*self._program, ADOPT, str(descriptor)]
+            arguments = [*self._program, ADOPT, str(descriptor)]
             more = [*self._old.descriptors] if self._old else []
             if self._old:
-                words += [OLD, self._old.words]
+                arguments += [OLD, self._old.argument]
             if code >= 0:
-                words += [CODE, str(code)]
+                arguments += [CODE, str(code)]
                 more.append(code)
-            execute(words, [descriptor, *kept.descriptors, *more])
+            execute(arguments, [descriptor, *kept.descriptors, *more])
         finally:
             os.close(descriptor)
             self._life.stay()
@@ -155,23 +155,23 @@ class Renewal:
         with trio.move_on_after(REST_SECONDS) as waiting:
             await self._life.wait_at_rest()
         if waiting.cancelled_caught:
-            raise UnavailableError("cannot re-execute: services are being started or cleared away without end")
+            raise UnavailableError(f"cannot re-execute: services were being started or cleaned up for {REST_SECONDS:.0f} s")
 
 
 def newest_program() -> list[str]:
-    """Return the words that execute the newest version of this program: its own, or those of one that has failed."""
+    """Return the arguments that execute the newest version of this program: our own, or those of a version that failed."""
     newest = os.environ.pop(NEWEST, "")
-    words = newest.split(SEPARATOR) if newest else list(sys.orig_argv)
+    arguments = newest.split(SEPARATOR) if newest else list(sys.orig_argv)
     for option in _MADE_BY_US:
-        if option in words:
-            at = words.index(option)
-            del words[at : at + 2]
-    words[0] = sys.executable
-    return words
+        if option in arguments:
+            at = arguments.index(option)
+            del arguments[at : at + 2]
+    arguments[0] = sys.executable
+    return arguments
 
 
 def write_state(state: Document) -> int:
-    """Return a memory file that holds *state*, at its beginning."""
+    """Return a memory file that holds *state*, positioned at its beginning."""
     descriptor = os.memfd_create("milkyway-state", os.MFD_CLOEXEC)
     view = memoryview(encode(state))
     while view:
@@ -181,7 +181,7 @@ def write_state(state: Document) -> int:
 
 
 def read_state(descriptor: int, kind: type[StateT]) -> StateT:
-    """Return the state, a *kind*, in the memory file *descriptor*. Raises RefusedError."""
+    """Return the state, a *kind*, from the memory file *descriptor*. Raises RefusedError."""
     size = os.fstat(descriptor).st_size
     if size > STATE_BYTES:
         raise RefusedError(f"cannot read the state: {size} bytes, at most {STATE_BYTES} are allowed")
@@ -189,7 +189,7 @@ def read_state(descriptor: int, kind: type[StateT]) -> StateT:
 
 
 async def check(program: Sequence[str], descriptor: int, reaper: Reaper, carried: int = -1) -> None:
-    """Have the new program read the state as a child. Raises UnavailableError when it does not say that it can.
+    """Have the new program read the state in a child process. Raises UnavailableError unless it confirms that it can.
 
     *carried*: a file into which it writes the code that it has imported, if it knows how to.
     """
@@ -207,24 +207,24 @@ async def check(program: Sequence[str], descriptor: int, reaper: Reaper, carried
         raise UnavailableError(f"cannot re-execute: the new program can't take over, it {why}")
 
 
-def execute(words: Sequence[str], kept: Sequence[int]) -> None:
-    """Execute *words*, with the descriptors *kept* open. Returns only by raising OSError; then everything is as before."""
-    for one in kept:
-        os.set_inheritable(one, True)
+def execute(arguments: Sequence[str], kept: Sequence[int]) -> None:
+    """Execute *arguments*, with the descriptors *kept* open. Returns only by raising OSError; then nothing has changed."""
+    for descriptor in kept:
+        os.set_inheritable(descriptor, True)
     try:
-        os.execv(words[0], list(words))
+        os.execv(arguments[0], list(arguments))
     finally:
         close_on_exec(kept)
 
 
 def close_on_exec(descriptors: Iterable[int]) -> None:
-    """Have *descriptors* closed when a program is executed, as all of ours are."""
-    for one in descriptors:
-        os.set_inheritable(one, False)
+    """Have *descriptors* closed when a program is executed, like all of ours."""
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
 
 
 def main_check(descriptor: int, kind: type[Document]) -> int:
-    """Be the child that says whether the state, a *kind*, can be read: 0, or 3 with one line on standard error."""
+    """Run as the child that checks the state, a *kind*: return 0 if it can be read, else 3 with a line on standard error."""
     try:
         read_state(descriptor, kind)
     except (RefusedError, OSError, msgspec.MsgspecError) as error:

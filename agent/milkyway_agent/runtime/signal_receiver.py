@@ -1,4 +1,4 @@
-"""Signals that come to this process, one after the other: an order to end, a child that ended."""
+"""The signals sent to this process, one after the other: a request to end, a child that ended."""
 
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -11,10 +11,10 @@ from milkyway_agent.system import signals
 
 @contextmanager
 def arriving(*numbers: int) -> Iterator[AsyncIterator[int]]:
-    """Give the signals *numbers* as they come, in the main thread; several of one kind that wait together are one.
+    """Yield an iterator over the signals *numbers* as they arrive. Pending signals of the same number are one.
 
-    They are blocked meanwhile; what is blocked before stays so, and waits for the next who reads, be it in the program
-    that replaces this one. Raises OSError when there is no descriptor for them.
+    Call it in the main thread. The signals are blocked inside; those that were blocked before stay so, and wait for the
+    next reader, be it in the program that replaces this one. Raises OSError when no descriptor can be opened for them.
     """
     before = signals.block(numbers)
     try:
@@ -28,7 +28,7 @@ def arriving(*numbers: int) -> Iterator[AsyncIterator[int]]:
 
 
 class _Arrivals(AsyncIterator[int]):
-    """The signals that a descriptor tells of. No generator: one that is left behind would have to be closed."""
+    """The signals read from a signalfd. Not a generator, which would have to be closed when it is abandoned."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

@@ -1,4 +1,4 @@
-"""Keeping a task alive: when it fails it is logged and begun again; only its own end and cancellation end it."""
+"""Keeping a task alive: when it fails, that is logged and it begins again; only its own end and cancellation end it."""
 
 import traceback
 from collections.abc import Awaitable, Callable
@@ -16,7 +16,7 @@ async def keep(name: str, task: Callable[..., Awaitable[object]], note: Callable
             await task(*arguments)
         # "except*": a nursery that fails while it is cancelled raises both at once, as a group that no
         # "except Exception" catches, and the failure would go up with the cancellation.
-        except* Exception as errors:  # noqa: BLE001 (no kept task takes PID 1 with it)
+        except* Exception as errors:  # noqa: BLE001 (no kept task may take PID 1 down with it)
             failed = True
             note("task_failed", task=name, error=repr(errors), traceback=traceback.format_exc())
         if not failed:

@@ -1,10 +1,10 @@
-"""Limiters of threads, each made anew with every run of the loop: an agent that fails is followed by another run."""
+"""Limits on threads, made anew for every run of the loop: an agent that fails is followed by another run."""
 
 import trio
 
 
 class RunLimiter:
-    """Lets so many threads work at a time. One that is abandoned counts until it is done: what hangs keeps no more of them."""
+    """Lets *threads* threads work at a time. An abandoned thread counts until it is done, so what hangs occupies no more."""
 
     def __init__(self, name: str, threads: int) -> None:
         self._threads = threads

@@ -1,21 +1,28 @@
-"""One epoll for everything that the supervisor watches: no task and no stack for each descriptor.
+"""One epoll for everything that the supervisor watches, instead of a task and a stack for each descriptor.
 
-trio waits for one descriptor, that of the epoll itself, and at rest for nothing else. A callback is given the events
-that came (select.EPOLL…), is called as long as they last, and must not wait. One that raises is noted and
-rests for a while, longer each time: a descriptor that nobody serves must not keep the loop spinning, and
-what it stands for (a process's end, a service's word) must not be lost for good.
+trio waits for a single descriptor, that of the epoll itself. A callback is given the events that came (select.EPOLL…),
+is called as long as they last, and must not wait. When it raises, that is logged and its descriptor is left alone for a
+while, longer each time: a descriptor that is not served must not keep the loop spinning, and what it announces (the end of
+a process, a service's message) must not be lost for good.
+
+What happens to services comes before everything else that a turn of trio's loop has to do: ``dispatching_first``. A task
+that waits for the epoll runs after whichever tasks trio has drawn before it, and each of them costs as much as a good part
+of a restart: above all the reaper, which the end of a process wakes too. So an instrument dispatches as soon as trio has
+learned what came, before any task runs. The task stays: it makes trio wait for the epoll, and dispatches what comes in the
+meantime. If trio dropped the instrument, as it does with one that raises, only time would be lost.
 """
 
 import select
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import trio
 
 from milkyway_agent.runtime.alarms import Alarm, Alarms
 
-_AT_ONCE = 256  # events taken in one turn, so that other tasks have theirs
+_AT_ONCE = 256  # events taken in one turn, so that other tasks get theirs
 REST_SECONDS = (0.1, 1.0, 10.0)  # after the first failure, the second, and each that follows
 
 Note = Callable[..., None]
@@ -28,8 +35,8 @@ class Watch:
     def __init__(self, note: Note, alarms: Alarms) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}
-        self._events: dict[int, int] = {}  # of those that are watched for others than EPOLLIN
-        self._failures: dict[int, int] = {}  # how often the callback has failed since it did well
+        self._events: dict[int, int] = {}  # of descriptors that are watched for events other than EPOLLIN
+        self._failures: dict[int, int] = {}  # of the callback, in a row
         self._resting: dict[int, Alarm] = {}
         self._note = note
         self._alarms = alarms
@@ -45,7 +52,7 @@ class Watch:
             self._events[descriptor] = events
 
     def remove(self, descriptor: int) -> None:
-        """Watch *descriptor* no more; one that is not watched is no error."""
+        """Stop watching *descriptor*. Idempotent."""
         if self._callbacks.pop(descriptor, None) is None:
             return
         self._events.pop(descriptor, None)
@@ -57,11 +64,11 @@ class Watch:
             self._alarms.cancel(resting)
 
     def dispatch(self) -> None:
-        """Call the callbacks of all that has events now."""
+        """Call the callback of every descriptor that has events now."""
         came = [(descriptor, events, self._callbacks.get(descriptor)) for descriptor, events in self._epoll.poll(0, _AT_ONCE)]
         for descriptor, events, callback in came:
-            # An earlier callback of this turn may have removed it, and its number may be another descriptor's by now:
-            # an event that was not its own would have a process that lives reaped, and us waiting for its end.
+            # An earlier callback of this turn may have removed the descriptor, and another may have its number by now: an
+            # event taken for the other's would have us reap a process that is alive, and wait until it ends.
             if callback is None or self._callbacks.get(descriptor) is not callback:
                 continue
             try:
@@ -80,8 +87,18 @@ class Watch:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
             self.dispatch()
 
+    @contextmanager
+    def dispatching_first(self) -> Iterator[None]:
+        """Dispatch at the beginning of every turn of trio's loop inside, before any task. ``run`` must run as well."""
+        instrument = _BeforeTasks(self.dispatch)
+        trio.lowlevel.add_instrument(instrument)
+        try:
+            yield
+        finally:
+            trio.lowlevel.remove_instrument(instrument)
+
     def close(self) -> None:
-        """Watch nothing any more. Twice is the same as once."""
+        """Stop watching everything. Idempotent."""
         for resting in self._resting.values():
             self._alarms.cancel(resting)
         self._callbacks.clear()
@@ -99,6 +116,17 @@ class Watch:
         self._resting[descriptor] = self._alarms.set(pause, partial(self._wake, descriptor))
 
     def _wake(self, descriptor: int) -> None:
-        """Watch one again that has rested."""
+        """Watch *descriptor* again after its rest."""
         del self._resting[descriptor]
         self._epoll.register(descriptor, self._events.get(descriptor, select.EPOLLIN))
+
+
+class _BeforeTasks(trio.abc.Instrument):
+    """Calls *dispatch* in each turn, outside any task: it may start tasks and set events, and cannot wait."""
+
+    def __init__(self, dispatch: Callable[[], None]) -> None:
+        self._dispatch = dispatch
+
+    def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 (trio's signature)
+        """Dispatch what came."""
+        self._dispatch()

@@ -17,7 +17,6 @@ from milkyway_agent.core.service_state import Event, Row, has_process, satisfies
 from milkyway_agent.launching.child import Running
 from milkyway_agent.log.log import Log
 from milkyway_agent.runtime.alarms import Alarms
-from milkyway_agent.runtime.dispatch_first import preceding
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.supervisor.activation.timer_stamps import TimerStamps
@@ -106,7 +105,7 @@ class Supervisor:
                 await nursery.start(self._tasks.run)
                 self._engine.open()
                 task_status.started()
-                with preceding(self._watch.dispatch):
+                with self._watch.dispatching_first():
                     await trio.sleep_forever()
         finally:
             self._engine.close()

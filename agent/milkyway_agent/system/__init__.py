@@ -1,1 +1,1 @@
-"""Deeds: one kernel facility a module, kernel names, no decisions."""
+"""Kernel calls: one facility per module, under the kernel's names, without decisions."""

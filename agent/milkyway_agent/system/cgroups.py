@@ -22,7 +22,7 @@ def create(path: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove the group *path*, which must be without processes and groups below."""
+    """Remove the group *path*, which must have no processes and no groups below it."""
     os.rmdir(path)
 
 
@@ -53,12 +53,12 @@ def is_populated(path: str) -> bool:
 
 
 def controllers(path: str) -> list[str]:
-    """Return the controllers that the group may hand on."""
+    """Return the controllers that may be enabled for the groups below *path*."""
     return Path(path, "cgroup.controllers").read_text().split()
 
 
 def enable(path: str, names: list[str]) -> None:
-    """Give the groups below *path* the controllers *names* (cgroup.subtree_control)."""
+    """Enable the controllers *names* for the groups below *path* (cgroup.subtree_control)."""
     _write(f"{path}/cgroup.subtree_control", " ".join(f"+{name}" for name in names))
 
 
@@ -73,12 +73,12 @@ def set_pids_max(path: str, limit: int | None) -> None:
 
 
 def set_cpu_weight(path: str, weight: int) -> None:
-    """Set the group's share of the processor against its siblings, 1 to 10000."""
+    """Set the group's share of the processor relative to its siblings, 1 to 10000."""
     _write(f"{path}/cpu.weight", str(weight))
 
 
 def memory_current(path: str) -> int | None:
-    """Return the bytes that the group is charged with; None without the controller, as below."""
+    """Return the bytes that the group is charged for; None without the controller, as with the next functions."""
     return _number(f"{path}/memory.current")
 
 
@@ -88,7 +88,7 @@ def pids_current(path: str) -> int | None:
 
 
 def cpu_usage_usec(path: str) -> int | None:
-    """Return the processor time that the group has used (every group has it, with the controller or without)."""
+    """Return the processor time that the group has used, which needs no controller."""
     text = _read_if_there(f"{path}/cpu.stat")
     return None if text is None else parse_keyed(text).get("usage_usec")
 
@@ -100,15 +100,15 @@ def io_stat(path: str) -> Transferred | None:
 
 
 def pressure(path: str, resource: str) -> float | None:
-    """Return for how many percent of the last ten seconds some task of the group waited for *resource* (cpu, memory, io)."""
+    """Return the percentage of the last ten seconds in which some task of the group waited for *resource* (cpu, memory, io)."""
     text = _read_if_there(f"{path}/{resource}.pressure")
     return None if text is None else parse_pressure(text)
 
 
 def pressure_trigger(path: str, resource: str, stall_us: int, window_us: int) -> int:
-    """Return a descriptor that has EPOLLPRI when tasks of the group waited *stall_us* of *window_us* for *resource*.
+    """Return a descriptor that gets EPOLLPRI when tasks of the group waited *stall_us* of *window_us* for *resource*.
 
-    At most once in a window (psi.rst); EPOLLERR when the group is gone. Without CAP_SYS_RESOURCE windows are of 2 s, 4 s….
+    At most once per window (psi.rst); EPOLLERR when the group is gone. Without CAP_SYS_RESOURCE a window is 2 s, 4 s….
     """
     descriptor = os.open(f"{path}/{resource}.pressure", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -130,7 +130,7 @@ def parse_keyed(text: str) -> dict[str, int]:
 
 
 def parse_io_stat(text: str) -> Transferred:
-    """Return the sums over all devices of an io.stat ("254:0 rbytes=1 wbytes=2 rios=…")."""
+    """Return the totals of an io.stat over all devices ("254:0 rbytes=1 wbytes=2 rios=…")."""
     totals = {"rbytes": 0, "wbytes": 0}
     for word in text.split():
         name, _, value = word.partition("=")
@@ -140,7 +140,7 @@ def parse_io_stat(text: str) -> Transferred:
 
 
 def parse_pressure(text: str) -> float | None:
-    """Return avg10 of the line "some" of a pressure file (psi.rst), None where there is none."""
+    """Return avg10 from the line "some" of a pressure file (psi.rst), None if there is none."""
     for line in text.splitlines():
         if line.startswith("some avg10="):
             return float(line[11:].split(" ", 1)[0])
@@ -148,7 +148,7 @@ def parse_pressure(text: str) -> float | None:
 
 
 def of_process(pid: int | str) -> str:
-    """Return the group of process *pid*, as a path below the hierarchy's root ("/coreos/dhcp")."""
+    """Return the group of process *pid* as a path below the hierarchy's root ("/coreos/dhcp")."""
     for line in Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape").splitlines():
         if line.startswith("0::"):
             return line[3:]
@@ -161,7 +161,7 @@ def _number(path: str) -> int | None:
 
 
 def _read_if_there(path: str) -> str | None:
-    """Return what is in the file *path*, None where the kernel has no such thing."""
+    """Return the content of *path*, None if the kernel does not have it."""
     try:
         opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -1,4 +1,4 @@
-"""Network interfaces: which there are, and whether they are up. Addresses and routes are the DHCP client's."""
+"""Network interfaces: which there are, and whether they are up. The DHCP client sets addresses and routes."""
 
 import fcntl
 import socket

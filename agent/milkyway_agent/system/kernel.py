@@ -1,4 +1,4 @@
-"""The kernel itself: its command line, settings, modules, clocks and the id of this boot."""
+"""The kernel itself: its command line, parameters, modules, clocks and the id of this boot."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from milkyway_agent.system.libc import call
 
-# The C library has no wrapper for it (asm/unistd.h).
+# The C library has no wrapper for finit_module(2) (asm/unistd.h).
 _NR_FINIT_MODULE = {"x86_64": 313, "aarch64": 273}
 MODULE_INIT_COMPRESSED_FILE = 4
 
@@ -24,9 +24,9 @@ class CommandLine(NamedTuple):
 
 
 def parse_cmdline(text: str) -> CommandLine:
-    """Return what the kernel's command line says to us. Other words are the kernel's own.
+    """Return our words on the kernel's command line; all others are ignored.
 
-    Raises ValueError, naming the word: one of ours that is unknown, there twice, missing or malformed.
+    Raises ValueError naming the word of ours that is unknown, repeated, missing or malformed.
     """
     words: dict[str, str] = {}
     for word in text.split():
@@ -56,12 +56,12 @@ def cmdline() -> str:
 
 
 def sysctl(name: str, value: str) -> None:
-    """Set a kernel parameter, ``vm.memfd_noexec``."""
+    """Set a kernel parameter, such as ``vm.memfd_noexec``."""
     Path("/proc/sys", name.replace(".", "/")).write_text(value)
 
 
 def finit_module(path: str, parameters: str = "") -> None:
-    """Load the module in file *path* (decompressed by the kernel where it is compressed)."""
+    """Load the module in the file *path* (the kernel decompresses it if necessary)."""
     flags = MODULE_INIT_COMPRESSED_FILE if path.endswith((".xz", ".zst", ".gz")) else 0
     opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -71,7 +71,7 @@ def finit_module(path: str, parameters: str = "") -> None:
 
 
 def boot_id() -> str:
-    """Return the id that the kernel drew at this boot."""
+    """Return the random id of this boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
@@ -81,5 +81,5 @@ def boottime_ms() -> int:
 
 
 def realtime_ms() -> int:
-    """Return the milliseconds since 1970 (CLOCK_REALTIME), which nobody vouches for."""
+    """Return the milliseconds since 1970 (CLOCK_REALTIME), which are not to be trusted."""
     return time.clock_gettime_ns(time.CLOCK_REALTIME) // 1_000_000

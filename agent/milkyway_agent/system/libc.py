@@ -1,6 +1,6 @@
-"""The C library's door: one call, and errno becomes the OSError that Python itself would raise.
+"""Calls of the C library: errno becomes the OSError that Python itself would raise.
 
-The modules beside this one say what each call means; nothing else calls ``call``.
+The other modules of this room say what each call means; only they use ``call``.
 """
 
 import ctypes
@@ -10,7 +10,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def call(function: str, *arguments: int | bytes | None, path: str | None = None) -> int:
-    """Call *function* of the C library and return what it returns. Raises OSError (with *path*) where it returns -1."""
+    """Call *function* of the C library and return its result. Raises OSError (with *path*) if that is -1."""
     converted = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
     ctypes.set_errno(0)
     result: int = getattr(_libc, function)(*converted)

@@ -1,6 +1,6 @@
-"""Loop devices: a file as a block device, read-only, with direct I/O, gone by itself with its last user.
+"""Loop devices: a file as a block device, read-only, with direct I/O, which disappears with its last user.
 
-Direct I/O keeps one copy of each block in the page cache: that of the file system above.
+With direct I/O the page cache has a single copy of each block: that of the file system above.
 """
 
 import fcntl
@@ -9,7 +9,6 @@ import struct
 from pathlib import Path
 
 # linux/loop.h
-LOOP_CLR_FD = 0x4C01
 LOOP_CONFIGURE = 0x4C0A
 LOOP_CTL_GET_FREE = 0x4C82
 LO_FLAGS_READ_ONLY = 1
@@ -21,7 +20,7 @@ BLOCK_BYTES = 4096
 
 
 def get_free() -> int:
-    """Return the number of a loop device that is not in use (LOOP_CTL_GET_FREE); it may be taken by the next caller too."""
+    """Return the number of a loop device that is not in use (LOOP_CTL_GET_FREE); another caller may get the same."""
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     try:
         return fcntl.ioctl(control, LOOP_CTL_GET_FREE)
@@ -30,7 +29,7 @@ def get_free() -> int:
 
 
 def loop_config(file: int, name: str, flags: int) -> bytes:
-    """Return the ``struct loop_config`` that backs a loop device with descriptor *file*."""
+    """Return the ``struct loop_config`` that backs a loop device with the descriptor *file*."""
     info = _LOOP_INFO64.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, name.encode()[:63], b"", b"", 0, 0)
     return (struct.pack("<II", file, BLOCK_BYTES) + info).ljust(_LOOP_CONFIG_BYTES, b"\0")
 
@@ -38,8 +37,8 @@ def loop_config(file: int, name: str, flags: int) -> bytes:
 def configure(number: int, path: str, flags: int) -> tuple[str, int]:
     """Back loop device *number* with the file *path* (LOOP_CONFIGURE).
 
-    Returns the device's path and a descriptor of it: with LO_FLAGS_AUTOCLEAR the device lives as
-    long as something holds it open, so close the descriptor only when something else does.
+    Returns the device's path and a descriptor of it: with LO_FLAGS_AUTOCLEAR the device exists only
+    while something holds it open, so close the descriptor only when something else does.
     """
     device = f"/dev/loop{number}"
     opened = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
@@ -53,8 +52,3 @@ def configure(number: int, path: str, flags: int) -> tuple[str, int]:
         os.close(opened)
         raise OSError(error.errno, error.strerror, path) from error
     return device, opened
-
-
-def clear(device: int) -> None:
-    """Take its file from the loop device open as *device* (LOOP_CLR_FD); with users left: when the last one goes."""
-    fcntl.ioctl(device, LOOP_CLR_FD)

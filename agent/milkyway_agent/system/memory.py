@@ -1,4 +1,4 @@
-"""Memory: mlockall(2), so that an unreadable disk can't take the agent's own pages away."""
+"""Memory: mlockall(2), so that an unreadable disk can't take away the agent's own pages."""
 
 from milkyway_agent.system.libc import call
 
@@ -9,10 +9,5 @@ MCL_ONFAULT = 4
 
 
 def mlockall(flags: int) -> None:
-    """Keep pages in memory: those mapped now, those mapped later, or each from when it is first touched."""
+    """Keep pages in memory: by *flags*, those mapped now, those mapped later, or each once it has been touched."""
     call("mlockall", flags)
-
-
-def munlockall() -> None:
-    """Let all pages go again."""
-    call("munlockall")

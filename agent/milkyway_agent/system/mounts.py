@@ -1,6 +1,6 @@
-"""Mounts: mount(2), umount2(2) and what /proc/self/mountinfo lists. The classic call, with the options as one string.
+"""Mounts: mount(2), umount2(2) and the list in /proc/self/mountinfo. The classic call, with all options in a string.
 
-Every function is one kernel call; what belongs mounted where is the caller's to know.
+Each function is one kernel call; the caller decides what is mounted where.
 """
 
 from pathlib import Path
@@ -17,18 +17,14 @@ MS_REMOUNT = 32
 MS_NOSYMFOLLOW = 256
 MS_NOATIME = 1024
 MS_BIND = 4096
-MS_MOVE = 8192
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
-MS_SLAVE = 1 << 19
-MS_STRICTATIME = 1 << 24
-MNT_FORCE = 1
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
 
 class Mount(NamedTuple):
-    """One line of mountinfo (proc_pid_mountinfo(5)). ``super_options`` are the file system's own, as it prints them."""
+    """A line of mountinfo (proc_pid_mountinfo(5)). ``super_options`` are the file system's own, as it prints them."""
 
     mount_id: int
     parent_id: int
@@ -42,7 +38,7 @@ class Mount(NamedTuple):
 
 
 def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
-    """Mount *source* of kind *fstype* at *target*."""
+    """Mount *source* at *target* as a file system of type *fstype*."""
     call("mount", source.encode(), target.encode(), fstype.encode(), flags, data.encode() if data else None, path=target)
 
 
@@ -51,28 +47,13 @@ def umount2(target: str, flags: int = 0) -> None:
     call("umount2", target.encode(), flags, path=target)
 
 
-def move(source: str, target: str) -> None:
-    """Move the mount at *source* to *target*."""
-    call("mount", source.encode(), target.encode(), None, MS_MOVE, None, path=target)
-
-
-def bind(source: str, target: str, flags: int = 0) -> None:
-    """Show *source* at *target* too (with MS_REC in *flags*: and what is mounted below it)."""
-    call("mount", source.encode(), target.encode(), None, MS_BIND | flags, None, path=target)
-
-
 def remount(target: str, flags: int, data: str = "") -> None:
-    """Change the flags of the mount at *target* (with MS_BIND in *flags*: of this mount alone, not of its file system)."""
+    """Change the flags of the mount at *target* (with MS_BIND in *flags*: only of this mount, not of its file system)."""
     call("mount", None, target.encode(), None, MS_REMOUNT | flags, data.encode() if data else None, path=target)
 
 
-def set_propagation(target: str, flags: int) -> None:
-    """Set how mounts below *target* spread: MS_PRIVATE or MS_SLAVE, with MS_REC for all below."""
-    call("mount", None, target.encode(), None, flags, None, path=target)
-
-
 def parse_mountinfo(text: str) -> list[Mount]:
-    """Return the mounts that *text* (of a mountinfo file) lists, in its order: a later one may hide an earlier."""
+    """Return the mounts in *text* (of a mountinfo file), in its order: a later mount may hide an earlier one."""
     mounts = []
     for line in text.splitlines():
         left, _, right = line.partition(" - ")

@@ -1,4 +1,4 @@
-"""Power: the ends of a machine's life. Whoever calls these has stopped, unmounted and synced all there was."""
+"""Power: reboot and power-off. The caller has stopped, unmounted and synced everything before."""
 
 import os
 
@@ -6,14 +6,13 @@ from milkyway_agent.system.libc import call
 
 # linux/reboot.h
 LINUX_REBOOT_CMD_RESTART = 0x01234567
-LINUX_REBOOT_CMD_HALT = 0xCDEF0123
 LINUX_REBOOT_CMD_POWER_OFF = 0x4321FEDC
 LINUX_REBOOT_CMD_CAD_ON = 0x89ABCDEF
 LINUX_REBOOT_CMD_CAD_OFF = 0
 
 
 def sync() -> None:
-    """Write to the disks all that waits to be written."""
+    """Write to the disks everything that is not there yet (sync(2))."""
     os.sync()
 
 
@@ -27,11 +26,6 @@ def power_off() -> None:
     call("reboot", LINUX_REBOOT_CMD_POWER_OFF)
 
 
-def halt() -> None:
-    """Stop at once and stay so."""
-    call("reboot", LINUX_REBOOT_CMD_HALT)
-
-
 def set_ctrl_alt_del(reboots: bool) -> None:
-    """Have Ctrl-Alt-Del reboot at once, or (False) send PID 1 a SIGINT."""
+    """Have Ctrl-Alt-Del reboot at once or, if not *reboots*, send PID 1 a SIGINT."""
     call("reboot", LINUX_REBOOT_CMD_CAD_ON if reboots else LINUX_REBOOT_CMD_CAD_OFF)

@@ -1,6 +1,6 @@
-"""Processes: posix_spawn, process descriptors (pidfd), and what /proc tells of them.
+"""Processes: posix_spawn, process descriptors (pidfd), and what /proc tells about them.
 
-A pid is only a number and may be used again; what is signalled is held by a descriptor.
+A pid is only a number and may be reused; signals are sent through a pidfd.
 """
 
 import fcntl
@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 _HIGH_DESCRIPTOR = 100
-# What a parent ignores or blocks stays so over execve: undo all that can be undone (signal(7)).
+# Signals that a parent ignores or blocks stay so across execve: undo all that can be undone (signal(7)).
 _DEFAULTED = frozenset(range(1, 65)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33}
 _ENDS = frozenset({os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED})
 
 
 class Ended(NamedTuple):
-    """How a process ended: its exit status, or the number of the signal that killed it as a negative number."""
+    """How a process ended. ``code``: its exit status, or minus the number of the signal that killed it."""
 
     pid: int
     code: int
 
 
-class Process(NamedTuple):
-    """One process, as /proc shows it. ``start`` (ticks since boot) with the pid names it for good."""
+class Stat(NamedTuple):
+    """A process according to /proc/PID/stat. The pid and ``start`` (ticks since boot) together are never reused."""
 
     pid: int
     name: str
@@ -37,11 +37,11 @@ class Process(NamedTuple):
 def spawn(command: Sequence[str], environment: Mapping[str, str], descriptors: Mapping[int, int] | None = None) -> int:
     """Execute *command* (an absolute path and its arguments) as a child in a session of its own; return its pid.
 
-    *descriptors*: what the child has open, child's number to ours; all else is closed to it (ours are close-on-exec),
-    standard input, output and error are /dev/null where not named.
+    *descriptors*: what the child has open, by the child's number, as ours. All others are closed (ours are close-on-exec);
+    standard input, output and error are /dev/null unless named.
     """
     with ExitStack() as copies:
-        # A source may bear the number of another's target: copy all out of the way first.
+        # A source may have the number of another's target: copy all out of the way first.
         sources: dict[int, int] = {}
         for target, source in (descriptors or {}).items():
             sources[target] = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, _HIGH_DESCRIPTOR)
@@ -71,49 +71,49 @@ def pidfd_send_signal(pidfd: int, number: int) -> None:
 
 
 def has_ended(pidfd: int) -> bool:
-    """Tell whether the child behind *pidfd* has ended, leaving it to be reaped (waitid(2), WNOWAIT).
+    """Tell whether the child behind *pidfd* has ended, without reaping it (waitid(2), WNOWAIT).
 
-    One that has made us its tracer (PTRACE_TRACEME) is reported while it merely stops: that is no end.
+    A child that has made us its tracer (PTRACE_TRACEME) is reported even when it merely stops: that is not its end.
     """
     result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     return result is not None and result.si_code in _ENDS
 
 
 def reap(pidfd: int) -> Ended:
-    """Wait for the child behind *pidfd*, reap it and say how it ended."""
+    """Wait for the child behind *pidfd*, reap it and return how it ended."""
     result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     assert result is not None, "waitid without WNOHANG waits"
     code = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
     return Ended(result.si_pid, code)
 
 
-def parse_stat(text: str) -> Process:
-    """Return what a line of /proc/PID/stat says (proc_pid_stat(5)); the name may hold spaces and parentheses."""
+def parse_stat(text: str) -> Stat:
+    """Return the content of a /proc/PID/stat (proc_pid_stat(5)); the name may contain spaces and parentheses."""
     pid, _, rest = text.partition(" (")
     name, _, fields = rest.rpartition(") ")
     values = fields.split()
-    return Process(int(pid), name, values[0], int(values[1]), int(values[19]))
+    return Stat(int(pid), name, values[0], int(values[1]), int(values[19]))
 
 
 def children(pid: int) -> list[int]:
-    """Return the children of process *pid*, also those that are not reaped (proc_tid_children(5)).
+    """Return the children of process *pid*, including those that have not been reaped (proc_tid_children(5)).
 
-    One or another may be missing when some end meanwhile. Raises FileNotFoundError where the kernel doesn't say
+    A child may be missing when others end meanwhile. Raises FileNotFoundError if the kernel does not list them
     (CONFIG_PROC_CHILDREN).
     """
     threads = _pids(os.listdir(f"/proc/{pid}/task"))
     return [int(child) for thread in threads for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split()]
 
 
-def processes(pids: Iterable[int] | None = None) -> list[Process]:
-    """Return those of *pids* that are there now, or all processes."""
+def processes(pids: Iterable[int] | None = None) -> list[Stat]:
+    """Return those of the processes *pids* that exist now; None: all processes."""
     found = []
     for pid in _pids(os.listdir("/proc")) if pids is None else pids:
         try:
-            # A process may call itself anything, also what is no UTF-8.
+            # A process may give itself any name, even one that is not UTF-8.
             found.append(parse_stat(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="backslashreplace")))
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended while we read
+            continue  # it ended meanwhile
     return found
 
 
@@ -126,7 +126,7 @@ def pss_bytes(pid: int) -> int:
 
 
 def listening_users(pid: int | str, port: int) -> set[int]:
-    """Return the users who listen on TCP *port* in the network namespace of process *pid* (proc_pid_net(5))."""
+    """Return the user ids that listen on TCP *port* in the network namespace of process *pid* (proc_pid_net(5))."""
     users: set[int] = set()
     for table in ("tcp", "tcp6"):
         try:
@@ -138,7 +138,7 @@ def listening_users(pid: int | str, port: int) -> set[int]:
 
 
 def parse_listening(text: str, port: int) -> set[int]:
-    """Return the users who listen on *port* according to *text* (of /proc/net/tcp)."""
+    """Return the user ids that listen on *port* according to *text* (of /proc/net/tcp)."""
     suffix, listen = f":{port:04X}", "0A"
     rows = (line.split() for line in text.splitlines()[1:])
     return {int(row[7]) for row in rows if row[1].endswith(suffix) and row[3] == listen}

@@ -1,4 +1,4 @@
-"""Reaping: what a process that adopts orphans must do, as single calls. Who owns which child is the shell's to know."""
+"""Reaping: what a process that adopts orphans must do, as single calls. The caller knows which child is whose."""
 
 import os
 from collections.abc import Container
@@ -16,10 +16,10 @@ def set_child_subreaper(on: bool) -> None:
 
 
 def first_ended() -> int | None:
-    """Return the pid of a child that has ended and is not reaped, leaving it so (WNOWAIT); None when there is none.
+    """Return the pid of a child that has ended, without reaping it (WNOWAIT); None when there is none.
 
-    A child that has made us its tracer (PTRACE_TRACEME) and stops is reported like one that has ended, and would hide all
-    others for as long as it stops: it is let go of.
+    A child that has made us its tracer (PTRACE_TRACEME) and stops is reported as if it had ended, and would hide all
+    others while it is stopped: we detach from it.
     """
     try:
         result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -31,20 +31,21 @@ def first_ended() -> int | None:
     return None if result is None or result.si_code in (os.CLD_TRAPPED, os.CLD_STOPPED) else result.si_pid
 
 
-def zombies(parent: int, spared: Container[int] = ()) -> list[processes.Process]:
-    """Return the children of *parent* that have ended and are not reaped, without those *spared*, which cost nothing.
+def zombies(parent: int, spared: Container[int] = ()) -> list[processes.Stat]:
+    """Return the children of *parent* that have ended and were not reaped, except *spared*, which are not even read.
 
-    One or another may be missing when some end meanwhile.
+    A child may be missing when others end meanwhile.
     """
     try:
         pids = [pid for pid in processes.children(parent) if pid not in spared]
     except FileNotFoundError:
         pids = None
-    return [one for one in processes.processes(pids) if one.parent == parent and one.state == "Z" and one.pid not in spared]
+    found = processes.processes(pids)
+    return [child for child in found if child.parent == parent and child.state == "Z" and child.pid not in spared]
 
 
 def reap(pid: int) -> int | None:
-    """Reap the child *pid*, which has ended; return its wait status, or None when somebody else was quicker."""
+    """Reap the child *pid*, which has ended; return its wait status, or None if it was reaped already."""
     try:
         return os.waitpid(pid, os.WNOHANG)[1]
     except ChildProcessError:

@@ -18,7 +18,7 @@ def is_enforcing() -> bool:
 
 
 def load_policy(policy: bytes) -> None:
-    """Make *policy* (compiled) the kernel's. It is one write: the kernel takes all of it or keeps what it has."""
+    """Load the compiled *policy* into the kernel. It is a single write: the kernel takes all of it or keeps the old one."""
     opened = os.open(f"{SELINUXFS}/load", os.O_RDWR | os.O_CLOEXEC)
     try:
         os.write(opened, policy)
@@ -28,20 +28,8 @@ def load_policy(policy: bytes) -> None:
         os.close(opened)
 
 
-def is_context(context: str) -> bool:
-    """Tell whether the loaded policy knows *context*."""
-    opened = os.open(f"{SELINUXFS}/context", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        os.write(opened, context.encode() + b"\0")
-    except OSError:
-        return False
-    finally:
-        os.close(opened)
-    return True
-
-
 def getcon(pid: int | str = "self") -> str:
-    """Return the context of process *pid* ("" where there is no SELinux)."""
+    """Return the context of process *pid* ("" without SELinux)."""
     try:
         return Path(f"/proc/{pid}/attr/current").read_text().rstrip("\0\n")
     except FileNotFoundError:
@@ -55,18 +43,13 @@ def getcon(pid: int | str = "self") -> str:
         raise
 
 
-def setexeccon(context: str) -> None:
-    """Have the next execve of this thread enter *context* ("": the policy's own choice again)."""
-    _write_attribute("exec", context)
-
-
 def setfscreatecon(context: str) -> None:
-    """Have what this thread creates labelled *context* ("": the policy's own choice again)."""
+    """Have the files that this thread creates labelled *context* ("": as the policy chooses)."""
     _write_attribute("fscreate", context)
 
 
 def setsockcreatecon(context: str) -> None:
-    """Have the sockets that this thread creates labelled *context* ("": the policy's own choice again)."""
+    """Have the sockets that this thread creates labelled *context* ("": as the policy chooses)."""
     _write_attribute("sockcreate", context)
 
 

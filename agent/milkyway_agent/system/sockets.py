@@ -1,6 +1,6 @@
-"""Sockets: pairs between our processes, listening ones, who is at the other end, and what they say with descriptors.
+"""Sockets: listening ones, connections, and datagrams with their senders and descriptors.
 
-What is to listen where, and what becomes of what was received, is decided by whoever calls.
+The caller decides what listens where, and what becomes of what is received.
 """
 
 import array
@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 _UCRED = struct.Struct("3i")
 SIOCUNIXFILE = 0x89E0  # linux/un.h
-NOTIFY_BYTES = 4096  # one message of sd_notify(3), as systemd's manager reads it
+NOTIFY_BYTES = 4096  # the longest message of sd_notify(3), as in systemd's manager
 NOTIFY_DESCRIPTORS = 16
 _NOTIFY_ANCILLARY = socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_SPACE(NOTIFY_DESCRIPTORS * 4)
-# What accept(2) says of one connection that came to nothing: "treat them like EAGAIN by retrying".
+# Errors of accept(2) for a connection that has failed: "treat them like EAGAIN by retrying".
 _LOST_CONNECTION = frozenset(
     {
         errno.ECONNABORTED,
@@ -38,39 +38,29 @@ _LOST_CONNECTION = frozenset(
 
 
 class Peer(NamedTuple):
-    """Who opened the connection, as the kernel noted at connect(2)."""
+    """The process that sent a message, with the user and group that the kernel vouches for."""
 
     pid: int
     uid: int
     gid: int
 
 
-def socketpair() -> tuple[socket.socket, socket.socket]:
-    """Return both ends of a pair that keeps messages apart (SOCK_SEQPACKET)."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-
-
 def listen(path: str, mode: int, backlog: int = 16) -> socket.socket:
-    """Return a socket that listens at *path*, which nobody can connect to before its mode is *mode*."""
+    """Return a socket that listens at *path*; connecting is impossible before the path has *mode*."""
     opened = _bound(path, mode, socket.SOCK_STREAM)
     opened.listen(backlog)
     return opened
 
 
 def datagram(path: str, mode: int) -> socket.socket:
-    """Return a datagram socket at *path* that says who sent each message (SO_PASSCRED)."""
+    """Return a datagram socket at *path* whose messages come with their senders (SO_PASSCRED)."""
     opened = _bound(path, mode, socket.SOCK_DGRAM)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     return opened
 
 
-def peer(connection: socket.socket) -> Peer:
-    """Return who is at the other end (SO_PEERCRED)."""
-    return Peer(*_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
-
-
 def sender(ancillary: list[tuple[int, int, bytes]]) -> Peer | None:
-    """Return who sent a datagram, out of its ancillary data (SCM_CREDENTIALS)."""
+    """Return the sender of a datagram, from its ancillary data (SCM_CREDENTIALS)."""
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
             return Peer(*_UCRED.unpack(data[: _UCRED.size]))
@@ -78,9 +68,9 @@ def sender(ancillary: list[tuple[int, int, bytes]]) -> Peer | None:
 
 
 class Notified(NamedTuple):
-    """One message of sd_notify(3): who sent it (0: nobody that we can see), its words, and the descriptors that are ours now.
+    """A message of sd_notify(3): its sender (0: not visible to us), its assignments, and the descriptors, now ours.
 
-    ``refused`` says why a message counts for nothing; it then has neither words nor descriptors.
+    ``refused`` says why a message is ignored; then it has neither ``words`` nor descriptors.
     """
 
     pid: int
@@ -90,10 +80,10 @@ class Notified(NamedTuple):
 
 
 def receive_notify(opened: socket.socket) -> Notified | None:
-    """Return the next message of the notify socket *opened* (``datagram``), None when none waits. Never blocks.
+    """Return the next message of the notify socket *opened* (``datagram``), None when there is none. Never blocks.
 
-    The descriptors that came with it are close-on-exec and the caller's to close. Of words that are said twice, the first
-    counts, as in systemd.
+    The descriptors that came with it are close-on-exec, and the caller closes them. If a name is assigned twice, the
+    first counts, as in systemd.
     """
     flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
     try:
@@ -101,8 +91,8 @@ def receive_notify(opened: socket.socket) -> Notified | None:
     except BlockingIOError:
         return None
     descriptors = _passed(ancillary)
-    who = sender(ancillary)
-    pid = 0 if who is None else who.pid
+    credentials = sender(ancillary)
+    pid = 0 if credentials is None else credentials.pid
     if came & socket.MSG_CTRUNC:
         refused = f"more than {NOTIFY_DESCRIPTORS} descriptors"
     elif came & socket.MSG_TRUNC:
@@ -129,7 +119,7 @@ def _passed(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def borrowed(descriptor: int) -> Iterator[socket.socket]:
-    """Give *descriptor* as a socket, and leave it open afterwards. Raises OSError (ENOTSOCK) where it is none."""
+    """Yield *descriptor* as a socket, and leave it open afterwards. Raises OSError (ENOTSOCK) if it is not a socket."""
     opened = socket.socket(fileno=descriptor)
     try:
         yield opened
@@ -146,7 +136,7 @@ def listen_internet(family: int, kind: int, address: str, port: int, *, both: bo
         if family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
         if kind == socket.SOCK_STREAM:
-            # connections of before that linger in TIME_WAIT keep nobody from listening again
+            # otherwise earlier connections that linger in TIME_WAIT would keep us from listening again
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind((address, port))
         if kind == socket.SOCK_STREAM:
@@ -157,7 +147,7 @@ def listen_internet(family: int, kind: int, address: str, port: int, *, both: bo
 def listen_unix(path: str, mode: int, kind: int, backlog: int) -> int:
     """Return a non-blocking descriptor bound to *path*, listening if it is a stream. Raises OSError with the path.
 
-    At no moment may more connect than *mode* says. The umask is left alone: it is all threads' own.
+    At no moment are more allowed to connect than by *mode*. The umask is not touched: all threads share it.
     """
     with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as opened:
         os.fchmod(opened.fileno(), mode)  # bind(2) gives the file this mode, less the umask (net/unix/af_unix.c)
@@ -176,9 +166,9 @@ def listen_unix(path: str, mode: int, kind: int, backlog: int) -> int:
 
 
 def _widen(path: str, mode: int) -> None:
-    """Give the socket's file at *path* what the umask took of *mode*.
+    """Give the socket's file at *path* the bits of *mode* that the umask took.
 
-    By a descriptor: whoever may write to the directory may have put a link to another file in its place.
+    Through a descriptor: anyone who may write to the directory may have put a link to another file in its place.
     """
     file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -186,13 +176,13 @@ def _widen(path: str, mode: int) -> None:
         if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
             raise OSError(errno.EADDRINUSE, "somebody else has put a file there", path)
         if stat.S_IMODE(found.st_mode) != mode:
-            os.chmod(f"/proc/self/fd/{file}", mode)  # fchmod(2) takes no O_PATH descriptor; this link leads to its file
+            os.chmod(f"/proc/self/fd/{file}", mode)  # fchmod(2) takes no O_PATH descriptor; this link leads to the file
     finally:
         os.close(file)
 
 
 def is_listening(path: str, kind: int) -> bool:
-    """Return whether anybody has the Unix socket of *kind* at *path* open. Raises OSError where that can't be told."""
+    """Tell whether some process has the Unix socket of *kind* at *path* open. Raises OSError if that is unknown."""
     with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(path)
@@ -202,7 +192,7 @@ def is_listening(path: str, kind: int) -> bool:
             return True  # its backlog is full
         except OSError as error:
             if error.errno == errno.EPROTOTYPE:
-                return True  # somebody has it open, as another kind
+                return True  # it is open, as another kind
             raise
         return True
 
@@ -210,7 +200,7 @@ def is_listening(path: str, kind: int) -> bool:
 def bound_file(descriptor: int) -> tuple[int, int]:
     """Return device and inode of the file that the Unix socket *descriptor* was bound to, even if it has moved since.
 
-    Raises OSError: PermissionError without CAP_NET_ADMIN, ENOENT where it is bound to none.
+    Raises OSError: PermissionError without CAP_NET_ADMIN, ENOENT if it is not bound to a file.
     """
     file = fcntl.ioctl(descriptor, SIOCUNIXFILE)
     try:
@@ -221,7 +211,7 @@ def bound_file(descriptor: int) -> tuple[int, int]:
 
 
 class Accepted(NamedTuple):
-    """One connection: its descriptor (blocking, close-on-exec), and the other end's address; "" and 0 for a Unix socket."""
+    """A connection: its descriptor (blocking, close-on-exec), and the peer's address; "" and 0 for a Unix socket."""
 
     descriptor: int
     address: str
@@ -229,9 +219,9 @@ class Accepted(NamedTuple):
 
 
 def accept(descriptor: int) -> Accepted | None:
-    """Return the next connection of the listening *descriptor*; None when none waits, or when it has gone already.
+    """Return the next connection of the listening *descriptor*; None when there is none, or it is gone already.
 
-    Raises OSError: EMFILE, ENFILE, ENOBUFS or ENOMEM when there is no room for it, and the connection goes on waiting.
+    Raises OSError: EMFILE, ENFILE, ENOBUFS or ENOMEM when there is no room for it; then the connection keeps waiting.
     """
     with borrowed(descriptor) as listening:
         try:
@@ -251,7 +241,7 @@ def _bound(path: str, mode: int, kind: int) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     opened = socket.socket(socket.AF_UNIX, kind)
-    before = os.umask(0o777)  # so that it is closed to all between bind and chmod
+    before = os.umask(0o777)  # so that nobody can connect between bind and chmod
     try:
         opened.bind(path)
     except OSError as error:

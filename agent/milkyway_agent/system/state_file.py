@@ -1,9 +1,9 @@
 """Files that survive a power cut: replaced whole, and, where it matters most, kept twice with a checksum.
 
-``replace`` leaves the old content or the new, whatever moment the power goes. ``write_copies``
-keeps two checksummed copies under a generation, written one after the other, so that one damaged
-file loses nothing; ``read_copies`` returns the newest good one. What the content means, and
-what to do when nothing good is left, is for whoever keeps it to decide.
+``replace`` leaves the old content or the new, at whatever moment the power is cut. ``write_copies``
+keeps two checksummed copies with a generation, written one after the other, so that a single damaged
+file loses nothing; ``read_copies`` returns the newest good copy. The caller knows what the content
+means, and decides what to do when no good copy is left.
 """
 
 import os
@@ -19,7 +19,7 @@ _TEMPORARY = ".new"
 
 
 class Directory(Protocol):
-    """What this module needs of a directory: each method is one deed on a real disk."""
+    """What this module needs of a directory: each method is one operation on a real disk."""
 
     def read(self, name: str) -> bytes | None:
         """Return the content of *name*, None if there is no such file."""
@@ -30,11 +30,11 @@ class Directory(Protocol):
         ...
 
     def rename(self, old: str, new: str) -> None:
-        """Give *old* the name *new*, replacing what had it."""
+        """Rename *old* to *new*, replacing a file of that name."""
         ...
 
     def remove(self, name: str) -> None:
-        """Remove *name*; nothing happens if there is no such file."""
+        """Remove *name*. Idempotent."""
         ...
 
     def names(self) -> list[str]:
@@ -47,7 +47,7 @@ class Directory(Protocol):
 
 
 class KernelDirectory:
-    """The real thing, by an open descriptor (O_RDONLY | O_DIRECTORY; O_PATH can't be synced), which stays its owner's."""
+    """A directory given as an open descriptor (O_RDONLY | O_DIRECTORY; O_PATH can't be synced), which its owner closes."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -71,11 +71,11 @@ class KernelDirectory:
             os.fsync(stream.fileno())
 
     def rename(self, old: str, new: str) -> None:
-        """Give *old* the name *new*, replacing what had it."""
+        """Rename *old* to *new*, replacing a file of that name."""
         os.rename(old, new, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
 
     def remove(self, name: str) -> None:
-        """Remove *name*; nothing happens if there is no such file."""
+        """Remove *name*. Idempotent."""
         try:
             os.unlink(name, dir_fd=self._descriptor)
         except FileNotFoundError:
@@ -91,7 +91,7 @@ class KernelDirectory:
 
 
 class PathDirectory:
-    """The real thing, by its path: opened for each deed anew, so that nothing of its disk stays open between two."""
+    """A directory given by its path: opened anew for each operation, so that nothing on its disk stays open in between."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -136,14 +136,14 @@ class PathDirectory:
 
 
 def replace(directory: Directory, name: str, data: bytes) -> None:
-    """Make *data* the content of *name*: after a power cut it is the old content or the new, never a part."""
+    """Make *data* the content of *name*: after a power cut it has either the old content or the new, never a part."""
     directory.write(name + _TEMPORARY, data)
     directory.rename(name + _TEMPORARY, name)
     directory.sync()
 
 
 class Kept(NamedTuple):
-    """What ``read_copies`` found. ``damaged`` names the copies that are missing, torn or older than the one returned."""
+    """What ``read_copies`` found. ``damaged`` names the copies that are missing, torn or older than the content returned."""
 
     generation: int
     content: bytes
@@ -151,14 +151,14 @@ class Kept(NamedTuple):
 
 
 def write_copies(directory: Directory, name: str, generation: int, content: bytes) -> None:
-    """Keep *content* twice, as ``<name>.a`` and ``<name>.b``; *generation* is higher than any before."""
+    """Write *content* twice, as ``<name>.a`` and ``<name>.b``; *generation* is higher than any before."""
     data = _seal(generation, content)
     for copy in _COPIES:
         replace(directory, f"{name}.{copy}", data)
 
 
 def read_copies(directory: Directory, name: str) -> Kept | None:
-    """Return the newest good copy of *name*; None when there is none, which may or may not mean that there never was."""
+    """Return the newest good copy of *name*, or None; whether there ever was a copy is for ``has_copies``."""
     found = {copy: _unseal(directory.read(f"{name}.{copy}")) for copy in _COPIES}
     good = [kept for kept in found.values() if kept is not None]
     if not good:
@@ -168,7 +168,7 @@ def read_copies(directory: Directory, name: str) -> Kept | None:
 
 
 def has_copies(directory: Directory, name: str) -> bool:
-    """Return whether any file of *name* is there, good or not."""
+    """Tell whether there is any copy of *name*, good or not."""
     return any(f"{name}.{copy}" in directory.names() for copy in _COPIES)
 
 
@@ -177,7 +177,7 @@ def _seal(generation: int, content: bytes) -> bytes:
 
 
 def _unseal(data: bytes | None) -> tuple[int, bytes] | None:
-    """Return generation and content of one copy, None if it is missing or not whole."""
+    """Return generation and content of a copy, None if it is missing or damaged."""
     if data is None or len(data) < _HEADER.size:
         return None
     magic, generation, length, checksum = _HEADER.unpack_from(data)
@@ -188,6 +188,6 @@ def _unseal(data: bytes | None) -> tuple[int, bytes] | None:
 
 
 def _checksum(generation: int, content: bytes) -> bytes:
-    import hashlib  # late: it brings OpenSSL, and PID 1 needs no sum
+    import hashlib  # late: it imports OpenSSL, and PID 1 needs no checksum
 
     return hashlib.sha256(struct.pack("<QQ", generation, len(content)) + content).digest()

@@ -1,6 +1,6 @@
-"""dm-verity devices by device-mapper's own ioctls: create, load, resume; status; remove.
+"""dm-verity devices through device-mapper's own ioctls: create, load, resume; status; remove.
 
-Opening one takes three calls and no helper program. The hash tree follows the data in the same
+Opening a device takes three calls and no other program. The hash tree follows the data in the same
 file, without a superblock: all that the kernel needs is in the table, which comes from a verified
 manifest.
 """
@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 # linux/dm-ioctl.h: _IOWR(0xfd, nr, struct dm_ioctl)
 _DM_IOCTL = 0xC138FD00
-DM_DEV_CREATE, DM_DEV_REMOVE, DM_DEV_SUSPEND, DM_DEV_STATUS, DM_TABLE_LOAD, DM_TABLE_STATUS = 3, 4, 6, 7, 9, 12
+DM_DEV_CREATE, DM_DEV_REMOVE, DM_DEV_SUSPEND, DM_DEV_STATUS, DM_TABLE_LOAD = 3, 4, 6, 7, 9
 DM_READONLY_FLAG = 1 << 0
-DM_STATUS_TABLE_FLAG = 1 << 4
 DM_DEFERRED_REMOVE = 1 << 17
 _HEADER = struct.Struct("<3IIIIiIIIQ128s129s7x")  # struct dm_ioctl
 _TARGET = struct.Struct("<QQiI16s")  # struct dm_target_spec
@@ -32,12 +31,12 @@ class Device(NamedTuple):
 
 
 def table(data: str, *, data_blocks: int, root_hash: str, salt: str) -> str:
-    """Return the verity target's parameters for a device *data* that holds *data_blocks* of data and then the tree."""
+    """Return the verity target's parameters for a device *data* with *data_blocks* blocks of data and then the hash tree."""
     return f"1 {data} {data} 4096 4096 {data_blocks} {data_blocks} sha256 {root_hash} {salt}"
 
 
 def request(name: str, flags: int = 0, target: tuple[int, str, str] | None = None) -> bytearray:
-    """Return the buffer of one ioctl about device *name*. *target*: sectors, type, parameters."""
+    """Return the buffer for an ioctl on device *name*. *target*: sectors, type, parameters."""
     buffer = bytearray(_BUFFER_BYTES)
     _HEADER.pack_into(
         buffer, 0, 4, 0, 0, _BUFFER_BYTES, _HEADER.size, 1 if target else 0, 0, flags, 0, 0, 0, name.encode(), b""
@@ -62,34 +61,23 @@ def load(name: str, sectors: int, parameters: str) -> None:
 
 
 def resume(name: str) -> str:
-    """Make the loaded table of *name* the live one (DM_DEV_SUSPEND without its flag). Returns the device's path."""
+    """Make the loaded table of *name* the active one (DM_DEV_SUSPEND without its flag). Returns the device's path."""
     return _device(_ioctl(DM_DEV_SUSPEND, name, request(name))).path
 
 
 def remove(name: str, *, deferred: bool = False) -> None:
-    """Remove device *name* (DM_DEV_REMOVE); *deferred*: as soon as nobody has it open."""
+    """Remove device *name* (DM_DEV_REMOVE); *deferred*: as soon as it is not open any more."""
     _ioctl(DM_DEV_REMOVE, name, request(name, DM_DEFERRED_REMOVE if deferred else 0))
 
 
 def status(name: str) -> Device | None:
-    """Return device *name* (DM_DEV_STATUS), or None where there is none."""
+    """Return device *name* (DM_DEV_STATUS), or None if it does not exist."""
     try:
         return _device(_ioctl(DM_DEV_STATUS, name, request(name)))
     except OSError as error:
         if error.errno == errno.ENXIO:
             return None
         raise
-
-
-def is_corrupt(name: str) -> bool:
-    """Tell whether the kernel found a block of *name* that its tree does not vouch for (DM_TABLE_STATUS: V or C)."""
-    return target_status(_ioctl(DM_TABLE_STATUS, name, request(name))) == "C"
-
-
-def target_status(buffer: bytes | bytearray) -> str:
-    """Return the first target's status text out of the answer to DM_TABLE_STATUS."""
-    start = struct.unpack_from("<I", buffer, 16)[0] + _TARGET.size
-    return bytes(buffer[start : buffer.index(0, start)]).decode()
 
 
 def _device(buffer: bytearray) -> Device:

@@ -1,4 +1,4 @@
-"""The hardware watchdog: reboots the machine unless it is told in time that we live (watchdog-api.rst)."""
+"""The hardware watchdog: reboots the machine unless it is told in time that we are alive (watchdog-api.rst)."""
 
 import fcntl
 import os
@@ -7,7 +7,6 @@ import struct
 # linux/watchdog.h
 WDIOC_KEEPALIVE = 0x80045705
 WDIOC_SETTIMEOUT = 0xC0045706
-WDIOC_GETTIMEOUT = 0x80045707
 
 
 def open_watchdog(path: str = "/dev/watchdog") -> int:
@@ -22,11 +21,11 @@ def set_timeout(watchdog: int, seconds: int) -> int:
 
 
 def keepalive(watchdog: int) -> None:
-    """Say that we live."""
+    """Tell the watchdog that we are alive."""
     fcntl.ioctl(watchdog, WDIOC_KEEPALIVE, struct.pack("i", 0))
 
 
 def close_watchdog(watchdog: int) -> None:
-    """Stop the watchdog and close it: without the magic "V" it would go on, and reboot."""
+    """Stop the watchdog and close it: without the magic "V" it would keep running and reboot."""
     os.write(watchdog, b"V")
     os.close(watchdog)

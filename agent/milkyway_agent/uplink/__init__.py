@@ -1,1 +1,1 @@
-"""The process that speaks to the network, and decides nothing."""
+"""The process that talks to the network and decides nothing."""

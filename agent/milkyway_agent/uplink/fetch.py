@@ -1,7 +1,7 @@
-"""Fetching a blob into a descriptor: resumed where it broke, and never one byte more than was asked for.
+"""Fetching a blob into a descriptor: resumed where it broke, and never a byte more than was asked for.
 
-Whether the bytes are the right ones is for those who asked: the verifier hashes them. The server's
-word on their number is held against what the signed document said before the first is written.
+Whether they are the right bytes is not checked here: the verifier hashes them. The length that the server
+announces is compared with what the signed document says before the first byte is written.
 """
 
 import os
@@ -16,15 +16,15 @@ from milkyway_formats.agent_protocol import BLOB_PREFIX
 from milkyway_formats.errors import UnavailableError
 
 ANSWER_S = 30.0
-FAILURES = 8  # in a row, without one byte in between: then whoever asked may ask again
+FAILURES = 8  # in a row, without a byte in between: then the fetch fails, and may be asked for again
 
 
 class WriteError(UnavailableError):
-    """The staging file takes no more."""
+    """The staging file cannot be written any further."""
 
 
 async def fetch(where: Connect, wanted: Fetch, fd: int, dial: Dial, chance: Chance) -> None:
-    """Write the blob into *fd*, from its offset 0 on. Raises MilkyWayError with the reason."""
+    """Write the blob into *fd*, starting at offset 0. Raises MilkyWayError with the reason."""
     what, have, failures = f"cannot fetch {wanted.sha256[:16]}", 0, 0
     while True:
         before = have
@@ -51,10 +51,10 @@ async def fetch(where: Connect, wanted: Fetch, fd: int, dial: Dial, chance: Chan
 def _check_length(wanted: Fetch, have: int, status: int, answer: dict[str, str]) -> None:
     """Refuse an answer that is not the rest of a blob of the wanted size."""
     left = wanted.size - have
-    said = answer.get("content-length", "none")
-    if said != str(left):
+    length = answer.get("content-length", "none")
+    if length != str(left):
         raise AnswerRefusedError(
-            f"cannot fetch {wanted.sha256[:16]}: the server has {said} bytes, {left} are wanted", status=status
+            f"cannot fetch {wanted.sha256[:16]}: the server announces {length} bytes instead of {left}", status=status
         )
     if status != (206 if have else 200):
         raise AnswerRefusedError(f"cannot fetch {wanted.sha256[:16]}: the server does not resume", status=status)

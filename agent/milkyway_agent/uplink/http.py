@@ -1,8 +1,8 @@
 """HTTP/1.1 over one TLS connection, as much of it as the agent protocol needs: ask, read the answer, ask again.
 
-h11 on a trio stream (docs/decisions/0050). Every wait has a deadline by trio's clock, every length a bound. Whatever
-goes wrong on the way is a LinkError that says it in one line; an answer that is not 2xx is an AnswerRefusedError
-with the server's own words, which are cleaned first: they are not ours.
+h11 on a trio stream (docs/decisions/0050). Every wait has a deadline on trio's clock, every length a bound. Whatever
+goes wrong on the way is a LinkError that explains it in one line; an answer that is not 2xx is an AnswerRefusedError
+with the server's own words, which are untrusted and therefore cleaned first.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -18,7 +18,7 @@ from milkyway_formats.codec import decode
 from milkyway_formats.errors import RefusedError, UnavailableError
 
 CONNECT_S = 20.0
-CHUNK_S = 60.0  # without a byte of an answer's body, or of ours taken
+CHUNK_S = 60.0  # without a byte of an answer's body
 CHUNK_BYTES = 64 * 1024
 MAX_LINE = 300
 
@@ -28,7 +28,7 @@ class LinkError(UnavailableError):
 
 
 class AnswerRefusedError(RefusedError):
-    """The control server answered, and what it said is no, or not what the protocol allows."""
+    """The control server refused, or its answer is not what the protocol allows."""
 
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)
@@ -36,12 +36,12 @@ class AnswerRefusedError(RefusedError):
 
 
 def one_line(text: str) -> str:
-    """Return *text* of an outsider as one short printable line."""
+    """Return *text* from outside as one short printable line."""
     return "".join(letter if letter.isprintable() else " " for letter in text[:MAX_LINE])
 
 
 class Link:
-    """One connection. Use it from one task; after any error only ``close`` is left."""
+    """A connection. Use it from a single task; after any error only ``close`` may be called."""
 
     def __init__(self, stream: trio.abc.Stream, host: str, *, shows_certificate: bool = False) -> None:
         self._stream = stream
@@ -53,10 +53,10 @@ class Link:
     async def ask(
         self, method: str, target: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None, within: float
     ) -> tuple[int, dict[str, str]]:
-        """Send a request and return status and headers of its answer, which must come *within* so many seconds.
+        """Send a request and return the status and headers of its answer, which must come *within* that many seconds.
 
-        The body of a 2xx answer is then to be read with ``body`` or ``chunks``. 5xx is raised as LinkError (it may pass),
-        any other as AnswerRefusedError.
+        Read the body of a 2xx answer with ``body`` or ``chunks``. Raises LinkError for 5xx (it may pass), and
+        AnswerRefusedError for any other status.
         """
         if self._h11.our_state is h11.DONE:
             self._h11.start_next_cycle()
@@ -70,7 +70,7 @@ class Link:
         except trio.TooSlowError as error:
             raise LinkError(f"cannot ask {self._host}: no answer within {within:.0f} s") from error
         if not isinstance(event, h11.Response):
-            raise LinkError(f"cannot ask {self._host}: it closed the connection before it answered")
+            raise LinkError(f"cannot ask {self._host}: it closed the connection before answering")
         if event.status_code >= 500:
             raise LinkError(await self._problem(event.status_code))
         if not 200 <= event.status_code < 300:
@@ -109,10 +109,10 @@ class Link:
         await trio.aclose_forcefully(self._stream)
 
     def _without_answer(self) -> str:
-        # In TLS 1.3 the client's handshake is over before the server has looked at its certificate: a refusal
-        # is the end of the connection where the first answer should be, sometimes with an alert.
+        # In TLS 1.3 the client's handshake is over before the server has looked at the client's certificate: a
+        # refusal is the end of the connection in place of the first answer, sometimes with an alert.
         if self._shows_certificate:
-            return "it closed the connection without an answer, as one does that refuses our certificate"
+            return "it closed the connection without an answer, probably because it rejects our certificate"
         return "it closed the connection without an answer"
 
     async def _problem(self, status: int) -> str:
@@ -151,7 +151,7 @@ Dial = Callable[[Connect], Awaitable[Link]]
 
 
 async def dial(where: Connect) -> Link:
-    """Return a new connection to *where*, with TLS's handshake done."""
+    """Return a new connection to *where*, with the TLS handshake done."""
     what = f"cannot reach {where.host}:{where.port}"
     context = client_context(where)
     try:
@@ -172,7 +172,7 @@ async def dial(where: Connect) -> Link:
 
 @asynccontextmanager
 async def linked(dial: Dial, where: Connect) -> AsyncGenerator[Link, None]:
-    """Give a connection made by *dial*, and close it."""
+    """Yield a connection made by *dial*, and close it afterwards."""
     link = await dial(where)
     try:
         yield link

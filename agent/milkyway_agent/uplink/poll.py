@@ -1,8 +1,8 @@
 """Asking the control server what is new, for ever: the long poll.
 
-``poll`` is one connection's worth: it ends only by an error, which ``uplink_waiting.persist`` waits out. The
-first question on a connection is not held, so that it is known at once whether the server takes us;
-every later one is answered when something came, or empty after the server's hold.
+``poll`` lasts as long as one connection: it ends only with an error, after which ``backoff.persist`` waits. The
+first poll on a connection is not held, so that we know at once whether the server accepts us; every later
+poll is answered when there is something new, or with nothing when the server's hold is over.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from milkyway_formats.limits import MAX_ENVELOPE_BYTES
 
 ANSWER_S = 30.0
 HELD_S = POLL_HOLD_S + ANSWER_S
-QUICK_S = 1.0  # an answer that came sooner was not held
+QUICK_S = 1.0  # an answer that comes sooner was not held
 MAX_CURSOR_DIGITS = 15
 
 HandOn = Callable[[EnvelopeKind, bytes], Awaitable[None]]
 
 
 class Poller:
-    """What was handed on already, for as long as the uplink lives."""
+    """Remembers what was handed on already, for as long as the uplink lives."""
 
     def __init__(self, where: Connect, dial: Dial, hand_on: HandOn) -> None:
         self._where = where
@@ -35,7 +35,7 @@ class Poller:
         self._commands: int | None = None
 
     async def poll(self, answered: Answered) -> None:
-        """Connect and ask until that breaks."""
+        """Connect and poll until the connection breaks."""
         async with linked(self._dial, self._where) as link:
             await self._ask(link, hold=0)
             await answered("")
@@ -61,10 +61,10 @@ class Poller:
                     await self._hand_on("command", body)
                     self._commands = cursor
                 case _:
-                    raise AnswerRefusedError("cannot read answer to a poll: it is of no known kind", status=status)
+                    raise AnswerRefusedError("cannot read answer to a poll: its kind is unknown", status=status)
 
 
 def _cursor(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= MAX_CURSOR_DIGITS):
-        raise AnswerRefusedError("cannot read answer to a poll: a command without its place", status=200)
+        raise AnswerRefusedError("cannot read answer to a poll: a command without a valid cursor", status=200)
     return int(text)

@@ -1,7 +1,7 @@
-"""TLS of the uplink: our certificate and the pinned authority, all from messages; and what went wrong, in words.
+"""The uplink's TLS: our certificate and the pinned authority, all from messages; and its errors, in words.
 
-``ssl`` reads certificates and keys only from paths. Here that is /proc/self/fd/N of a sealed memory
-file, so the uplink opens nothing of any file system with files in it.
+``ssl`` reads certificates and keys only from paths. Here the path is /proc/self/fd/N of a sealed memory
+file, so the uplink opens no file on any file system.
 """
 
 import os
@@ -13,13 +13,13 @@ from milkyway_formats.errors import RefusedError
 
 
 class CredentialsRefusedError(RefusedError):
-    """What the verifier gave us as key, certificate or authority is none."""
+    """The key, certificate or authority from the verifier is not valid."""
 
 
 def client_context(where: Connect) -> ssl.SSLContext:
-    """Return the context for *where*: TLS 1.3, its authority alone, our certificate if there is one.
+    """Return the context for *where*: TLS 1.3, only its authority, our certificate if there is one.
 
-    Key exchange is OpenSSL's choice: from 3.5 on, X25519MLKEM768 where the peer has it.
+    Key exchange is OpenSSL's choice: from 3.5 on, X25519MLKEM768 where the peer supports it.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -35,13 +35,13 @@ def client_context(where: Connect) -> ssl.SSLContext:
 
 
 def explain(error: BaseException | None) -> str:
-    """Return in words why a connection failed; *error* and its causes are looked through for TLS's own reason."""
+    """Return in words why a connection failed: TLS's own reason, searched for in *error* and its causes."""
     first = error
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return f"its certificate is not trusted: {error.verify_message}"
         if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
-            # TLS 1.3 tells a client after its handshake, as an answer to the first request
+            # in TLS 1.3 the client gets the alert after its handshake, in place of the first answer
             alert = str(error.reason).partition("ALERT_")[2].replace("_", " ").lower()
             return f"it refused our certificate ({alert})"
         if isinstance(error, ssl.SSLError) and error.reason:

@@ -1,9 +1,9 @@
-"""The uplink: the only process of the agent that speaks to the network, and it is believed by nobody.
+"""The uplink: the only process of the agent that talks to the network, and no other process trusts it.
 
-It is told by the verifier where to go (Connect), what to fetch (Fetch) and what to deliver (Post), and
-hands on what comes: envelopes nobody has looked at yet, an enrolment's reply, whether the server answers. It
+The verifier tells it where to connect (Connect), what to fetch (Fetch) and what to deliver (Post). It hands on
+what comes: envelopes that have not been checked yet, the reply to an enrolment, whether the server answers. It
 keeps nothing, decides nothing and opens no file. Killed at any moment, it is started again and asks anew: then
-the newest desired state comes again, and the commands that the server never saw acknowledged.
+the newest desired state comes again, and the commands whose acknowledgement the server never saw.
 
 What it promises: waits grow and are spread (``uplink.backoff``), no more bytes than asked for are written,
 everything from outside that goes into a message is bounded.
@@ -51,7 +51,7 @@ MAX_REPLY_BYTES = 96 * 1024
 
 
 class Verifier(Protocol):
-    """The channel to the verifier, as far as it is used here."""
+    """The part of the channel to the verifier that is used here."""
 
     async def send(self, message: FromUplink, fds: Sequence[int] = ()) -> None:
         """Send one message."""
@@ -63,7 +63,7 @@ class Verifier(Protocol):
 
 
 class Uplink:
-    """One life of the uplink. *dial* makes connections, *chance* gives numbers in [0, 1)."""
+    """The uplink of one process. *dial* makes connections, *chance* gives numbers in [0, 1)."""
 
     def __init__(self, verifier: Verifier, dial: Dial = dial, chance: Chance = random.random) -> None:
         self._verifier = verifier
@@ -78,7 +78,7 @@ class Uplink:
         self._handing_on: tuple[int, trio.MemorySendChannel[bool]] | None = None
 
     async def run(self) -> None:
-        """Do what the verifier says until it is gone."""
+        """Carry out the verifier's messages until it is gone."""
         try:
             async with trio.open_nursery() as nursery:
                 session = trio.CancelScope()
@@ -86,7 +86,7 @@ class Uplink:
                     try:
                         message, fds = await self._verifier.receive()
                     except MessageRefusedError:
-                        continue  # another version's message; the verifier will see that nothing comes of it
+                        continue  # a message of another version: the verifier will notice that nothing happens
                     match message:
                         case Connect():
                             session.cancel()
@@ -101,10 +101,10 @@ class Uplink:
                         case Handled():
                             self._handled(message)
         except* ChannelClosedError:
-            pass  # the verifier is gone, and with it all that there is to do
+            pass  # the verifier is gone: there is nothing left to do
 
     async def _session(self, where: Connect, scope: trio.CancelScope) -> None:
-        """Be enrolled, or serve an enrolled machine, until another Connect ends it."""
+        """Enrol the machine, or serve it once enrolled, until another Connect ends the session."""
         with scope:
             if not where.certificate:
                 await self._persist(partial(self._enrol, where))
@@ -117,7 +117,7 @@ class Uplink:
         await persist(attempt, self._say, self._chance)
 
     async def _say(self, connected: bool, detail: str) -> None:
-        """Tell the verifier whether the server answers, when that has changed."""
+        """Tell the verifier whether the server answers, if that has changed."""
         state = LinkState(connected=connected, detail=detail)
         if state != self._said:
             self._said = state
@@ -126,7 +126,7 @@ class Uplink:
     async def _enrol(self, where: Connect, answered: Answered) -> None:
         """Ask until an operator has approved; then wait for the Connect that the verifier makes of the reply.
 
-        As with polls, the first question is not held: it is soon known whether the server takes the token.
+        As with polls, the first request is not held: we soon know whether the server accepts the token.
         """
         body, target = where.enrolment.encode(), f"{ENROL_PATH}?hold=0"
         async with linked(self._dial, where) as link:
@@ -143,7 +143,7 @@ class Uplink:
         raise AnswerRefusedError("cannot enrol: the verifier refused the control server's reply", status=status)
 
     async def _hand_on(self, kind: EnvelopeKind, body: bytes) -> None:
-        """Give the verifier what came and wait for its word. Raises UnavailableError when it can't take it now."""
+        """Give the verifier what came and wait for its answer. Raises UnavailableError if it can't keep it now."""
         number, fd = next(self._numbers), seal(body, name=kind)
         tell, told = trio.open_memory_channel[bool](1)
         with tell, told:
@@ -154,7 +154,7 @@ class Uplink:
                 os.close(fd)
             again = await told.receive()
         if again:
-            raise UnavailableError("cannot take what the control server sent: this machine can't keep it now")
+            raise UnavailableError("cannot accept what the control server sent: this machine can't store it now")
 
     def _handled(self, message: Handled) -> None:
         if self._handing_on is not None and self._handing_on[0] == message.number:
@@ -178,7 +178,7 @@ class Uplink:
         await self._verifier.send(Fetched(request=wanted.request, error=error))
 
     async def _deliver(self, where: Connect) -> None:
-        """Post reports as they come, oldest first; one that the server refuses is dropped, and said."""
+        """Post reports as they come, oldest first. A report that the server refuses is dropped, and the verifier told."""
         while True:
             while self._reports:
                 await self._post(where, self._reports[0])
@@ -193,17 +193,17 @@ class Uplink:
                     await link.ask("POST", REPORT_PATH, body=report.encode(), within=ANSWER_S)
             except RefusedError as error:
                 await self._say(True, f"cannot deliver a report: {error}")
-            except UnavailableError:  # the poll says so
+            except UnavailableError:  # the poll reports it
                 failures += 1
                 await trio.sleep(after_failure(failures, self._chance()))
                 continue
-            if self._reports and self._reports[0] == report:  # it may have made room for newer ones meanwhile
+            if self._reports and self._reports[0] == report:  # newer reports may have displaced it meanwhile
                 self._reports.popleft()
             return
 
 
 def _enrolled(reply: bytes) -> Enrolled:
-    """Return the message with *reply*, or refuse one that no message can carry."""
+    """Return the message with *reply*. Raises AnswerRefusedError if no message can carry it."""
     try:
         message = Enrolled(reply=reply.decode())
     except UnicodeDecodeError as error:
@@ -220,5 +220,5 @@ async def _run() -> None:
 
 
 def main() -> None:
-    """Be the uplink: the entry script's only call. Returns when the verifier is gone."""
+    """Run the uplink: the entry script's only call. Returns when the verifier is gone."""
     trio.run(_run)

@@ -1,15 +1,15 @@
-"""The disk helper: opens the data partition, and at first boot makes what is in it.
+"""The disk worker: opens the data partition, and formats it at first boot.
 
 A short-lived process in a domain of its own (``disk_t``): PID 1 itself can neither read nor
-write the raw disk. The partition called ``data`` becomes LUKS2, and inside it btrfs.
+write the raw disk. The partition called ``data`` becomes a LUKS2 volume with btrfs inside.
 
 A partition is formatted only when it is certainly new: its first MiB is all zero, or it is a
-LUKS2 volume of ours whose making was cut short. The label ``milkyway-data`` is the last thing
-written, so a power cut at any moment leaves "new" or "cut short", never "looks whole". Anything
-else is somebody's data and is refused.
+LUKS2 volume of ours whose formatting was interrupted. The label ``milkyway-data`` is written
+last, so a power cut at any moment leaves "new" or "interrupted", never "looks complete".
+Anything else is somebody's data and is refused.
 
-Ends with 0 when ``/dev/mapper/data`` is there; else prints one line and ends with an exit code
-of ``milkyway_formats.errors.ExitCode``. Arguments: the key file; PID 1 chooses it.
+Exits with 0 when ``/dev/mapper/data`` is there; otherwise prints one line and exits with a code
+of ``milkyway_formats.errors.ExitCode``. Its argument is the key file, which PID 1 chooses.
 """
 
 import os
@@ -37,7 +37,7 @@ FORMAT = (
 def partition(name: str, uevents: Iterable[str]) -> str:
     """Return the device name of the partition called *name*, among the ``uevent`` texts of /sys/class/block.
 
-    Raises UnavailableError when none is called so, RefusedError when two are.
+    Raises UnavailableError when there is none of that name, RefusedError when there are several.
     """
     found = []
     for text in uevents:
@@ -54,7 +54,7 @@ def partition(name: str, uevents: Iterable[str]) -> str:
 
 
 def is_new(head: bytes) -> bool:
-    """Tell whether *head*, the partition's first MiB, says that making it may begin (again).
+    """Tell whether the partition whose first MiB is *head* may be formatted (again).
 
     Raises RefusedError when it holds something that is not ours.
     """
@@ -94,7 +94,7 @@ def _holds_btrfs(device: Path) -> bool:
 
 
 def prepare(device: str, key: str) -> str:
-    """Open the LUKS2 volume on *device* with the key in file *key*, making it first when it is new.
+    """Open the LUKS2 volume on *device* with the key in the file *key*; format *device* first if it is new.
 
     Returns "formatted" or "opened".
     """
@@ -103,7 +103,7 @@ def prepare(device: str, key: str) -> str:
     if not is_new(head):
         _open(device, key)
         if not _holds_btrfs(MAPPED):
-            raise RefusedError("cannot open the data disk: its key fits but there is no btrfs inside: it is damaged")
+            raise RefusedError("cannot open the data disk: it is damaged: the key fits but there is no btrfs inside")
         return "opened"
     _cryptsetup(*FORMAT, "--key-file", key, device)
     _open(device, key)
@@ -113,10 +113,10 @@ def prepare(device: str, key: str) -> str:
 
 
 def main() -> None:
-    """Open the data partition with the key file named by the one argument."""
+    """Open the data partition with the key file named by the only argument."""
     try:
         if len(sys.argv) != 2:
-            raise RefusedError("cannot open the data disk: the argument is the key file")
+            raise RefusedError("cannot open the data disk: expected one argument, the key file")
         uevents = (path.read_text() for path in Path("/sys/class/block").glob("*/uevent"))
         outcome = prepare(f"/dev/{partition('data', uevents)}", sys.argv[1])
     except MilkyWayError as error:

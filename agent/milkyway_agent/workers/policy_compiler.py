@@ -1,10 +1,10 @@
-"""The compiler as a process: the base policy and what the verifier wrote of the deployments go in, a policy comes out.
+"""The policy compiler: the base policy and the verifier's CIL for the deployments go in, a binary policy comes out.
 
-PID 1 starts it in a domain of its own for one compilation: fd 3 holds the CIL of all instances, with the declarations that
-they share, to be read to its end; fd 4 takes the binary policy, which is written only when all of it is there. It has no
-network and needs no writable path: what is between lies in memory files. secilc checks the base's neverallow rules
-against every instance, and they are never switched off. Exit 0: the policy is whole. Otherwise one line on stderr
-says why, in secilc's words: 3 when the policy is refused, 4 when something needed is not there.
+PID 1 starts this process in a domain of its own for one compilation: fd 3 is read to its end and holds the CIL of all
+instances, with the declarations that they share; fd 4 takes the binary policy, which is written only when it is complete.
+The process has no network and needs no writable path: intermediate results are in memory files. secilc checks the base's
+neverallow rules against every instance, and they are never switched off. Exit 0: the policy is complete. Otherwise one line
+on stderr says why, in secilc's words: exit 3 when the policy is refused, 4 when something needed is missing.
 """
 
 import os
@@ -52,7 +52,7 @@ def compile_policy(instances: bytes, *, base: Path = BASE, secilc: Sequence[str]
 
 
 def _run(command: list[str], descriptors: tuple[int, ...]) -> None:
-    """Run secilc to its end."""
+    """Run secilc to its end. Raises RefusedError with its first lines unless it ends with 0."""
     try:
         done = subprocess.run(
             command,
@@ -64,7 +64,7 @@ def _run(command: list[str], descriptors: tuple[int, ...]) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise RefusedError(f"cannot compile the policy: secilc did not end within {TIMEOUT_SECONDS} s") from error
+        raise RefusedError(f"cannot compile the policy: secilc was not done within {TIMEOUT_SECONDS} s") from error
     except OSError as error:
         raise UnavailableError(f"cannot compile the policy: {command[0]}: {error.strerror}") from error
     if done.returncode:
@@ -74,15 +74,15 @@ def _run(command: list[str], descriptors: tuple[int, ...]) -> None:
 
 
 def _memory(name: str) -> int:
-    """Return an empty memory file that nobody can execute."""
+    """Return an empty memory file that cannot be executed."""
     try:
         return os.memfd_create(name, os.MFD_CLOEXEC | MFD_NOEXEC_SEAL)
-    except OSError:  # EINVAL before Linux 6.3; any other failure comes again
+    except OSError:  # EINVAL before Linux 6.3; any other error occurs again below
         return os.memfd_create(name, os.MFD_CLOEXEC)
 
 
 def _read_all(descriptor: int) -> bytes:
-    """Return everything up to the end of a file or pipe, refusing more than instances can have."""
+    """Return everything up to the end of a file or pipe. Raises RefusedError beyond MAX_INSTANCES_BYTES."""
     pieces: list[bytes] = []
     while piece := os.read(descriptor, 1 << 20):
         pieces.append(piece)
@@ -98,7 +98,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def main() -> None:
-    """Compile once and exit. Its arguments, if any, are where the base is and the command that runs secilc."""
+    """Compile once and exit. The arguments, if any, are the directory of the base and the command that runs secilc."""
     base, *secilc = sys.argv[1:] or (str(BASE),)
     try:
         policy = compile_policy(_read_all(INSTANCES_FD), base=Path(base), secilc=secilc or (str(SECILC),))

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from milkyway_agent.core.contexts import process_context
 from milkyway_agent.pid1.boot_steps import SYSCTLS
-from milkyway_agent.system import cgroups, mounts, namespaces
+from milkyway_agent.system import cgroups, mounts
+from tests.fakes import namespaces
 
 OWN = (
     namespaces.CLONE_NEWNS
@@ -50,7 +51,7 @@ def enter(scratch: str, launch: str, console: str) -> None:
 
     To be called by the init of the namespaces OWN.
     """
-    mounts.set_propagation("/", mounts.MS_REC | mounts.MS_PRIVATE)
+    mounts.mount("none", "/", "", mounts.MS_REC | mounts.MS_PRIVATE)
     mounts.mount("tmpfs", scratch, "tmpfs")
     for name in ("upper", "work", "root"):
         Path(scratch, name).mkdir(0o755)
@@ -67,7 +68,7 @@ def enter(scratch: str, launch: str, console: str) -> None:
         Path(name).mkdir(0o755)
         mounts.mount("tmpfs", name, "tmpfs")  # so that they count as mounted: there is no disk
     Path("/secure-config/data.key").write_text("secret")
-    mounts.bind("/tmp", "/tmp", mounts.MS_REC)
+    mounts.mount("/tmp", "/tmp", "", mounts.MS_BIND | mounts.MS_REC)
     # Its own mounts of the machine stay hidden below; /run, /dev/pts and the rest are for the boot to mount.
 
 
@@ -77,8 +78,8 @@ def _make_proc() -> None:
     words.write_text(COMMAND_LINE)
     mounts.mount("proc", "/proc", "proc")
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text()
-    mounts.bind(str(context), "/proc/1/attr/current")
-    mounts.bind(str(words), "/proc/cmdline")
+    mounts.mount(str(context), "/proc/1/attr/current", "", mounts.MS_BIND)
+    mounts.mount(str(words), "/proc/cmdline", "", mounts.MS_BIND)
     mounts.mount("tmpfs", "/proc/sys", "tmpfs")
     for name in [*(name for name, _ in SYSCTLS), "kernel.modules_disabled", "kernel.random.boot_id"]:
         path = Path("/proc/sys", name.replace(".", "/"))
@@ -107,7 +108,7 @@ def _make_dev(console: int) -> None:
         os.mknod(f"/dev/{name}", 0o666 | stat.S_IFCHR, os.makedev(*number))
     for name in ("console", "watchdog"):
         Path("/dev", name).touch()
-    mounts.bind(f"/proc/self/fd/{console}", "/dev/console")
+    mounts.mount(f"/proc/self/fd/{console}", "/dev/console", "", mounts.MS_BIND)
 
 
 def _make_house(launch: bytes) -> None:

@@ -29,8 +29,9 @@ from milkyway_agent.launching import control_groups
 from milkyway_agent.log.log import Log
 from milkyway_agent.log.record import Record, describe
 from milkyway_agent.pid1 import agent, boot_run, program_table
-from milkyway_agent.system import cgroups, namespaces, reaper
+from milkyway_agent.system import cgroups, reaper
 from milkyway_formats.service import Restart, Service
+from tests.fakes import namespaces
 from tests.privileged.faults import fault_world
 from tests.privileged.faults.fault_exercises import STEP_SECONDS, Exercises
 from tests.privileged.faults.fault_injection import STAND_INS, Fault, stand_in

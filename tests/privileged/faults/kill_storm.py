@@ -92,7 +92,7 @@ def sleepers(one: Supervising) -> list[int]:
     return [process.pid for process in children(one) if process.name == SLEEPER and process.state != "Z"]
 
 
-def children(one: Supervising) -> list[processes.Process]:
+def children(one: Supervising) -> list[processes.Stat]:
     """Return the children of the supervisor."""
     found = []
     for pid in Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text().split():

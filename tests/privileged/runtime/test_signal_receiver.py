@@ -1,4 +1,4 @@
-"""Signals as they come: each once, none lost between two readers, and however many there are."""
+"""Signals as they arrive: each once, none lost between two readers, however many there are."""
 
 import os
 import signal
@@ -14,23 +14,23 @@ from milkyway_agent.system import signals
 
 pytestmark = pytest.mark.privileged
 
-# Many at once, from several senders: what nests a handler of Python's until its stack is used up.
+# Many at once, from several senders: this would nest Python's signal handlers until the stack is used up.
 FLOOD = "import os, sys\nfor _ in range(30000): os.kill(int(sys.argv[1]), int(sys.argv[2]))"
 
 
 def send(number: int) -> None:
-    """Send a signal to this thread: others of this process, which tests before have left behind, don't block it."""
+    """Send a signal to this thread: threads that earlier tests have left behind don't block it."""
     signal.pthread_kill(threading.get_ident(), number)
 
 
 async def test_each_comes_once_however_often_it_was_sent() -> None:
-    with arriving(signal.SIGUSR1, signal.SIGUSR2) as ones:
+    with arriving(signal.SIGUSR1, signal.SIGUSR2) as arrivals:
         for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR1):
             send(number)
         with trio.fail_after(10):
-            assert {await anext(ones), await anext(ones)} == {signal.SIGUSR1, signal.SIGUSR2}
+            assert {await anext(arrivals), await anext(arrivals)} == {signal.SIGUSR1, signal.SIGUSR2}
         with trio.move_on_after(0) as waiting:
-            await anext(ones)
+            await anext(arrivals)
         assert waiting.cancelled_caught
 
 
@@ -39,35 +39,35 @@ async def test_what_was_blocked_before_waits_for_the_next_reader() -> None:
     try:
         with arriving(signal.SIGUSR1):
             pass
-        send(signal.SIGUSR1)  # nobody reads; unblocked it would end this process
-        with arriving(signal.SIGUSR1) as ones, trio.fail_after(10):
-            assert await anext(ones) == signal.SIGUSR1
+        send(signal.SIGUSR1)  # without a reader; if it were not blocked, it would end this process
+        with arriving(signal.SIGUSR1) as arrivals, trio.fail_after(10):
+            assert await anext(arrivals) == signal.SIGUSR1
     finally:
         signals.restore(before)
 
 
 async def test_a_flood_nests_nothing_and_ends() -> None:
-    with arriving(signal.SIGCHLD, signal.SIGUSR1) as ones:
-        words = [sys.executable, "-IS", "-c", FLOOD, str(os.getpid()), str(int(signal.SIGCHLD))]
-        flooding = [subprocess.Popen(words) for _ in range(2)]  # noqa: ASYNC220 (it does not wait)
+    with arriving(signal.SIGCHLD, signal.SIGUSR1) as arrivals:
+        command = [sys.executable, "-IS", "-c", FLOOD, str(os.getpid()), str(int(signal.SIGCHLD))]
+        senders = [subprocess.Popen(command) for _ in range(2)]  # noqa: ASYNC220 (it does not wait)
         async with trio.open_nursery() as nursery:
             came = []
 
             async def read() -> None:
-                async for number in ones:
+                async for number in arrivals:
                     came.append(number)
                     if number == signal.SIGUSR1:
                         return
 
             nursery.start_soon(read)
-            for one in flooding:
-                assert await trio.to_thread.run_sync(one.wait) == 0
+            for sender in senders:
+                assert await trio.to_thread.run_sync(sender.wait) == 0
             send(signal.SIGUSR1)
         assert came[-1] == signal.SIGUSR1
         assert signal.SIGCHLD in came
 
 
-def test_a_descriptor_that_has_nothing_to_tell_says_so() -> None:
+def test_a_descriptor_without_signals_returns_none() -> None:
     before = signals.block([signal.SIGUSR1])
     descriptor = signals.signalfd([signal.SIGUSR1])
     try:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.privileged
 SLEEP = ["/bin/sleep", "1000"]
 
 
-def children(pid: int) -> list[processes.Process]:
+def children(pid: int) -> list[processes.Stat]:
     return [process for process in processes.processes() if process.parent == pid]
 
 
@@ -306,7 +306,7 @@ def test_a_damaged_state_is_refused() -> None:
 @contextmanager
 def read_only(directory: Path) -> Iterator[None]:
     """Have *directory* read-only inside, also for root."""
-    mounts.bind(str(directory), str(directory))
+    mounts.mount(str(directory), str(directory), "", mounts.MS_BIND)
     try:
         mounts.remount(str(directory), mounts.MS_BIND | mounts.MS_RDONLY)
         yield

@@ -1,4 +1,4 @@
-"""Base policy and instances through the real secilc, run as PID 1 runs the compiler: descriptors in, policy out."""
+"""Base policy and instances through the real secilc, run the way PID 1 runs the compiler: descriptors in, policy out."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ def test_what_the_verifier_wrote_compiles_with_the_base(secilc: tuple[str, ...])
 
 
 def test_what_the_base_forbids_is_refused_even_if_the_checker_let_it_through(secilc: tuple[str, ...]) -> None:
-    """The second, independent defence: a rule that no overlay can hold is put straight into the instances."""
+    """The second, independent defence: a rule that no overlay can contain is put straight into the instances."""
     evil = instances() + b"(allow web_1.v1.process security_t (security (load_policy)))\n"
     with pytest.raises(RefusedError, match="neverallow check failed"):
         compile_policy(evil, base=SOURCES, secilc=secilc)
@@ -54,7 +54,7 @@ def test_nonsense_is_refused_in_one_line(secilc: tuple[str, ...]) -> None:
 
 
 def test_as_a_process_it_reads_a_pipe_and_writes_memory(secilc: tuple[str, ...], tmp_path: Path) -> None:
-    """With fd 3 and fd 4 as PID 1 gives them; exit 0 and a whole policy, or exit 3, one line and nothing written."""
+    """With fd 3 and fd 4 as PID 1 passes them; exit 0 and a complete policy, or exit 3, one line and nothing written."""
     script = "from milkyway_agent.workers.policy_compiler import main; main()"
     for source, code in ((instances(), 0), (b"(nonsense)", 3)):
         output = os.memfd_create("policy")

@@ -1,4 +1,4 @@
-"""A program that imports from what another has imported: the same modules, without their files."""
+"""A program that imports what another has imported: the same modules, without their files."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ import milkyway_agent.core.shutdown  # it was not gathered
 assert isinstance(milkyway_agent.core.shutdown.__loader__, importlib.machinery.SourceFileLoader)
 carried_code.forget()
 carried_code.forget()
-assert not [one for one in sys.meta_path if type(one).__name__ == "Finder"]
+assert not [finder for finder in sys.meta_path if type(finder).__name__ == "Finder"]
 import colorsys  # it was gathered, and is imported from its file
 assert isinstance(colorsys.__loader__, importlib.machinery.SourceFileLoader)
 print("done")
@@ -45,7 +45,7 @@ def run(program: str, descriptor: int, **values: str) -> str:
     return done.stdout
 
 
-def test_what_one_program_has_imported_another_imports_without_files() -> None:
+def test_a_program_imports_without_files_what_another_has_imported() -> None:
     import milkyway_agent.early.carried_code
 
     file = milkyway_agent.early.carried_code.__file__
@@ -57,7 +57,7 @@ def test_what_one_program_has_imported_another_imports_without_files() -> None:
         os.close(descriptor)
 
 
-def test_what_was_not_gathered_is_said_and_leaves_everything_as_it_is() -> None:
+def test_what_was_not_gathered_is_an_error_and_changes_nothing() -> None:
     program = """
 import sys
 sys.path[:] = {paths!r}

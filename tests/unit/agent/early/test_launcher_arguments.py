@@ -1,4 +1,4 @@
-"""What the launcher is told, and whom a service that has no account runs as."""
+"""The launcher's arguments, and the user as which a service without an account runs."""
 
 import pytest
 
@@ -12,8 +12,8 @@ def test_a_plain_command_gains_nothing() -> None:
     assert words_of(["/bin/true", "-x"]) == ["--no-new-privs", "--", "/bin/true", "-x"]
 
 
-def test_every_value_has_its_words() -> None:
-    words = words_of(
+def test_every_value_has_its_arguments() -> None:
+    arguments = words_of(
         ["/bin/web"],
         cgroup="/cg",
         make_cgroup=True,
@@ -32,7 +32,7 @@ def test_every_value_has_its_words() -> None:
         limits={"core": 0, "nofile": 1 << 40},
         listen_pid=True,
     )
-    assert words == [
+    assert arguments == [
         "--cgroup", "/cg", "--cgroup-make", "--cgroup-set", "pids.max=9", "--cgroup-try", "io.weight=5",
         "--user", "33:33,4", "--keep-caps", "0x400", "--seccomp", "/run/default", "--rlimit", "core=0",
         "--rlimit", "nofile=1099511627776", "--umask", "027", "--nice", "-3", "--oom-score-adj", "0", "--cpus", "0,2",
@@ -40,7 +40,7 @@ def test_every_value_has_its_words() -> None:
     ]  # fmt: skip
 
 
-def test_root_can_be_asked_for_by_its_number() -> None:
+def test_root_can_be_requested_by_number() -> None:
     assert words_of(["/x"], user=0)[:2] == ["--user", "0:0"]
 
 
@@ -51,15 +51,15 @@ def test_capabilities_are_those_of_the_kernel_by_number() -> None:
         capability_mask(["fly"])
 
 
-def test_words_that_are_encoded_once_are_the_same_request() -> None:
-    words = ["--umask", "022", "--", "/x", "", "\udcff"]
-    assert request(7, encoded(words), [1, 2]) == request(7, words, [1, 2])
+def test_encoded_arguments_make_the_same_request() -> None:
+    arguments = ["--umask", "022", "--", "/x", "", "\udcff"]
+    assert request(7, encoded(arguments), [1, 2]) == request(7, arguments, [1, 2])
     for wrong in ("a\0", "\0"):
         with pytest.raises(OSError, match="NUL"):
             encoded(["a", wrong])
 
 
-def test_a_request_is_a_head_and_words_and_holds_no_nul_of_its_own() -> None:
+def test_a_request_is_a_head_and_arguments_none_of_which_holds_a_nul() -> None:
     assert request(1, ["--", "/x"], [3]).endswith(b"--\0/x\0")
     assert len(request(1, ["--", "/x"], [3])) == 12 + 6
     for wrong in ((["a\0"], [1]), (["a"], [256]), (["a"], [-1])):
@@ -67,7 +67,7 @@ def test_a_request_is_a_head_and_words_and_holds_no_nul_of_its_own() -> None:
             request(1, *wrong)
 
 
-def test_a_service_keeps_its_user_and_no_two_have_the_same() -> None:
+def test_a_service_keeps_its_user_and_no_two_services_have_the_same() -> None:
     users = DynamicUsers()
     held = {name: users.hold(name, ()) for name in map(str, range(500))}
     assert len({account.user for account in held.values()}) == 500
@@ -75,11 +75,11 @@ def test_a_service_keeps_its_user_and_no_two_have_the_same() -> None:
     assert users.hold("7", ()) == held["7"]
     users.release("7")
     users.release("7")
-    assert users.hold("7", ()) == held["7"]  # still free, so the same again
+    assert users.hold("7", ()) == held["7"]  # still free, so it is the same again
     assert DynamicUsers(users.held).hold("7", ()) == held["7"]
 
 
-def test_an_id_that_is_busy_is_not_taken_until_there_is_none() -> None:
+def test_an_id_in_use_is_skipped_and_without_a_free_one_it_is_an_error() -> None:
     first = DynamicUsers().hold("web", ()).user
     second = DynamicUsers().hold("web", {first}).user
     assert second != first

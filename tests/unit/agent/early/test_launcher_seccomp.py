@@ -15,7 +15,7 @@ ALLOW, ERRNO, KILL = 0x7FFF0000, 0x00050000, 0x80000000
 
 
 def run(program: bytes, architecture: int, number: int, argument: int = 0) -> int:
-    """Return what the filter returns for a call, as the kernel would; it refuses what it was not built for."""
+    """Return what the filter returns for a call, as the kernel would; refuses instructions that it does not know."""
     data = struct.pack("<IIQ6Q", number, architecture, 0, argument, 0, 0, 0, 0, 0)
     steps = list(struct.iter_unpack("<HBBI", program))
     at = loaded = 0
@@ -38,7 +38,7 @@ def run(program: bytes, architecture: int, number: int, argument: int = 0) -> in
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_what_containers_are_forbidden_is_refused_with_eperm(machine: str) -> None:
+def test_what_containers_may_not_do_is_refused_with_eperm(machine: str) -> None:
     program, number = default_filter(machine), numbers(machine)
     assert set(seccomp.FORBIDDEN) - set(number) == ({"ioperm", "iopl", "mknod"} if machine == "aarch64" else set())
     refused = {name for name in number if run(program, MACHINES[machine], number[name]) == ERRNO | seccomp.EPERM}
@@ -46,14 +46,14 @@ def test_what_containers_are_forbidden_is_refused_with_eperm(machine: str) -> No
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_every_other_call_is_allowed_newer_ones_too(machine: str) -> None:
+def test_every_other_call_is_allowed_even_newer_ones(machine: str) -> None:
     program, named = default_filter(machine), set(numbers(machine).values())
     others = set(range(600)) - named
     assert {run(program, MACHINES[machine], number) for number in others} == {ALLOW}
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_a_process_may_clone_but_no_namespace(machine: str) -> None:
+def test_a_process_may_clone_but_not_make_namespaces(machine: str) -> None:
     program, number = default_filter(machine), numbers(machine)
     thread, vfork = 0x3D0F00, 0x4111
     assert [run(program, MACHINES[machine], number["clone"], flags) for flags in (0, 17, thread, vfork)] == [ALLOW] * 4
@@ -74,7 +74,7 @@ def test_socket_families_and_namespaces_are_those_of_containers(machine: str) ->
     assert clone["args"][0]["value"] == NAMESPACE_FLAGS
 
 
-def test_another_architecture_kills_and_x32_is_not_there() -> None:
+def test_another_architecture_is_killed_and_x32_does_not_exist() -> None:
     assert run(default_filter("x86_64"), 0x40000003, 20) == KILL  # AUDIT_ARCH_I386
     assert run(default_filter("x86_64"), MACHINES["aarch64"], 0) == KILL
     assert run(default_filter("aarch64"), MACHINES["x86_64"], 0) == KILL
@@ -85,7 +85,7 @@ def test_another_architecture_kills_and_x32_is_not_there() -> None:
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_numbers_are_the_kernels(machine: str) -> None:
-    """Against the headers of this machine, where it has them."""
+    """Compared with the headers of this machine, if it has them."""
     header = Path("/usr/include", HEADERS[machine])
     if not header.exists():
         pytest.skip(f"{header} is not installed")

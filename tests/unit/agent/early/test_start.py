@@ -20,7 +20,7 @@ print(*sorted({{"os", "typing", "enum", "socket", "signal", "resource", "__futur
 """
 
 
-def test_before_the_first_service_nothing_is_imported_that_takes_as_long_as_a_start() -> None:
+def test_no_module_that_takes_as_long_as_a_start_is_imported_before_the_first_service() -> None:
     program = PROGRAM.format(paths=[path for path in sys.path if path])
     done = subprocess.run([sys.executable, "-IS", "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
@@ -69,20 +69,20 @@ def _rename(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [_lengthen, _rewrite, _replace, _add, _remove, _rename])
-def test_a_plan_is_out_of_date_once_a_definition_is_another(directory: Path, change: Callable[[Path], None]) -> None:
+def test_a_plan_is_out_of_date_once_a_definition_has_changed(directory: Path, change: Callable[[Path], None]) -> None:
     assert fits(directory)
     change(directory)
     assert not fits(directory)
 
 
-def test_what_is_no_definition_makes_no_plan_out_of_date(directory: Path) -> None:
-    (directory / "README").write_text("of no meaning")
+def test_other_files_do_not_make_a_plan_out_of_date(directory: Path) -> None:
+    (directory / "README").write_text("no definition")
     assert fits(directory)
     assert [name for name, *_ in files_of(str(directory))] == ["a.yaml", "b.yaml"]
 
 
 @pytest.mark.parametrize("key", ["format", "python", "files"])
-def test_a_plan_of_another_kind_or_cut_short_is_none(directory: Path, key: str) -> None:
+def test_a_plan_of_another_format_or_cut_short_is_not_used(directory: Path, key: str) -> None:
     plan = marshal.loads((directory / ".plan").read_bytes())
     (directory / ".plan").write_bytes(marshal.dumps(plan | {key: 0}))
     assert not fits(directory)
@@ -95,4 +95,4 @@ def test_a_plan_holds_each_request_as_it_is_sent(directory: Path) -> None:
     assert plan is not None
     zero = plan["zero"]
     assert isinstance(zero, list) and [name for name, _, _ in zero] == ["a", "b"]
-    assert all(words.endswith(b"--\0/bin/true\0") for _, _, words in zero)
+    assert all(arguments.endswith(b"--\0/bin/true\0") for _, _, arguments in zero)

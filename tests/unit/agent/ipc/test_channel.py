@@ -1,4 +1,4 @@
-"""One typed message per datagram: what is sent arrives, and whatever else arrives is refused and leaves nothing open."""
+"""One typed message per datagram: what is sent arrives; anything else is refused and leaves nothing open."""
 
 import array
 import os
@@ -28,7 +28,7 @@ Verifier = Channel[ToUplink, FromUplink]
 
 @pytest.fixture
 async def raw_and_channel() -> AsyncIterator[tuple[socket.socket, Verifier]]:
-    """A peer that may send anything, and the channel that must bear it."""
+    """A peer that may send anything, and the channel that must cope with it."""
     raw, end = socket_pair()
     channel: Verifier = Channel(end, FromUplink, peer="uplink")
     with raw:
@@ -48,8 +48,8 @@ def send_with_null(raw: socket.socket, data: bytes, count: int) -> None:
 
 
 def ends() -> tuple[Verifier, Uplink]:
-    one, other = socket_pair()
-    return Channel(one, FromUplink, peer="uplink"), Channel(other, ToUplink, peer="verifier")
+    ours, theirs = socket_pair()
+    return Channel(ours, FromUplink, peer="uplink"), Channel(theirs, ToUplink, peer="verifier")
 
 
 def open_descriptors() -> set[str]:
@@ -68,7 +68,7 @@ async def test_messages_and_descriptors_arrive_in_order() -> None:
         os.write(fds[0], b"bytes")
         close_all(fds)
         assert os.read(reading, 10) == b"bytes"
-        assert os.read(reading, 10) == b"", "the sender's and the receiver's copies are closed, nobody else has one"
+        assert os.read(reading, 10) == b"", "the sender's and the receiver's copies are closed, and there is no other"
         os.close(reading)
         assert await uplink.receive() == (Post(envelope="{}"), [])
 
@@ -105,7 +105,7 @@ async def test_a_received_descriptor_is_closed_on_exec(raw_and_channel: tuple[so
         (b'{"type":"envelope","kind":"desired"}', 200, "more than 2 descriptors"),
     ],
 )
-async def test_what_is_no_message_is_refused_and_the_next_one_is_read(
+async def test_what_is_no_message_is_refused_and_the_next_message_is_read(
     raw_and_channel: tuple[socket.socket, Verifier], data: bytes, descriptors: int, why: str
 ) -> None:
     raw, channel = raw_and_channel
@@ -121,7 +121,7 @@ async def test_what_is_no_message_is_refused_and_the_next_one_is_read(
     assert await channel.receive() == (LinkState(connected=True), [])
 
 
-async def test_a_peer_that_is_gone_is_said_to_be(raw_and_channel: tuple[socket.socket, Verifier]) -> None:
+async def test_a_peer_that_is_gone_is_reported(raw_and_channel: tuple[socket.socket, Verifier]) -> None:
     raw, channel = raw_and_channel
     raw.close()
     with pytest.raises(ChannelClosedError, match="cannot receive from uplink: it is gone"):
@@ -130,7 +130,7 @@ async def test_a_peer_that_is_gone_is_said_to_be(raw_and_channel: tuple[socket.s
         await channel.send(Post(envelope=""))
 
 
-async def test_a_peer_that_goes_with_unread_messages_is_gone_too(raw_and_channel: tuple[socket.socket, Verifier]) -> None:
+async def test_a_peer_that_leaves_messages_unread_is_gone_too(raw_and_channel: tuple[socket.socket, Verifier]) -> None:
     raw, channel = raw_and_channel
     await channel.send(Post(envelope=""))
     raw.close()
@@ -148,9 +148,9 @@ async def test_an_empty_datagram_counts_as_gone_and_leaks_nothing(raw_and_channe
 
 
 async def test_a_closed_end_wakes_its_own_reader() -> None:
-    one, other = socket_pair()
-    with other:
-        channel: Verifier = Channel(one, FromUplink, peer="uplink")
+    ours, theirs = socket_pair()
+    with theirs:
+        channel: Verifier = Channel(ours, FromUplink, peer="uplink")
 
         async def close() -> None:
             channel.close()
@@ -177,7 +177,9 @@ async def test_several_tasks_may_send_to_a_slow_peer() -> None:
     assert sorted(got, key=str) == sorted(sent, key=str)
 
 
-async def test_sending_what_the_type_does_not_say_is_a_bug(raw_and_channel: tuple[socket.socket, Verifier]) -> None:
+async def test_sending_other_descriptors_than_the_type_carries_or_too_much_is_a_bug(
+    raw_and_channel: tuple[socket.socket, Verifier],
+) -> None:
     _, channel = raw_and_channel
     with pytest.raises(AssertionError, match="Fetch travels with 1 descriptors, not 0"):
         await channel.send(Fetch(request=1, sha256=DIGEST, size=1))
@@ -186,21 +188,21 @@ async def test_sending_what_the_type_does_not_say_is_a_bug(raw_and_channel: tupl
 
 
 async def test_an_adopted_descriptor_is_closed_on_exec() -> None:
-    one, other = socket_pair()
-    descriptor = os.dup(one.fileno())
+    ours, theirs = socket_pair()
+    descriptor = os.dup(ours.fileno())
     os.set_inheritable(descriptor, True)
-    one.close()
+    ours.close()
     channel: Verifier = Channel.adopt(descriptor, FromUplink, peer="uplink")
     assert not os.get_inheritable(descriptor)
     channel.close()
-    other.close()
+    theirs.close()
 
 
-def test_messages_without_a_word_on_descriptors_carry_none() -> None:
+def test_other_messages_carry_no_descriptors() -> None:
     assert descriptors_of(Fetched(request=1)) == 0
 
 
-async def test_whoever_waits_for_its_turn_to_send_is_told_when_this_end_closes() -> None:
+async def test_a_task_that_waits_for_its_turn_to_send_is_told_when_this_end_closes() -> None:
     verifier, uplink = ends()
     failures: list[str] = []
 

@@ -1,4 +1,4 @@
-"""The files of the log: capped, rotated, whole after a power cut, and never in anybody's way when the disk is full."""
+"""The files of the log: capped, rotated, whole after a power cut, and no obstacle when the disk is full."""
 
 import os
 import resource
@@ -10,6 +10,7 @@ import pytest
 
 from milkyway_agent.log.files import FLUSH_SECONDS, LEAST_FILE_BYTES, OPEN_FILES, URGENT_SECONDS, FileSink, Sync
 from milkyway_agent.log.record import Record, encode
+from tests.fakes.log_records import read_records
 from tests.fakes.power_cut_log import PowerCutLog
 
 
@@ -40,33 +41,33 @@ def test_each_service_has_its_own_files(tmp_path: Path) -> None:
     files.write([a_line(1, "web/nginx", "hello")])
     files.write([Record(2, "booted")])
     assert names(tmp_path) == ["_agent.00000002.jsonl", "web.nginx.00000001.jsonl"]
-    assert [record.facts["line"] for record in files.records("web/nginx")] == ["hello"]
+    assert [record.facts["line"] for record in read_records(files, "web/nginx")] == ["hello"]
     assert FileSink(str(tmp_path)).services() == ["", "web/nginx"]
 
 
-def test_segments_are_capped_and_the_oldest_goes(tmp_path: Path) -> None:
+def test_segments_are_capped_and_the_oldest_is_removed(tmp_path: Path) -> None:
     files = FileSink(str(tmp_path), file_bytes=1000, files=3)
     for number in range(200):
         files.write([a_line(number)])
     assert len(names(tmp_path)) == 3
     assert max(path.stat().st_size for path in tmp_path.iterdir()) <= 1000
-    kept = [record.at for record in files.records("web")]
+    kept = [record.at for record in read_records(files, "web")]
     assert kept == list(range(kept[0], 200)), "the newest, in order, without a gap"
-    assert [record.at for record in FileSink(str(tmp_path), file_bytes=1000, files=3).records("web")] == kept
+    assert [record.at for record in read_records(FileSink(str(tmp_path), file_bytes=1000, files=3), "web")] == kept
 
 
 def test_many_records_at_once_are_kept_as_if_they_came_one_by_one(tmp_path: Path) -> None:
     records = [a_line(number) for number in range(50)]
-    one, many = FileSink(str(tmp_path / "one"), file_bytes=500), FileSink(str(tmp_path / "many"), file_bytes=500)
+    singly, together = (FileSink(str(tmp_path / name), file_bytes=500) for name in ("singly", "together"))
     for record in records:
-        one.write([record])
-    many.write(records)
-    assert [path.read_bytes() for path in sorted((tmp_path / "many").iterdir())] == [
-        path.read_bytes() for path in sorted((tmp_path / "one").iterdir())
+        singly.write([record])
+    together.write(records)
+    assert [path.read_bytes() for path in sorted((tmp_path / "together").iterdir())] == [
+        path.read_bytes() for path in sorted((tmp_path / "singly").iterdir())
     ]
 
 
-def test_after_a_restart_the_newest_segment_goes_on_and_no_number_comes_twice(tmp_path: Path) -> None:
+def test_after_a_restart_the_newest_segment_is_continued_and_no_number_is_reused(tmp_path: Path) -> None:
     files = FileSink(str(tmp_path))
     files.write([a_line(1)])
     files.close()
@@ -74,7 +75,7 @@ def test_after_a_restart_the_newest_segment_goes_on_and_no_number_comes_twice(tm
     files.write([a_line(2)])
     files.write([a_line(3, "dhcp")])
     assert names(tmp_path) == ["dhcp.00000002.jsonl", "web.00000001.jsonl"]
-    assert [record.at for record in files.records("web")] == [1, 2]
+    assert [record.at for record in read_records(files, "web")] == [1, 2]
 
 
 @pytest.mark.parametrize("torn", [b'{"at":2,"eve', b"\0\0\0\0", b'{"at":2}\n', b"\xff\xfe"])
@@ -85,9 +86,9 @@ def test_a_line_torn_by_a_power_cut_costs_only_itself(tmp_path: Path, torn: byte
     with (tmp_path / "web.00000001.jsonl").open("ab") as file:
         file.write(torn)
     files = FileSink(str(tmp_path))
-    assert [record.at for record in files.records("web")] == [1]
+    assert [record.at for record in read_records(files, "web")] == [1]
     files.write([a_line(3)])
-    assert [record.at for record in files.records("web")] == [1, 3]
+    assert [record.at for record in read_records(files, "web")] == [1, 3]
 
 
 def test_a_cut_at_any_byte_loses_nothing_that_was_whole_and_nothing_that_was_flushed(tmp_path: Path) -> None:
@@ -98,16 +99,16 @@ def test_a_cut_at_any_byte_loses_nothing_that_was_whole_and_nothing_that_was_flu
         files.write([a_line(number, text=f"<{number}>")])
         for left in disk.after_a_cut(tmp_path / "left"):
             cuts += 1
-            oldest = next(files.records("web")).at  # the caps have taken what was before
+            oldest = next(read_records(files, "web")).at  # what was before has been removed by the caps
             again = FileSink(str(left), file_bytes=200, files=3)
-            found = [record.at for record in again.records("web")]
+            found = [record.at for record in read_records(again, "web")]
             certain = range(oldest, flushed + 1)
             assert set(certain) <= set(found), f"flushed up to {flushed}, found {found}"
-            assert found == sorted(set(found)), "in order, none twice"
+            assert found == sorted(set(found)), "in order, without duplicates"
             whole = sum(data.count(b"\n") for data in (path.read_bytes() for path in left.iterdir()))
             assert len(found) >= whole - b"".join(path.read_bytes() for path in left.iterdir()).count(b"\0\n")
             again.write([a_line(1000)])
-            after = [record.at for record in again.records("web")]
+            after = [record.at for record in read_records(again, "web")]
             assert after[-1] == 1000, "what is written after the cut is there"
             assert set(after[:-1]) == set(found[len(found) - len(after) + 1 :])
             again.close()
@@ -119,14 +120,14 @@ def test_a_cut_at_any_byte_loses_nothing_that_was_whole_and_nothing_that_was_flu
 
 def test_names_that_are_not_ours_and_damaged_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "web.jsonl").write_text("of another time")
+    (tmp_path / "web.jsonl").write_text("from earlier")
     (tmp_path / "web.00000001.jsonl").mkdir()
     (tmp_path / "web.00000003.jsonl").symlink_to("/etc/passwd")
     (tmp_path / "web.00000007.jsonl").write_bytes(b"\0" * 200_000 + b"\xff not json\n{}\n")
     files = FileSink(str(tmp_path), file_bytes=1000, files=3)
     for number in range(100):
         files.write([a_line(number)])
-    assert list(files.records("web"))[-1].at == 99
+    assert list(read_records(files, "web"))[-1].at == 99
     left = names(tmp_path)
     assert {"notes.txt", "web.jsonl", "web.00000001.jsonl", "web.00000003.jsonl"} <= set(left)
     assert (tmp_path / "notes.txt").read_text() == "mine"
@@ -139,18 +140,18 @@ def test_a_damaged_file_hides_nothing_around_it(tmp_path: Path) -> None:
     )
     files = FileSink(str(tmp_path))
     files.write([a_line(3)])
-    assert [record.at for record in files.records("web")] == [1, 2, 3]
-    assert [record.at for record in files.records("web", limit=2)] == [2, 3]
+    assert [record.at for record in read_records(files, "web")] == [1, 2, 3]
+    assert [record.at for record in read_records(files, "web", limit=2)] == [2, 3]
     assert [path.name for path in tmp_path.iterdir()] == ["web.00000002.jsonl"]
 
 
-def test_a_file_that_somebody_removes_is_begun_anew(tmp_path: Path) -> None:
+def test_a_removed_file_is_begun_anew(tmp_path: Path) -> None:
     files = FileSink(str(tmp_path))
     files.write([a_line(1)])
     files.close()
     (tmp_path / "web.00000001.jsonl").unlink()
     files.write([a_line(2)])
-    assert [record.at for record in files.records("web")] == [2]
+    assert [record.at for record in read_records(files, "web")] == [2]
 
 
 def test_five_hundred_services_hold_few_files_open(tmp_path: Path) -> None:
@@ -161,12 +162,12 @@ def test_five_hundred_services_hold_few_files_open(tmp_path: Path) -> None:
             files.write([a_line(turn, f"service-{number}")])
     assert len(os.listdir("/proc/self/fd")) - before == OPEN_FILES
     assert len(names(tmp_path)) == 500
-    assert {len(list(files.records(f"service-{number}"))) for number in range(500)} == {2}
+    assert {len(list(read_records(files, f"service-{number}"))) for number in range(500)} == {2}
     files.close()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_when_room_is_needed_services_that_no_longer_exist_go_first_the_oldest_of_all_before(tmp_path: Path) -> None:
+def test_when_room_is_needed_services_that_no_longer_exist_go_first_oldest_first(tmp_path: Path) -> None:
     files = FileSink(str(tmp_path), file_bytes=20_000, files=4, total_bytes=400_000)
     for service in ("gone-first", "gone-later", "stays"):
         fill(files, service, 80_000)
@@ -182,7 +183,7 @@ def test_when_room_is_needed_services_that_no_longer_exist_go_first_the_oldest_o
     assert sizes(tmp_path)["gone-later"] == 60_000
 
 
-def test_the_total_is_never_exceeded_and_a_flood_takes_no_quiet_services_history(tmp_path: Path) -> None:
+def test_the_total_is_never_exceeded_and_a_flood_costs_no_quiet_service_its_history(tmp_path: Path) -> None:
     files = FileSink(str(tmp_path), file_bytes=1 << 20, files=4, total_bytes=400_000)
     quiet = [f"quiet-{number}" for number in range(4)]
     files.set_services([*quiet, "loud"])
@@ -208,7 +209,7 @@ def test_many_services_divide_the_total_between_them(tmp_path: Path) -> None:
 
 @contextmanager
 def no_file_beyond(size: int) -> Iterator[None]:
-    """Have the kernel refuse what would make a file longer (SIGXFSZ is ignored by Python, so write fails with EFBIG)."""
+    """Have the kernel refuse to make a file longer (SIGXFSZ is ignored by Python, so write fails with EFBIG)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -217,7 +218,7 @@ def no_file_beyond(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_loses_records_counts_them_and_says_so_when_there_is_space_again(tmp_path: Path) -> None:
+def test_a_full_disk_loses_records_counts_them_and_reports_them_when_there_is_space_again(tmp_path: Path) -> None:
     files = FileSink(str(tmp_path))
     files.write([a_line(1)])
     size = (tmp_path / "web.00000001.jsonl").stat().st_size
@@ -226,20 +227,20 @@ def test_a_full_disk_loses_records_counts_them_and_says_so_when_there_is_space_a
         assert (tmp_path / "web.00000001.jsonl").stat().st_size == size, "no torn line is left"
         files.write([a_line(3), a_line(4)])
     files.write([a_line(5)])
-    assert [record.at for record in files.records("web")] == [1, 5]
-    (lost,) = files.records("")
+    assert [record.at for record in read_records(files, "web")] == [1, 5]
+    (lost,) = read_records(files, "")
     assert (lost.at, lost.event, lost.facts["records"], lost.priority) == (5, "records_lost", 3, 3)
     files.write([a_line(6)])
-    assert len(list(files.records(""))) == 1
+    assert len(list(read_records(files, ""))) == 1
 
 
-def test_of_many_records_those_are_kept_for_which_there_is_space(tmp_path: Path) -> None:
+def test_of_many_records_as_many_are_kept_as_there_is_space_for(tmp_path: Path) -> None:
     files = FileSink(str(tmp_path))
     with no_file_beyond(3 * len(encode(a_line(1))) + 5):
         files.write([a_line(number) for number in range(1, 8)])
-        assert [record.at for record in files.records("web")] == [1, 2, 3]
+        assert [record.at for record in read_records(files, "web")] == [1, 2, 3]
     files.write([a_line(8)])
-    assert [record.facts["records"] for record in files.records("")] == [4]
+    assert [record.facts["records"] for record in read_records(files, "")] == [4]
 
 
 def test_a_directory_that_is_gone_loses_records_and_nothing_else(tmp_path: Path) -> None:
@@ -248,8 +249,8 @@ def test_a_directory_that_is_gone_loses_records_and_nothing_else(tmp_path: Path)
     files.write([a_line(1)])
     (tmp_path / "log").mkdir()
     files.write([a_line(2)])
-    assert [record.facts for record in files.records("")] == [{"records": 1, "why": "No such file or directory"}]
-    assert [record.at for record in files.records("web")] == [2]
+    assert [record.facts for record in read_records(files, "")] == [{"records": 1, "why": "No such file or directory"}]
+    assert [record.at for record in read_records(files, "web")] == [2]
 
 
 class Disk:
@@ -269,7 +270,7 @@ class Disk:
             raise OSError(5, "Input/output error")
 
 
-def test_a_flush_is_due_some_seconds_after_the_first_record_and_at_once_after_a_grave_one(tmp_path: Path) -> None:
+def test_a_flush_is_due_some_seconds_after_the_first_record_and_at_once_after_an_error(tmp_path: Path) -> None:
     disk = Disk()
     files = FileSink(str(tmp_path / "log"), clock=disk.clock, sync=Sync(disk.note, disk.note))
     assert files.flush_due() is None
@@ -289,7 +290,7 @@ def test_a_flush_is_due_some_seconds_after_the_first_record_and_at_once_after_a_
     assert disk.synced == ["web.00000001.jsonl"]
 
 
-def test_a_disk_that_can_not_flush_is_said_and_not_asked_again_for_the_same(tmp_path: Path) -> None:
+def test_a_failed_flush_is_reported_and_not_repeated(tmp_path: Path) -> None:
     disk = Disk()
     files = FileSink(str(tmp_path), clock=disk.clock, sync=Sync(disk.note, disk.note))
     files.write([a_line(1)])

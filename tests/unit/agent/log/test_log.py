@@ -1,4 +1,4 @@
-"""PID 1's log: nothing that goes wrong with a sink goes wrong with the agent, and nobody waits for a reader or a disk."""
+"""PID 1's log: a failing sink does no harm to the agent, and noting never waits for a reader or a disk."""
 
 import os
 from collections.abc import Sequence
@@ -11,10 +11,11 @@ import trio.testing
 from milkyway_agent.log.files import FileSink
 from milkyway_agent.log.log import FOLLOWED_RECORDS, LineSink, Log, Ring
 from milkyway_agent.log.record import Fact, Record, decode, describe, encode, priority_of
+from tests.fakes.log_records import read_records
 
 
 def a_log(*sinks: object) -> Log:
-    return Log(lambda: 1000, *sinks)  # type: ignore[arg-type] # the tests' sinks are sinks
+    return Log(lambda: 1000, *sinks)  # type: ignore[arg-type] # the sinks of these tests are sinks
 
 
 def test_a_record_is_an_event_with_facts() -> None:
@@ -28,13 +29,13 @@ def test_a_record_is_an_event_with_facts() -> None:
     ("event", "priority"),
     [("service_task_failed", 3), ("layer_refused", 4), ("report_not_sent", 4), ("boot_finished", 6), ("failed", 3), ("x", 6)],
 )
-def test_how_grave_an_event_is_its_name_says(event: str, priority: int) -> None:
+def test_the_name_of_an_event_gives_its_priority(event: str, priority: int) -> None:
     log = a_log()
     log.note(event)
     assert log.ring.records[0].priority == priority_of(event) == priority
 
 
-def test_an_ordinary_priority_takes_no_room_and_one_out_of_bounds_is_no_record() -> None:
+def test_the_default_priority_takes_no_room_and_a_priority_out_of_bounds_is_no_record() -> None:
     assert encode(Record(1, "booted")) == b'{"at":1,"event":"booted"}\n'
     assert decode(b'{"at":1,"event":"booted"}') == Record(1, "booted", priority=6)
     assert decode(encode(Record(1, "output", "web", {"line": "a\nb"}, 3))) == Record(1, "output", "web", {"line": "a\nb"}, 3)
@@ -52,11 +53,11 @@ def test_a_sink_that_fails_disturbs_neither_the_caller_nor_other_sinks() -> None
     assert ring.events() == ["booted"]
 
 
-def test_a_name_that_is_no_utf_8_is_noted_with_what_it_is_made_of(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_noted_with_escapes(tmp_path: Path) -> None:
     log = Log(lambda: 0)
     log.open_files(FileSink(str(tmp_path)))
     log.note("mount_failed", path=os.fsdecode(b"/mnt/\xff"), who="Zoë")
-    (record,) = FileSink(str(tmp_path)).records()
+    (record,) = read_records(FileSink(str(tmp_path)))
     assert record.facts == {"path": "/mnt/\\udcff", "who": "Zoë"}
 
 
@@ -79,14 +80,14 @@ def test_a_line_names_the_service_first() -> None:
     assert describe(Record(0, "service_killed", "web/nginx")) == "web/nginx: service killed"
 
 
-def test_what_was_noted_before_the_disk_came_is_on_it_too(tmp_path: Path) -> None:
+def test_what_was_noted_before_the_disk_was_there_is_on_it_too(tmp_path: Path) -> None:
     log = a_log()
     log.note("booted")
     log.open_files(FileSink(str(tmp_path)))
     log.note("layer_opened", sha256="ab")
     log.close_files()
     log.note("shut_down")
-    assert [record.event for record in FileSink(str(tmp_path)).records()] == ["booted", "layer_opened"]
+    assert [record.event for record in read_records(FileSink(str(tmp_path)))] == ["booted", "layer_opened"]
 
 
 async def test_the_past_is_read_from_memory_until_there_are_files(tmp_path: Path) -> None:
@@ -119,7 +120,7 @@ async def test_a_follower_sees_what_it_wants_from_now_on() -> None:
         records.receive_nowait()
 
 
-async def test_a_slow_follower_holds_nobody_up_and_is_told_in_the_gaps_place_what_it_missed() -> None:
+async def test_a_slow_follower_delays_nothing_and_is_told_in_the_gaps_place_how_much_it_missed() -> None:
     log = a_log()
     with log.follow() as records:
         for number in range(FOLLOWED_RECORDS + 17):

@@ -1,4 +1,4 @@
-"""Many services' records, merged by time, in little memory and whatever the writer does meanwhile."""
+"""The records of many services, merged by time, in little memory, whatever the writer does meanwhile."""
 
 import tempfile
 import tracemalloc
@@ -33,7 +33,7 @@ STEPS = st.tuples(
 def test_the_newest_are_those_that_a_sorted_list_would_give(
     steps: list[tuple[str, int, int]], limit: int, since: int, until: int, priority: int, in_memory: bool
 ) -> None:
-    records = [a_line(at, service, grave, size) for at, (service, grave, size) in enumerate(steps)]
+    records = [a_line(at, service, level, size) for at, (service, level, size) in enumerate(steps)]
     choice = Choice(since, until, priority)
     chosen = [record for record in records if choice.takes(record)]
     with tempfile.TemporaryDirectory() as directory:
@@ -81,7 +81,7 @@ def test_a_clock_that_was_wrong_for_a_while_hides_nothing(tmp_path: Path, wrong:
 
 def test_segments_long_before_since_are_not_read(tmp_path: Path) -> None:
     files = FileSink(str(tmp_path), file_bytes=1000, files=200)
-    files.write([a_line(995, "web", size=100)])  # so far back that only who reads everything would find it
+    files.write([a_line(995, "web", size=100)])  # so far back that only reading everything finds it
     for at in range(1000):
         files.write([a_line(at, "web", size=100)])
     assert [record.at for record in everything(files).newest(1000, Choice(since=990))] == list(range(990, 1000))
@@ -99,6 +99,6 @@ def test_reading_much_takes_little_memory(tmp_path: Path) -> None:
     try:
         count = sum(1 for _ in past.newest(10_000))
         assert count == 10_000
-        assert tracemalloc.get_traced_memory()[1] < len(services) * 5 * CHUNK_BYTES, "of 10 MB, some chunks per service"
+        assert tracemalloc.get_traced_memory()[1] < len(services) * 5 * CHUNK_BYTES, "a few chunks per service, of 10 MB"
     finally:
         tracemalloc.stop()

@@ -37,14 +37,14 @@ def test_lines_are_the_same_however_the_bytes_arrive(pieces: list[bytes]) -> Non
     assert at_once == by_piece
 
 
-def test_a_line_without_end_is_cut_and_takes_no_memory() -> None:
+def test_an_endless_line_is_cut_and_takes_no_memory() -> None:
     lines = Lines()
     found = [line.text for _ in range(100) for line in lines.feed(b"x" * 1000)]
     assert {len(line) for line in found} == {LINE_BYTES}
     assert len("".join(found)) + len(lines.end()[0].text) == 100_000
 
 
-def test_a_line_just_as_long_as_may_be_is_one_line() -> None:
+def test_a_line_of_the_maximum_length_is_not_cut() -> None:
     assert [len(line.text) for line in Lines().feed(b"x" * LINE_BYTES + b"\n" + b"y" * (LINE_BYTES + 1) + b"\n")] == [
         4096,
         4096,
@@ -52,7 +52,7 @@ def test_a_line_just_as_long_as_may_be_is_one_line() -> None:
     ]
 
 
-def test_what_is_no_text_is_shown_as_such() -> None:
+def test_bytes_that_are_not_utf_8_are_replaced() -> None:
     assert Lines().feed(b"caf\xe9\r\n") == [Line(6, "caf\ufffd")]
 
 
@@ -69,7 +69,7 @@ def test_what_is_no_text_is_shown_as_such() -> None:
         (b'{"level":"error"}', 6, '{"level":"error"}'),
     ],
 )
-def test_a_line_may_name_its_priority_and_nothing_else_is_read_out_of_it(written: bytes, priority: int, text: str) -> None:
+def test_a_line_may_begin_with_its_priority_and_is_not_parsed_further(written: bytes, priority: int, text: str) -> None:
     assert Lines().feed(written + b"\n") == [Line(priority, text)]
 
 
@@ -79,7 +79,7 @@ def test_each_piece_of_a_long_line_has_its_priority_and_the_next_line_its_own() 
 
 
 class Pipe:
-    """A pipe with a stream at its end, and what came out of it."""
+    """A pipe with a stream at its reading end, and what came out of it."""
 
     def __init__(self, share: Share, rest: bytes = b"") -> None:
         self.log = Log(lambda: 0)
@@ -100,32 +100,32 @@ class Pipe:
 
 @pytest.fixture
 def pipe() -> Iterator[Pipe]:
-    one = Pipe(Share(rate=10, burst=20), rest=b"be")
-    yield one
-    one.close()
-    os.close(one.stream.descriptor)
+    opened = Pipe(Share(rate=10, burst=20), rest=b"be")
+    yield opened
+    opened.close()
+    os.close(opened.stream.descriptor)
 
 
-def test_a_stream_says_when_to_watch_it_again(pipe: Pipe) -> None:
-    assert pipe.stream.ready(100) == AT_ONCE, "nothing was there"
+def test_a_stream_tells_when_to_watch_it_again(pipe: Pipe) -> None:
+    assert pipe.stream.ready(100) == AT_ONCE, "there was nothing to read"
     os.write(pipe.writing, b"gun\nand half")
     assert pipe.stream.ready(100) == AT_ONCE
-    assert pipe.lines() == ["begun"], "with what the agent before this one had read of it"
+    assert pipe.lines() == ["begun"], "with what the previous agent had read of it"
     assert pipe.stream.rest == b"and half"
     pipe.close()
     assert pipe.stream.ready(100) == ENDED
     assert pipe.lines() == ["begun", "and half"]
 
 
-def test_more_than_the_share_is_counted_once_and_the_pipe_then_left_alone_for_a_while(pipe: Pipe) -> None:
+def test_lines_beyond_the_share_are_counted_once_and_the_pipe_is_left_alone_for_a_while(pipe: Pipe) -> None:
     os.write(pipe.writing, b"gan\n" + b"a\n" * 36)
     assert pipe.stream.ready(100) == 100 + PAUSE_SECONDS
     assert (len(pipe.lines()), pipe.dropped()) == (20, [17])
     os.write(pipe.writing, b"b\n" * 12)
     assert pipe.stream.ready(101) == 101 + PAUSE_SECONDS
-    assert (len(pipe.lines()), pipe.dropped()) == (30, [17, 2]), "one second is worth ten lines"
+    assert (len(pipe.lines()), pipe.dropped()) == (30, [17, 2]), "a second allows ten lines"
     os.write(pipe.writing, b"c\n" * 20)
-    assert pipe.stream.ready(1000) == AT_ONCE, "and a long rest no more than the burst"
+    assert pipe.stream.ready(1000) == AT_ONCE, "a long rest allows no more than the burst"
 
 
 def test_long_lines_use_the_share_up_sooner(pipe: Pipe) -> None:
@@ -136,13 +136,13 @@ def test_long_lines_use_the_share_up_sooner(pipe: Pipe) -> None:
     assert pipe.dropped() == [4]
 
 
-def test_one_call_reads_one_chunk_however_much_there_is(pipe: Pipe) -> None:
+def test_a_call_reads_a_single_chunk_however_much_there_is(pipe: Pipe) -> None:
     os.write(pipe.writing, b"x" * 40000)
     assert pipe.stream.ready(0) == AT_ONCE
     assert sum(len(str(line)) for line in pipe.lines()) + len(pipe.stream.rest) == CHUNK_BYTES + len(b"be")
 
 
-def test_a_clock_that_stands_still_gives_nothing(pipe: Pipe) -> None:
+def test_a_clock_that_stands_still_allows_nothing(pipe: Pipe) -> None:
     os.write(pipe.writing, b"\n" * 21)
     assert pipe.stream.ready(100) == 101
     os.write(pipe.writing, b"\n")
@@ -178,17 +178,17 @@ async def test_a_task_carries_lines_until_the_writers_are_gone(autojump_clock: M
     assert autojump_clock.autojump_threshold == 0
 
 
-def test_the_next_run_writes_into_a_pipe_at_rest_with_a_full_share_and_lines_of_its_own(pipe: Pipe) -> None:
-    os.write(pipe.writing, b"gun\n" + 19 * b"one\n" + b"hal")
+def test_the_next_run_uses_a_pipe_at_rest_with_a_full_share_and_lines_of_its_own(pipe: Pipe) -> None:
+    os.write(pipe.writing, b"gun\n" + 19 * b"old\n" + b"hal")
     assert pipe.stream.ready(0.0) == AT_ONCE
     assert pipe.stream.begin_anew(0.0)
-    os.write(pipe.writing, 20 * b"two\n")
+    os.write(pipe.writing, 20 * b"new\n")
     assert pipe.stream.ready(0.0) == AT_ONCE
-    assert pipe.lines() == ["begun", *19 * ["one"], "hal", *20 * ["two"]]
+    assert pipe.lines() == ["begun", *19 * ["old"], "hal", *20 * ["new"]]
     assert pipe.stream.rest == b""
 
 
-def test_a_pipe_that_is_not_read_empty_or_had_more_than_its_share_is_not_the_next_runs(pipe: Pipe) -> None:
+def test_a_pipe_with_unread_lines_or_an_exceeded_share_is_not_used_by_the_next_run(pipe: Pipe) -> None:
     os.write(pipe.writing, b"unread\n")
     assert not pipe.stream.begin_anew(0.0)
     os.write(pipe.writing, 20 * b"too much\n")

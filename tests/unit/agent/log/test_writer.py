@@ -1,4 +1,4 @@
-"""Nobody who notes something waits for the disk, and nothing is lost without being counted."""
+"""Noting something never waits for the disk, and nothing is lost without being counted."""
 
 import threading
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from milkyway_agent.log.files import FLUSH_SECONDS, Batch, FileSink, Sync
 from milkyway_agent.log.log import Log
 from milkyway_agent.log.record import Record
 from milkyway_agent.log.writer import QUEUE_BYTES
+from tests.fakes.log_records import read_records
 
 LINE = "x" * 1000
 
@@ -44,7 +45,7 @@ def stuck(tmp_path: Path) -> Iterator[StuckDisk]:
     disk.close()
 
 
-async def test_a_disk_that_does_not_answer_holds_nobody_up_and_what_is_lost_is_said_when_it_does(
+async def test_a_disk_that_does_not_answer_delays_nothing_and_losses_are_reported_when_it_does(
     stuck: StuckDisk, tmp_path: Path
 ) -> None:
     log = Log(lambda: 1)
@@ -57,13 +58,13 @@ async def test_a_disk_that_does_not_answer_holds_nobody_up_and_what_is_lost_is_s
         number = 2 * QUEUE_BYTES // len(LINE)
         for _ in range(number):
             log.note_lines("web", [(6, LINE)])
-        assert len(log.ring.records) == 500, "all of it went on at once"
+        assert len(log.ring.records) == 500, "none of it had to wait"
         stuck.answers.set()
         log.close_files()
         nursery.cancel_scope.cancel()
     files = FileSink(str(tmp_path))
-    kept = len(list(files.records("web"))) - 1
-    lost = sum(int(str(record.facts["records"])) for record in files.records("") if record.event == "records_lost")
+    kept = len(list(read_records(files, "web"))) - 1
+    lost = sum(int(str(record.facts["records"])) for record in read_records(files, "") if record.event == "records_lost")
     assert kept + lost == number
     assert kept * (len(LINE) + 200) > QUEUE_BYTES / 2, "as much as the queue holds was kept"
     assert lost > number / 3
@@ -71,7 +72,7 @@ async def test_a_disk_that_does_not_answer_holds_nobody_up_and_what_is_lost_is_s
 
 
 class Disk:
-    """Keeps when it was asked to flush, and fails when told to. The clock is the test's: threads take none of its time."""
+    """Records when it was asked to flush, and fails when told to. The clock is the test's: threads take none of its time."""
 
     def __init__(self, clock: MockClock) -> None:
         self.clock = clock
@@ -89,17 +90,17 @@ class Disk:
             raise OSError(5, "Input/output error")
 
     async def asked(self) -> None:
-        """Wait until it is asked once more."""
+        """Wait until the next time that it is asked to flush."""
         await trio.to_thread.run_sync(self._asked.acquire)
 
 
 async def written(log: Log) -> None:
-    """Wait until what was noted is in the files, and until when to flush is waited for."""
+    """Wait until what was noted is in the files, and the wait for the next flush has begun."""
     await log.past(lambda _: True)
     await trio.testing.wait_all_tasks_blocked()
 
 
-async def test_at_rest_nothing_is_waited_for_but_a_record(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_at_rest_it_waits_only_for_a_record(tmp_path: Path, mock_clock: MockClock) -> None:
     disk = Disk(mock_clock)
     start = trio.current_time()
     log = Log(lambda: 1)
@@ -121,12 +122,12 @@ async def test_at_rest_nothing_is_waited_for_but_a_record(tmp_path: Path, mock_c
         now = trio.current_time()
         log.note("disk_failed")
         await disk.asked()
-        assert disk.flushes[1:] == [now], "a grave one at once"
+        assert disk.flushes[1:] == [now], "an error is flushed at once"
         log.close_files()
         nursery.cancel_scope.cancel()
 
 
-async def test_what_a_flush_failed_of_is_noted_once(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_the_reason_of_a_failed_flush_is_noted_once(tmp_path: Path, mock_clock: MockClock) -> None:
     disk = Disk(mock_clock)
     disk.fails = True
     log = Log(lambda: 1)
@@ -138,7 +139,7 @@ async def test_what_a_flush_failed_of_is_noted_once(tmp_path: Path, mock_clock: 
             log.note("disk_failed")
             await disk.asked()
             assert (await records.receive()).facts == {"why": "Input/output error"}
-            for _ in range(3):  # each is begun when what came of the one before has been heard
+            for _ in range(3):  # each begins when the result of the previous flush has been heard
                 log.note("disk_failed")
                 await written(log)
                 mock_clock.jump(1)
@@ -160,11 +161,11 @@ async def test_files_that_are_closed_can_be_opened_again(tmp_path: Path) -> None
             log.note(name, service="web")
             log.close_files()
         nursery.cancel_scope.cancel()
-    assert [record.event for record in FileSink(str(tmp_path / "one")).records("web")] == ["one"]
-    assert [record.event for record in FileSink(str(tmp_path / "two")).records("web")] == ["one", "two"], "from memory"
+    assert [record.event for record in read_records(FileSink(str(tmp_path / "one")), "web")] == ["one"]
+    assert [record.event for record in read_records(FileSink(str(tmp_path / "two")), "web")] == ["one", "two"], "from memory"
 
 
-async def test_past_and_followed_together_are_everything_once_also_across_rotations(tmp_path: Path) -> None:
+async def test_past_and_followed_records_together_are_complete_even_across_rotations(tmp_path: Path) -> None:
     with closing(FileSink(str(tmp_path), file_bytes=2000, files=100)) as files:
         log = Log(lambda: 1)
         log.open_files(files)
@@ -184,7 +185,7 @@ async def test_past_and_followed_together_are_everything_once_also_across_rotati
             nursery.cancel_scope.cancel()
 
 
-async def test_services_that_exist_are_known_to_the_files_at_their_place_in_the_queue(tmp_path: Path) -> None:
+async def test_the_files_learn_which_services_exist_at_that_place_in_the_queue(tmp_path: Path) -> None:
     files = FileSink(str(tmp_path), file_bytes=20_000, total_bytes=400_000)
     log = Log(lambda: 1)
     log.open_files(files)
@@ -206,11 +207,11 @@ def test_without_the_task_records_are_written_as_they_come(tmp_path: Path) -> No
     log = Log(lambda: 1)
     log.open_files(FileSink(str(tmp_path)))
     log.note("booted")
-    assert list(FileSink(str(tmp_path)).records()) == [Record(1, "booted")]
+    assert list(read_records(FileSink(str(tmp_path)))) == [Record(1, "booted")]
     log.close_files()
 
 
-async def test_what_was_about_to_be_written_when_the_writer_was_cancelled_is_written_at_the_end(tmp_path: Path) -> None:
+async def test_what_was_about_to_be_written_when_the_writer_was_cancelled_is_written_on_close(tmp_path: Path) -> None:
     log = Log(lambda: 1)
     log.open_files(FileSink(str(tmp_path)))
     async with trio.open_nursery() as nursery:
@@ -220,4 +221,4 @@ async def test_what_was_about_to_be_written_when_the_writer_was_cancelled_is_wri
         nursery.cancel_scope.cancel()  # it is woken, and has not begun
     log.close_files()
     with closing(FileSink(str(tmp_path))) as files:
-        assert [record.facts["line"] for record in files.records("web")] == ["last"]
+        assert [record.facts["line"] for record in read_records(files, "web")] == ["last"]

@@ -1,4 +1,4 @@
-"""``mwctl top`` on a terminal of its own: what is drawn, what its keys do, and that the terminal is as before afterwards."""
+"""``mwctl top`` on a terminal of its own: what is drawn, what its keys do, and that the terminal is restored afterwards."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-# Stands in for the agent: answers from a file, as often as it is asked, and fails as unavailable without one.
+# Stands in for the agent: answers every request from a file, and fails as unavailable when there is none.
 PROGRAM = """
 import json, signal, sys
 from milkyway_agent.mwctl.screen import Painter
@@ -46,7 +46,7 @@ class Terminal:
         self.process = subprocess.Popen(command, stdin=self.side, stdout=self.side, stderr=subprocess.PIPE, text=True)
 
     def until(self, text: str) -> None:
-        """Read until *text* was drawn."""
+        """Read until *text* has been drawn."""
         for _ in range(100):
             if text in self.seen:
                 return
@@ -66,18 +66,18 @@ class Terminal:
 
 
 @pytest.mark.parametrize("end", ["q", "ctrl-c"])
-def test_it_draws_on_the_other_screen_and_leaves_the_terminal_as_it_was(tmp_path: Path, end: str) -> None:
+def test_it_draws_on_the_alternate_screen_and_leaves_the_terminal_as_it_was(tmp_path: Path, end: str) -> None:
     answers = tmp_path / "answers"
     answers.write_text(json.dumps(ANSWER))
     terminal = Terminal(answers)
     try:
-        terminal.until("q ends it")
+        terminal.until("q quits")
         assert terminal.seen.startswith("\x1b[?1049h\x1b[?25l\x1b[H")
         assert "1 of 1 services started" in terminal.seen
         assert termios.tcgetattr(terminal.side) != terminal.before
         if end == "q":
             terminal.press(b"q")
-        else:  # no terminal of ours controls it, so that the key would reach nobody
+        else:  # this is no controlling terminal: the key would reach no process
             terminal.process.send_signal(signal.SIGINT)
         terminal.until("\x1b[?25h\x1b[?1049l")
         _, errors = terminal.process.communicate(timeout=10)
@@ -87,18 +87,18 @@ def test_it_draws_on_the_other_screen_and_leaves_the_terminal_as_it_was(tmp_path
         terminal.close()
 
 
-def test_an_agent_that_does_not_answer_for_a_while_is_waited_for(tmp_path: Path) -> None:
+def test_it_waits_for_an_agent_that_does_not_answer_for_a_while(tmp_path: Path) -> None:
     answers = tmp_path / "answers"
     answers.write_text(json.dumps(ANSWER))
     terminal = Terminal(answers)
     try:
-        terminal.until("q ends it")
+        terminal.until("q quits")
         answers.rename(tmp_path / "gone")
         terminal.press(b" ")
         terminal.until("nobody answers")
         (tmp_path / "gone").rename(answers)
         terminal.seen = ""
         terminal.press(b" ")
-        terminal.until("q ends it")
+        terminal.until("q quits")
     finally:
         terminal.close()

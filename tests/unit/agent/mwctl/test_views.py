@@ -1,4 +1,4 @@
-"""What mwctl shows of the supervisor, word for word: tree, reasons, blame, critical path, figures, events."""
+"""What mwctl shows of the supervisor, verbatim: tree, reasons, blame, critical path, figures, events."""
 
 import re
 from typing import Any
@@ -58,7 +58,7 @@ TOOK    WAITED      READY AT  SERVICE
 -       2 h 13 min  -         shop/nginx  underway
 -       2 h 13 min  -         shop/php    underway
 
-phases of the boot, by when they were done
+phases of the boot, in the order in which they finished
   9.1 s   pid1
   18.4 s  ready
 
@@ -107,14 +107,14 @@ def node(name: str, *requires: str, wants: tuple[str, ...] = ()) -> Json:
     }
 
 
-def test_what_is_needed_twice_is_spread_out_once() -> None:
+def test_what_is_needed_twice_is_expanded_once() -> None:
     services = [node("a", "c"), node("b", "c", wants=("c", "gone")), node("c", "d"), node("d")]
     tree = {"uptime_ms": 5, "roots": ["a", "b"], "services": services}
     names = [line.partition("  started")[0].rstrip() for line in tree_lines(tree, PLAIN)[1:]]
     assert names == ["a", "└─ c", "   └─ d", "b", "└─ c (above)"]
 
 
-def test_a_ring_that_should_not_be_there_is_still_an_end() -> None:
+def test_a_cycle_that_should_not_exist_does_not_go_on_for_ever() -> None:
     tree = {"uptime_ms": 5, "roots": ["a"], "services": [node("a", "b"), node("b", "a")]}
     assert len(tree_lines(tree, PLAIN)) == 4
 
@@ -166,7 +166,7 @@ async def test_top_shows_rates_and_no_column_that_the_machine_has_no_figures_for
         "SERVICE  STATE    CPU %  MEMORY  TASKS  READ/S  WRITE/S  CPU WAIT %  MEM WAIT %",
         "dhcp     started   25.0   3.0 M      2     0 B      0 B         0.0        12.5",
     ]
-    assert "CPU %" not in top_lines(now, None, PLAIN)[2]  # of one reading no rate is known
+    assert "CPU %" not in top_lines(now, None, PLAIN)[2]  # a single reading gives no rate
 
 
 def use(name: str, **figures: float | None) -> Json:

@@ -1,4 +1,4 @@
-"""Alarms on trio's mock clock: nobody waits, and all rings when it should."""
+"""Alarms on trio's mock clock: everything rings when it should, and no test waits."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +11,7 @@ from milkyway_agent.runtime.alarms import Alarm, Alarms
 
 
 class Notes:
-    """What was noted: the events' names."""
+    """Records the names of the events that were logged."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -44,7 +44,7 @@ async def test_alarms_ring_once_each_in_the_order_of_their_times(autojump_clock:
     assert rung == [("past", 0.0), ("a", 1.0), ("b", 2.0), ("c", 3.0)]
 
 
-async def test_one_that_is_set_while_it_sleeps_and_is_earlier_wakes_it(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_earlier_alarm_that_is_set_meanwhile_wakes_the_task(autojump_clock: trio.testing.MockClock) -> None:
     rung: list[float] = []
     async with ringing() as (alarms, _):
         begin = trio.current_time()
@@ -69,7 +69,7 @@ async def test_a_cancelled_alarm_never_rings_and_may_be_cancelled_again(autojump
     assert rung == ["kept"]
 
 
-async def test_one_may_cancel_another_that_is_due_at_the_same_time(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_alarm_may_cancel_another_that_is_due_at_the_same_time(autojump_clock: trio.testing.MockClock) -> None:
     rung: list[str] = []
     async with ringing() as (alarms, _):
         second: list[Alarm] = []
@@ -84,7 +84,7 @@ async def test_one_may_cancel_another_that_is_due_at_the_same_time(autojump_cloc
     assert rung == ["first"]
 
 
-async def test_one_that_raises_is_noted_and_the_others_ring(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_alarm_that_raises_is_logged_and_the_others_ring(autojump_clock: trio.testing.MockClock) -> None:
     rung: list[str] = []
     async with ringing() as (alarms, notes):
         alarms.set(1, lambda: [][0])
@@ -93,7 +93,7 @@ async def test_one_that_raises_is_noted_and_the_others_ring(autojump_clock: trio
     assert (rung, notes.events) == (["other"], ["alarm_failed"])
 
 
-async def test_a_watchdog_that_is_fed_without_end_leaves_a_short_heap(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_watchdog_that_is_fed_for_ever_leaves_a_short_heap(autojump_clock: trio.testing.MockClock) -> None:
     alarms = Alarms(Notes())
     rung: list[int] = []
     kept = [alarms.set(50 + number, lambda number=number: rung.append(number)) for number in range(10)]  # type: ignore[misc] # bound early
@@ -104,10 +104,10 @@ async def test_a_watchdog_that_is_fed_without_end_leaves_a_short_heap(autojump_c
         nursery.start_soon(alarms.run)
         await trio.sleep(200)
         nursery.cancel_scope.cancel()
-    assert rung == list(range(10)), "what was swept was only what was cancelled"
+    assert rung == list(range(10)), "only cancelled alarms were swept"
 
 
-async def test_one_that_sets_itself_anew_at_once_and_for_ever_keeps_nobody_waiting() -> None:
+async def test_an_alarm_that_sets_itself_again_at_once_for_ever_starves_no_task() -> None:
     async with ringing() as (alarms, _):
 
         def again() -> None:
@@ -118,7 +118,7 @@ async def test_one_that_sets_itself_anew_at_once_and_for_ever_keeps_nobody_waiti
             await trio.lowlevel.checkpoint()
 
 
-async def test_one_that_sets_itself_anew_lets_others_have_their_turn(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_alarm_that_sets_itself_again_lets_others_have_their_turn(autojump_clock: trio.testing.MockClock) -> None:
     async with ringing() as (alarms, _):
         rung: list[float] = []
 

@@ -1,4 +1,4 @@
-"""trio without what PID 1 has no use for: it works, and leaves the standard library and the libraries as they were."""
+"""trio without what PID 1 does not use: it works, and leaves the standard library and other libraries as they were."""
 
 import subprocess
 import sys
@@ -58,10 +58,10 @@ def ask(name):
 
 names = ["getcoroutinestate", "iscoroutine", "CORO_CLOSED", "signature"] * 4
 threads = [threading.Thread(target=ask, args=(name,)) for name in names]
-for one in threads:
-    one.start()
-for one in threads:
-    one.join()
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
 assert not failures, failures
 """
 NAMES = """
@@ -90,17 +90,17 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True)
 
 
-def test_it_runs_and_takes_along_nothing_that_nobody_uses() -> None:
+def test_it_runs_and_imports_nothing_unused() -> None:
     done = run(NOT_IMPORTED)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_whoever_wants_what_was_left_out_has_it_as_it_is() -> None:
+def test_later_imports_get_the_real_modules() -> None:
     done = run(AS_THEY_WERE)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_threads_that_want_at_once_what_was_put_off_all_have_the_whole_of_it() -> None:
+def test_threads_that_use_a_module_that_was_put_off_at_the_same_time_all_get_the_whole_of_it() -> None:
     for _ in range(5):
         done = run(THREADS)
         assert (done.returncode, done.stderr) == (0, "")
@@ -117,7 +117,7 @@ def test_what_trio_logs_is_logged() -> None:
     assert "ZeroDivisionError: in an instrument" in done.stderr
 
 
-def test_what_is_no_exception_is_refused_as_ever() -> None:
+def test_what_is_no_exception_is_still_refused() -> None:
     done = run(WRONG_OUTCOME)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("error must be <class 'BaseException'>")

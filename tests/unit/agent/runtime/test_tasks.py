@@ -1,4 +1,4 @@
-"""A kept task outlives its failures, and dies with its nursery whatever it raises then."""
+"""A kept task survives its failures, and ends with its nursery whatever it raises then."""
 
 import pytest
 import trio
@@ -30,8 +30,8 @@ async def test_a_task_that_fails_begins_again_until_it_returns(autojump_clock: t
     assert "ValueError('no')" in noted.errors[0]
 
 
-async def test_a_failure_during_cancellation_is_noted_and_goes_no_further() -> None:
-    """As a send on a socket that the same shutdown has closed: trio raises it together with the cancellation."""
+async def test_a_failure_during_cancellation_is_logged_and_goes_no_further() -> None:
+    """For instance a send on a socket that the same shutdown has closed: trio raises it together with the cancellation."""
     noted = Noted()
 
     async def clumsy() -> None:

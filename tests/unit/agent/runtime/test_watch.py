@@ -1,4 +1,4 @@
-"""The watch over real pipes: who is called, who is called no more, and whose event it is."""
+"""The watch over real pipes: which callbacks are called, which no longer, for whose event, and before which tasks."""
 
 import os
 import select
@@ -55,7 +55,7 @@ def test_a_callback_is_called_as_long_as_there_are_events() -> None:
         assert came == [b"a", b"b"]
 
 
-def test_who_is_removed_is_called_no_more_and_may_be_removed_again() -> None:
+def test_a_removed_callback_is_not_called_and_may_be_removed_again() -> None:
     with watching() as (watch, _), pipe(b"a") as (reading, _writing):
         came: list[int] = []
         watch.add(reading, came.append)
@@ -65,7 +65,7 @@ def test_who_is_removed_is_called_no_more_and_may_be_removed_again() -> None:
         assert came == []
 
 
-async def test_a_callback_that_raises_is_noted_and_rests_and_holds_nobody_up() -> None:
+async def test_a_callback_that_raises_is_logged_and_rests_and_delays_no_other() -> None:
     with watching() as (watch, notes), pipe(b"a") as (bad, _), pipe(b"b") as (good, _writing):
         came: list[bytes] = []
 
@@ -79,7 +79,7 @@ async def test_a_callback_that_raises_is_noted_and_rests_and_holds_nobody_up() -
         assert (came, notes) == ([b"b"], ["watch_failed"])
 
 
-async def test_one_that_removes_itself_and_raises_then_takes_nobody_elses_place() -> None:
+async def test_a_callback_that_replaces_itself_and_raises_does_not_make_the_new_one_rest() -> None:
     with watching() as (watch, notes), pipe(b"a") as (reading, _writing):
         came: list[int] = []
 
@@ -94,7 +94,7 @@ async def test_one_that_removes_itself_and_raises_then_takes_nobody_elses_place(
         assert (came, notes) == ([select.EPOLLIN], ["watch_failed"])
 
 
-def test_who_is_removed_by_another_of_the_same_turn_is_not_called() -> None:
+def test_a_callback_that_is_removed_by_another_of_the_same_turn_is_not_called() -> None:
     with watching() as (watch, _), pipe(b"a") as (first, _), pipe(b"b") as (second, _writing):
         came: list[str] = []
 
@@ -108,15 +108,15 @@ def test_who_is_removed_by_another_of_the_same_turn_is_not_called() -> None:
         assert len(came) == 1
 
 
-def test_an_event_is_never_taken_for_one_of_a_descriptor_that_has_its_number_now() -> None:
-    """Or a process that lives would be taken for one that has ended: the wait for its end would stop everything."""
+def test_an_event_is_never_taken_for_that_of_a_later_descriptor_with_the_same_number() -> None:
+    """Otherwise a living process would be taken for an ended one, and the wait for its end would stop everything."""
     with watching() as (watch, _), pipe(b"a") as (first, _), pipe(b"b") as (second, _), pipe() as (silent, _writing):
         came: list[str] = []
 
         def give_number_away(mine: int, other: int) -> None:
             os.read(mine, 1)
             watch.remove(other)
-            os.dup2(silent, other)  # closes it, and opens what has nothing to say under its number
+            os.dup2(silent, other)  # closes it, and opens a silent pipe under its number
             watch.add(other, lambda _: came.append("stranger"))
 
         watch.add(first, lambda _: give_number_away(first, second))
@@ -126,7 +126,7 @@ def test_an_event_is_never_taken_for_one_of_a_descriptor_that_has_its_number_now
         assert came == []
 
 
-def test_what_cannot_be_watched_is_said_at_once() -> None:
+def test_what_cannot_be_watched_is_refused_at_once() -> None:
     with watching() as (watch, _):
         file = os.memfd_create("file")
         try:
@@ -137,7 +137,9 @@ def test_what_cannot_be_watched_is_said_at_once() -> None:
             os.close(file)
 
 
-async def test_who_rests_is_asked_again_less_and_less_often_until_it_does_well(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_failing_callback_is_called_less_and_less_often_until_it_succeeds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     with resting() as (watch, alarms, notes), pipe(b"ab") as (reading, _writing):
         asked: list[float] = []
         done = trio.Event()
@@ -157,13 +159,13 @@ async def test_who_rests_is_asked_again_less_and_less_often_until_it_does_well(a
             nursery.start_soon(alarms.run)
             await done.wait()
             nursery.cancel_scope.cancel()
-        # 0.1 s, 1 s, then 10 s each; once it has done well, from the start again
+        # 0.1 s, 1 s, then 10 s each; after a success, from the start again
         assert [round(at - began, 3) for at in asked] == [0, 0.1, 1.1, 11.1, 21.1, 21.1, 21.2]
         assert notes == ["watch_failed"] * 5
 
 
-async def test_one_that_is_found_failing_while_nobody_waits_rests_too(autojump_clock: trio.testing.MockClock) -> None:
-    """Whoever dispatches may be quicker than the task that waits: the rest ends nevertheless."""
+async def test_a_callback_that_fails_while_no_task_waits_rests_too(autojump_clock: trio.testing.MockClock) -> None:
+    """A dispatch may come before the task that waits: the rest ends nevertheless."""
     with resting() as (watch, alarms, _), pipe(b"a") as (reading, _writing):
         asked: list[float] = []
         done = trio.Event()
@@ -187,7 +189,7 @@ async def test_one_that_is_found_failing_while_nobody_waits_rests_too(autojump_c
         assert [round(at - began, 3) for at in asked] == [0, 0.1]
 
 
-async def test_who_rests_may_be_removed_and_its_number_be_anothers(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_resting_descriptor_may_be_removed_and_its_number_be_reused(autojump_clock: trio.testing.MockClock) -> None:
     with resting() as (watch, alarms, notes), pipe(b"a") as (reading, _writing), pipe(b"b") as (other, _other_writing):
         came: list[bytes] = []
 
@@ -219,4 +221,58 @@ async def test_it_dispatches_until_it_is_cancelled() -> None:
             os.write(writing, b"a")
             with trio.fail_after(10):
                 await came.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def test_it_comes_before_tasks_that_wait_for_the_same_and_only_inside_the_block() -> None:
+    with watching() as (watch, _), pipe() as (reading, writing):
+        order: list[str] = []
+
+        async def wait() -> None:
+            same = os.dup(reading)  # trio lets a single task wait for a descriptor
+            await trio.lowlevel.wait_readable(same)
+            os.close(same)
+            order.append("task")
+
+        def came(_: int) -> None:
+            os.read(reading, 1)
+            order.append("watch")
+
+        watch.add(reading, came)
+        for _ in range(20):  # trio draws the order of its tasks
+            async with trio.open_nursery() as nursery:
+                with watch.dispatching_first():
+                    for _ in range(3):
+                        nursery.start_soon(wait)
+                    await trio.testing.wait_all_tasks_blocked()
+                    os.write(writing, b"x")
+                    await trio.testing.wait_all_tasks_blocked()
+            assert order == ["watch", "task", "task", "task"]
+            order.clear()
+        os.write(writing, b"x")
+        await wait()
+        assert order == ["task"], "outside it does not dispatch"
+
+
+async def test_a_callback_outside_any_task_may_start_tasks_and_set_events() -> None:
+    with watching() as (watch, _), pipe() as (reading, writing):
+        done, begun = trio.Event(), trio.Event()
+
+        async def task() -> None:
+            await done.wait()
+            begun.set()
+
+        async with trio.open_nursery() as nursery:
+
+            def came(_: int) -> None:
+                os.read(reading, 1)
+                nursery.start_soon(task)
+                done.set()
+
+            watch.add(reading, came)
+            with watch.dispatching_first():
+                nursery.start_soon(watch.run)
+                os.write(writing, b"x")
+                with trio.fail_after(5):
+                    await begun.wait()
             nursery.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""What services say over the notify socket: who, which words, and which descriptors, none of which leaks."""
+"""Messages to the notify socket: their senders, their words, and their descriptors, none of which leaks."""
 
 import array
 import os
@@ -13,7 +13,7 @@ from milkyway_agent.system import sockets
 
 @pytest.fixture
 def notify(tmp_path: Path) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """The notify socket, and a client of it."""
+    """The notify socket and a client."""
     path = str(tmp_path / "notify")
     with sockets.datagram(path, 0o666) as opened, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
         client.connect(path)
@@ -28,7 +28,7 @@ def send(client: socket.socket, data: bytes, descriptors: list[int]) -> None:
     client.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else [])
 
 
-def test_nothing_waits(notify: tuple[socket.socket, socket.socket]) -> None:
+def test_without_a_message_there_is_none(notify: tuple[socket.socket, socket.socket]) -> None:
     assert sockets.receive_notify(notify[0]) is None
 
 
@@ -70,7 +70,7 @@ def test_too_many_descriptors_are_refused_and_closed(notify: tuple[socket.socket
     assert open_descriptors() == before
 
 
-def test_too_long_a_message_is_refused_and_its_descriptors_closed(notify: tuple[socket.socket, socket.socket]) -> None:
+def test_a_message_that_is_too_long_is_refused_and_its_descriptors_closed(notify: tuple[socket.socket, socket.socket]) -> None:
     opened, client = notify
     before = open_descriptors()
     send(client, b"READY=1\n" + b"x" * sockets.NOTIFY_BYTES, [client.fileno()])

@@ -1,4 +1,4 @@
-"""Durable files: whatever moment the power goes, the old content or the new is there, and damage is seen."""
+"""Durable files: at whatever moment the power is cut, the old content or the new is there, and damage is detected."""
 
 import os
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from tests.fakes.power_cut_disk import PowerCutDisk
 
 @pytest.fixture(params=["kernel", "path", "fake"])
 def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Directory]:
-    """The real directory and the fake one keep the same promises."""
+    """The real directories and the fake keep the same promises."""
     if request.param == "fake":
         yield PowerCutDisk()
         return
@@ -61,7 +61,7 @@ def test_copies_are_read_back_newest_first(directory: Directory) -> None:
     assert has_copies(directory, "state")
 
 
-def test_kernel_files_are_for_their_owner_alone(tmp_path: Path) -> None:
+def test_files_are_readable_only_by_their_owner(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     replace(KernelDirectory(descriptor), "keys", b"secret")
     os.close(descriptor)
@@ -97,7 +97,7 @@ def test_a_power_cut_while_writing_copies_leaves_a_good_one() -> None:
     assert None not in found
 
 
-def test_once_written_no_cut_brings_the_old_back() -> None:
+def test_once_written_no_power_cut_brings_the_old_content_back() -> None:
     disk = PowerCutDisk()
     write_copies(disk, "state", 1, b"old")
     write_copies(disk, "state", 2, b"new")
@@ -107,8 +107,8 @@ def test_once_written_no_cut_brings_the_old_back() -> None:
 
 
 @pytest.mark.parametrize("copy", ["a", "b"])
-def test_one_damaged_copy_loses_nothing_and_is_named(copy: str) -> None:
-    """Every truncation and every flipped byte of either copy."""
+def test_a_single_damaged_copy_loses_nothing_and_is_named(copy: str) -> None:
+    """For every truncation and every flipped byte of either copy."""
     disk = PowerCutDisk()
     write_copies(disk, "state", 3, b"content")
     whole = disk.files[f"state.{copy}"]
@@ -120,7 +120,7 @@ def test_one_damaged_copy_loses_nothing_and_is_named(copy: str) -> None:
         assert read_copies(disk, "state") == (3, b"content", (f"state.{copy}",))
 
 
-def test_two_damaged_copies_are_nothing_but_are_not_absent() -> None:
+def test_two_damaged_copies_have_no_content_but_are_not_absent() -> None:
     disk = PowerCutDisk({"state.a": b"", "state.b": b"\0" * 100})
     assert read_copies(disk, "state") is None
     assert has_copies(disk, "state")

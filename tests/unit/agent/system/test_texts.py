@@ -1,4 +1,4 @@
-"""What the kernel writes and what it is told, as text and structures: no call is made here."""
+"""The texts and structures that the kernel writes and reads: no call is made here."""
 
 import struct
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_mounts_are_read_with_optional_fields_and_escapes() -> None:
     assert (second.root, second.target, second.options, second.super_options) == ("/sub", "/proc", "ro", "rw")
 
 
-def test_a_process_may_be_called_anything() -> None:
+def test_a_process_may_have_any_name() -> None:
     rest = " ".join(["S", "7", *["0"] * 17, "4711", "0"])
     assert processes.parse_stat(f"42 (a) b (c d) {rest}") == (42, "a) b (c d", "S", 7, 4711)
 
@@ -60,7 +60,7 @@ def test_figures_of_groups_are_read() -> None:
     assert cgroups.parse_pressure("") is None
 
 
-def test_figures_that_are_not_there_are_none(tmp_path: Path) -> None:
+def test_missing_figures_are_none(tmp_path: Path) -> None:
     (tmp_path / "memory.current").write_text("4096\n")
     (tmp_path / "cpu.stat").write_text("usage_usec 5\n")
     group = str(tmp_path)
@@ -98,11 +98,6 @@ def test_a_device_mapper_request_is_laid_out_as_the_kernel_reads_it() -> None:
     assert bytes(buffer[352:360]) == b"1 table\0"
 
 
-def test_the_status_of_a_target_is_read_from_the_answer() -> None:
-    buffer = verity.request("x", 0, (8, "verity", "C"))
-    assert verity.target_status(buffer) == "C"
-
-
 def test_a_loop_configuration_has_the_kernels_size_and_offsets() -> None:
     """Sizes and offsets of linux/loop.h: struct loop_config (304 bytes), lo_flags at 8 + 52."""
     config = loop.loop_config(7, "name.layer", loop.LO_FLAGS_READ_ONLY | loop.LO_FLAGS_DIRECT_IO)
@@ -112,6 +107,6 @@ def test_a_loop_configuration_has_the_kernels_size_and_offsets() -> None:
     assert config[64:75] == b"name.layer\0"
 
 
-def test_a_line_cannot_steer_the_terminal_nor_begin_another() -> None:
+def test_a_line_can_neither_steer_the_terminal_nor_begin_another_line() -> None:
     assert console.printable("a\x1b[2Jb\nc") == "a\\x1b[2Jb\\nc"
     assert console.printable("grüße") == "grüße"

@@ -1,4 +1,4 @@
-"""Timers of the kernel: they expire when their time has passed, and not before."""
+"""The kernel's timers: they expire when their time has passed, and not before."""
 
 import os
 import select
@@ -75,6 +75,6 @@ def test_the_year_2242_can_be_armed_for() -> None:
         os.close(timer)
 
 
-def test_a_clock_that_there_is_not_is_refused() -> None:
+def test_an_unknown_clock_is_refused() -> None:
     with pytest.raises(OSError, match="Invalid argument"):
         timerfd.timerfd_create(77)

@@ -1,4 +1,4 @@
-"""The uplink's waits, bounds and words, with a server that is played in memory and a clock that jumps."""
+"""The uplink's waits, bounds and messages, against a server in memory and with a clock that jumps."""
 
 import hashlib
 import os
@@ -37,7 +37,7 @@ Answer = Callable[[h11.Request], Awaitable[tuple[int, dict[str, str], bytes]]]
 
 
 class Server:
-    """Plays the control server: *answer* says what comes back; ``asked`` records what was asked, and when."""
+    """A fake control server: *answer* makes the answers; ``asked`` records what was asked, and when."""
 
     def __init__(self, answer: Answer, nursery: trio.Nursery) -> None:
         self._answer = answer
@@ -82,7 +82,7 @@ class Server:
 
 @asynccontextmanager
 async def served(answer: Answer) -> AsyncIterator[Server]:
-    """Give a server that answers so."""
+    """Yield a server that answers with *answer*."""
     async with trio.open_nursery() as nursery:
         yield Server(answer, nursery)
         nursery.cancel_scope.cancel()
@@ -107,7 +107,7 @@ def test_a_server_that_answers_without_holding_is_asked_slowly() -> None:
 
 
 async def test_a_server_that_is_gone_is_asked_less_and_less(autojump_clock: trio.testing.MockClock) -> None:
-    """And once it answers, the next failure is a first one again."""
+    """Once it has answered, the next failure counts as the first again."""
     tries: list[float] = []
     said: list[tuple[bool, str]] = []
 
@@ -173,7 +173,7 @@ async def test_the_first_question_is_not_held_and_later_ones_say_what_we_have(au
     assert server.asked[3][1].endswith("&commands=12")
 
 
-async def test_what_the_verifier_can_not_take_now_is_asked_for_again(autojump_clock: trio.testing.MockClock) -> None:
+async def test_what_the_verifier_cannot_keep_now_is_asked_for_again(autojump_clock: trio.testing.MockClock) -> None:
     """A full disk, say: the order stays with the server until it is persisted."""
     taken: list[bytes] = []
     full = [True, True, False]
@@ -202,11 +202,11 @@ async def test_what_the_verifier_can_not_take_now_is_asked_for_again(autojump_cl
 @pytest.mark.parametrize(
     ("headers", "why"),
     [
-        ({}, "it is of no known kind"),
-        ({"milkyway-kind": "firmware"}, "it is of no known kind"),
-        ({"milkyway-kind": "command"}, "a command without its place"),
-        ({"milkyway-kind": "command", "milkyway-cursor": "-1"}, "a command without its place"),
-        ({"milkyway-kind": "command", "milkyway-cursor": "9" * 16}, "a command without its place"),
+        ({}, "its kind is unknown"),
+        ({"milkyway-kind": "firmware"}, "its kind is unknown"),
+        ({"milkyway-kind": "command"}, "a command without a valid cursor"),
+        ({"milkyway-kind": "command", "milkyway-cursor": "-1"}, "a command without a valid cursor"),
+        ({"milkyway-kind": "command", "milkyway-cursor": "9" * 16}, "a command without a valid cursor"),
     ],
 )
 async def test_an_answer_outside_the_protocol_is_not_handed_on(headers: dict[str, str], why: str) -> None:
@@ -249,7 +249,7 @@ async def test_a_download_without_progress_is_given_up(autojump_clock: trio.test
 
     async with served(answer) as server:
         fd = os.open(tmp_path / "staging", os.O_WRONLY | os.O_CREAT)
-        with pytest.raises(LinkError, match="closed the connection without an answer, as one does that refuses our cert"):
+        with pytest.raises(LinkError, match="without an answer, probably because it rejects our certificate"):
             await fetch(WHERE, Fetch(request=1, sha256="a" * 64, size=1000), fd, server.dial, lambda: 0.0)
         os.close(fd)
     assert len(server.asked) == FAILURES
@@ -267,7 +267,7 @@ async def test_a_server_that_does_not_resume_is_refused(tmp_path: Path) -> None:
         os.close(fd)
 
 
-async def test_a_full_disk_is_said_so(tmp_path: Path) -> None:
+async def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     async def answer(_: h11.Request) -> tuple[int, dict[str, str], bytes]:
         return 200, {}, b"x" * 10
 
@@ -300,7 +300,7 @@ async def test_an_answer_that_stops_in_the_middle_is_a_failure(autojump_clock: t
         (b'HTTP/1.1 400 No\r\ncontent-length: 29\r\n\r\n{"error":"bad \\u001b[2J red"}', r"refused \(400\): bad  \[2J red"),
     ],
 )
-async def test_what_is_not_an_answer_is_refused_in_words(sent: bytes, why: str) -> None:
+async def test_what_is_not_an_answer_is_refused_with_a_reason(sent: bytes, why: str) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
     link = Link(theirs, "control.example")
     async with trio.open_nursery() as nursery:
@@ -310,7 +310,7 @@ async def test_what_is_not_an_answer_is_refused_in_words(sent: bytes, why: str) 
             await link.body(10)
 
 
-def test_what_outsiders_say_is_one_short_printable_line() -> None:
+def test_text_from_outside_becomes_one_short_printable_line() -> None:
     assert one_line("a\nb\x1b[2Jc") == "a b [2Jc"
     assert len(one_line("x" * 10_000)) == 300
 
@@ -326,13 +326,13 @@ def test_a_poll_says_only_what_is_known() -> None:
     "fields",
     [{"desired": "a"}, {"commands": "-1"}, {"commands": "x"}, {"hold": str(POLL_HOLD_S + 1)}, {"other": "1"}],
 )
-def test_a_poll_that_says_something_else_is_refused(fields: dict[str, str]) -> None:
+def test_a_malformed_poll_is_refused(fields: dict[str, str]) -> None:
     with pytest.raises(MalformedError, match="cannot read poll"):
         read_poll_query(fields)
 
 
-class Told:
-    """The verifier's end in memory: what the uplink hears, and what it said. Gone once it was told anything."""
+class FakeVerifier:
+    """The verifier's end in memory: sends *messages*, records in ``said`` what the uplink says, and is gone after the first."""
 
     def __init__(self, *messages: tuple[ToUplink, list[int]]) -> None:
         self._messages = list(messages)
@@ -340,7 +340,7 @@ class Told:
         self.done = trio.Event()
 
     async def receive(self) -> tuple[ToUplink, list[int]]:
-        """Return the next message; then, once told something, be gone."""
+        """Return the next message; after the last, wait until the uplink has said something and be gone."""
         if self._messages:
             return self._messages.pop(0)
         await self.done.wait()
@@ -355,17 +355,17 @@ class Told:
 
 async def test_before_enrolment_nothing_is_fetched(tmp_path: Path) -> None:
     fd = os.open(tmp_path / "staging", os.O_WRONLY | os.O_CREAT)
-    told = Told((Fetch(request=5, sha256="a" * 64, size=1), [fd]))
-    await Uplink(told).run()
-    assert told.said == [Fetched(request=5, error="cannot fetch: this machine is not enrolled")]
+    verifier = FakeVerifier((Fetch(request=5, sha256="a" * 64, size=1), [fd]))
+    await Uplink(verifier).run()
+    assert verifier.said == [Fetched(request=5, error="cannot fetch: this machine is not enrolled")]
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
 
 
-async def test_a_certificate_that_is_none_is_said_so() -> None:
-    told = Told((WHERE, []))
-    await Uplink(told).run()
-    (state,) = told.said
+async def test_an_invalid_certificate_is_reported() -> None:
+    verifier = FakeVerifier((WHERE, []))
+    await Uplink(verifier).run()
+    (state,) = verifier.said
     assert isinstance(state, LinkState)
     assert not state.connected
     assert "cannot connect to control.example: key, certificate or authority" in state.detail
@@ -376,7 +376,7 @@ async def test_an_enrolment_reply_that_no_message_carries_is_refused() -> None:
         return 200, {}, b"\xff\xfe"
 
     where = Connect(host="control.example", port=1, ca="", private_key="", enrolment="{}")
-    told = Told((where, []))
+    verifier = FakeVerifier((where, []))
     async with served(answer) as server:
-        await Uplink(told, server.dial).run()
-    assert told.said == [LinkState(connected=False, detail=NOT_TEXT)]
+        await Uplink(verifier, server.dial).run()
+    assert verifier.said == [LinkState(connected=False, detail=NOT_TEXT)]

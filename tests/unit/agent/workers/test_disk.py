@@ -1,4 +1,4 @@
-"""The disk helper formats what is certainly new, and nothing else."""
+"""The disk worker formats what is certainly new, and nothing else."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def test_an_empty_partition_is_new() -> None:
     assert disk.is_new(bytes(HEAD))
 
 
-def test_a_volume_whose_making_was_cut_short_is_made_again() -> None:
+def test_a_volume_whose_formatting_was_interrupted_is_formatted_again() -> None:
     assert disk.is_new(_luks2(b""))
 
 
@@ -37,11 +37,11 @@ def test_the_partition_is_found_by_its_name() -> None:
     assert disk.partition("data", uevents) == "vda5"
 
 
-def test_no_partition_of_that_name_is_not_now_rather_than_never() -> None:
+def test_a_missing_partition_is_unavailable_not_refused() -> None:
     with pytest.raises(UnavailableError, match="no partition is called 'data'"):
         disk.partition("data", ["DEVNAME=vda1\nPARTNAME=esp\n"])
 
 
-def test_two_partitions_of_one_name_are_refused_by_name() -> None:
+def test_two_partitions_of_the_same_name_are_refused_and_named() -> None:
     with pytest.raises(RefusedError, match="vda5, vdb1"):
         disk.partition("data", ["DEVNAME=vdb1\nPARTNAME=data\n", "DEVNAME=vda5\nPARTNAME=data\n"])

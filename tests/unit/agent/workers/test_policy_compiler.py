@@ -1,4 +1,4 @@
-"""The compiler's own part: what secilc is given, what is made of its answers. secilc itself: privileged/test_compiler."""
+"""What secilc is given and what becomes of its answers. With the real secilc: tests/privileged/workers."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ import pytest
 from milkyway_agent.workers.policy_compiler import compile_policy
 from milkyway_formats.errors import RefusedError, UnavailableError
 
-# A stand-in for secilc that writes its arguments, and what it was given last, into its output.
+# A stand-in for secilc that writes its arguments, and the content of its last one, into its output.
 ECHO = (sys.executable, "-c", "import sys; a = sys.argv[1:]; open(a[3], 'w').write(' '.join(a[:3]) + open(a[-1]).read())")
 
 
@@ -42,24 +42,24 @@ def test_secilc_says_why(base: Path) -> None:
     assert str(refused.value) == "cannot compile the policy: neverallow check failed at a.cil:3; Failed to build policydb"
 
 
-def test_a_silent_end_is_said_too(base: Path) -> None:
+def test_a_silent_failure_is_reported_too(base: Path) -> None:
     with pytest.raises(RefusedError, match="cannot compile the policy: secilc ended with -9"):
         compile_policy(b"", base=base, secilc=program("import os; os.kill(os.getpid(), 9)"))
 
 
-def test_an_empty_policy_is_none(base: Path) -> None:
+def test_an_empty_policy_is_refused(base: Path) -> None:
     with pytest.raises(RefusedError, match="secilc wrote 0 bytes"):
         compile_policy(b"", base=base, secilc=program(""))
 
 
-def test_what_is_not_there_is_unavailable_not_refused(base: Path, tmp_path: Path) -> None:
+def test_what_is_missing_is_unavailable_not_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="No such file"):
         compile_policy(b"", base=base, secilc=("/nowhere/secilc",))
     with pytest.raises(UnavailableError, match=r"no \.cil files"):
         compile_policy(b"", base=tmp_path / "nowhere")
 
 
-def test_nothing_of_it_stays_open(base: Path) -> None:
+def test_no_descriptor_stays_open(base: Path) -> None:
     before = os.listdir("/proc/self/fd")
     compile_policy(b"", base=base, secilc=ECHO)
     assert os.listdir("/proc/self/fd") == before

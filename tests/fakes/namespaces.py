@@ -1,4 +1,4 @@
-"""Namespaces: unshare(2) and setns(2), by the kernel's names."""
+"""Namespaces of a test's own: unshare(2), by the kernel's names. The agent leaves this to its launcher."""
 
 from milkyway_agent.system.libc import call
 
@@ -14,13 +14,3 @@ CLONE_NEWNET = 0x40000000
 def unshare(flags: int) -> None:
     """Leave the namespaces named by *flags* for new ones (CLONE_NEWPID: for later children)."""
     call("unshare", flags)
-
-
-def setns(descriptor: int, flags: int) -> None:
-    """Enter the namespace behind *descriptor*."""
-    call("setns", descriptor, flags)
-
-
-def sethostname(name: str) -> None:
-    """Set the host name of this UTS namespace."""
-    call("sethostname", name.encode(), len(name.encode()))
