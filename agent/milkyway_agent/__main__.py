@@ -10,6 +10,8 @@ import time
 
 TYPE_CHECKING = False  # typing's own constant costs its import; checkers take any of that name for true
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from milkyway_agent.pid1.early_boot import Early
 
 BOOT = """
@@ -37,9 +39,7 @@ def main() -> int:
     print(f"milkyway: PID 1 at {born_ms / 1000:.2f} s", flush=True)
     try:
         early = _first_steps() if adopted < 0 else None
-        from milkyway_agent.pid1 import agent
-
-        agent.run(born_ms, adopted=adopted, early=early)
+        _import_program()(born_ms, adopted=adopted, early=early)
     except BaseException:  # noqa: BLE001 (an end of any kind would be a panic)
         _print_traceback()
     print("milkyway: the agent has failed; services go on, nothing supervises them", file=sys.stderr, flush=True)
@@ -60,8 +60,19 @@ def _first_steps() -> "Early | None":
     return early
 
 
+def _import_program() -> "Callable[..., object]":
+    """Import PID 1's program, and return what runs it."""
+    from milkyway_agent.runtime import light_trio  # noqa: F401 (first of all that import trio)
+
+    # isort: split
+    from milkyway_agent.pid1 import agent
+
+    return agent.run
+
+
 def _check_state(descriptor: int) -> int:
     """Say whether PID 1's program can be imported, and can read the state that it would go on from."""
+    _import_program()
     from milkyway_agent.pid1.snapshot import KeptAgent
     from milkyway_agent.runtime.reexecution import main_check
 

@@ -9,6 +9,10 @@ import sys
 
 from milkyway_agent.early import start
 
+TYPE_CHECKING = False  # typing's own constant costs its import; checkers take any of that name for true
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 HELP = """usage: milkyway-agent --supervise DIR [--runtime DIR] [--state DIR] [--logs DIR] [--start NAME]...
                       [--verbose]
        milkyway-agent --check DIR
@@ -98,6 +102,7 @@ def main(arguments: list[str]) -> int:
         server.main()
         return 0
     if options.check_state:
+        _import_program()
         from milkyway_agent.runtime.reexecution import main_check
         from milkyway_agent.supervisor.snapshot import KeptState
 
@@ -144,9 +149,17 @@ def _supervise(options: Options) -> int:
     import gc
 
     gc.disable()  # what is imported is no garbage, and looking through it takes its time; ``Supervision`` enables it
+    return _import_program()(options, begun)
+
+
+def _import_program() -> "Callable[[Options, start.Early], int]":
+    """Import the rest of the program, and return what runs it."""
+    from milkyway_agent.runtime import light_trio  # noqa: F401 (first of all that import trio)
+
+    # isort: split
     from milkyway_agent.standalone import supervision
 
-    return supervision.run(options, begun)
+    return supervision.run
 
 
 class Held:
