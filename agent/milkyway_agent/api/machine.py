@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from milkyway_agent.core.explanation import Tree, Why
     from milkyway_agent.core.start_times import Blame, CriticalPath
 
-MAX_ENVELOPE_BYTES = 256 * 1024
 MAX_LOG_LINES = 10_000
 LAST_SECOND = 253402300799  # of the year 9999
 DEFAULT_LOG_LINES = 100

@@ -14,7 +14,6 @@ import msgspec
 import trio
 
 from milkyway_agent.api.machine import (
-    MAX_ENVELOPE_BYTES,
     ForbiddenError,
     Local,
     LogLine,
@@ -31,6 +30,7 @@ from milkyway_agent.api.machine import (
 from milkyway_agent.ipc.messages import ApiRequest
 from milkyway_agent.ipc.sealed_memory import check_sealed
 from milkyway_formats.command import ServiceAddress
+from milkyway_formats.envelope import MAX_ENVELOPE_BYTES
 from milkyway_formats.errors import MilkyWayError, RefusedError, UnavailableError
 
 ANSWER_SECONDS = 90.0

@@ -4,7 +4,7 @@ A process of its own, in its own domain (front_t), so that no byte of HTTP is pa
 decides nothing: it does not know who is at the other end, and PID 1 does not ask it. Descriptor
 3 is its channel to PID 1; when that closes, it leaves.
 
-Bounded everywhere: 16 KiB of request head, 256 KiB of body and only where there may be one, ten
+Bounded everywhere: 16 KiB of request head, an envelope of body and only where there may be one, ten
 seconds for a head or between two requests, thirty for a body. A connection that breaks HTTP gets
 one answer that says so and is closed; the others don't notice.
 """
@@ -18,11 +18,11 @@ import h11
 import msgspec
 import trio
 
-from milkyway_agent.api.machine import MAX_ENVELOPE_BYTES
 from milkyway_agent.front.routes import JSON, HttpRefusedError, Route, content_type, route
 from milkyway_agent.ipc.channel import Channel, ChannelClosedError, close_all
 from milkyway_agent.ipc.messages import ApiAnswer, ApiClosed, ApiConnection, ApiRequest, FromFront, ToFront
 from milkyway_agent.ipc.sealed_memory import seal
+from milkyway_formats.envelope import MAX_ENVELOPE_BYTES
 
 CHANNEL = 3
 MAX_HEAD_BYTES = 16 * 1024

@@ -312,12 +312,12 @@ async def test_curl_speaks_to_it() -> None:
         (b"GET /v1/status?x=1 HTTP/1.0\r\n\r\n", 400, "cannot GET /v1/status: unknown parameter 'x'"),
         (b"GET /v1/logs?lines=1&lines=2 HTTP/1.0\r\n\r\n", 400, "cannot GET /v1/logs: a parameter is given twice"),
         (b"POST /v1/reboot HTTP/1.0\r\nContent-Length: 1\r\n\r\nx", 413, "cannot reboot: it takes no body"),
-        (b"POST /v1/apply HTTP/1.0\r\nContent-Length: 262145\r\n\r\n", 413, "cannot apply: the body is longer than 262144"),
+        (b"POST /v1/apply HTTP/1.0\r\nContent-Length: 424726\r\n\r\n", 413, "cannot apply: the body is longer than 424725"),
         (
             b"POST /v1/apply HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-            + (b"10000\r\n" + b"y" * 65536 + b"\r\n") * 5,
+            + (b"10000\r\n" + b"y" * 65536 + b"\r\n") * 7,
             413,
-            "cannot apply: the body is longer than 262144",
+            "cannot apply: the body is longer than 424725",
         ),
         (b"POST /v1/apply HTTP/1.0\r\n\r\n", 400, "cannot apply: the body is empty"),
         (

@@ -22,6 +22,7 @@ from milkyway_agent.mwctl.screen import (
     status_lines,
     trust_lines,
 )
+from milkyway_formats import envelope
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.report import Status
 from tests.fakes.machine import STATUS, TRUST
@@ -253,6 +254,10 @@ def test_every_command_has_help_with_an_example_that_it_takes() -> None:
         assert options.make_parser().parse_args(example).verb == name
 
 
+def test_what_the_network_takes_can_be_applied_too() -> None:
+    assert command.MAX_ENVELOPE_BYTES == envelope.MAX_ENVELOPE_BYTES
+
+
 @pytest.mark.parametrize("arguments", [["--json", "status"], ["status", "--json"]])
 def test_json_may_stand_before_and_after_the_command(arguments: list[str]) -> None:
     assert options.make_parser().parse_args(arguments).json is True
@@ -263,7 +268,7 @@ def test_json_may_stand_before_and_after_the_command(arguments: list[str]) -> No
     [
         (["apply", "/nonexistent"], 3, "cannot read /nonexistent: No such file or directory\n"),
         (["apply", "/dev/null"], 3, "cannot apply /dev/null: it is empty\nhint: "),
-        (["apply", "/dev/zero"], 3, "cannot apply /dev/zero: longer than 262144 bytes\n"),
+        (["apply", "/dev/zero"], 3, "cannot apply /dev/zero: longer than 424725 bytes\n"),
         (["logs", "--since", "yesterday"], 3, "cannot read --since 'yesterday': not like 90s"),
         (["logs", "web", "--until", "1w"], 3, "cannot read --until '1w': not like 90s"),
         (["status"], 4, "cannot reach the agent at /nonexistent/socket: No such file or directory\nhint: "),
