@@ -8,8 +8,9 @@ import msgspec
 import trio
 
 from milkyway_agent.api import metrics
+from milkyway_agent.api.log_query import LogLine, LogQuery
 from milkyway_agent.api.logs import is_wanted
-from milkyway_agent.api.machine import Applied, LogLine, LogQuery
+from milkyway_agent.api.machine import Applied
 from milkyway_agent.api.usage import Figures, Top, Use
 from milkyway_agent.api.view import hint_for
 from milkyway_agent.core import explanation, start_times
@@ -166,7 +167,7 @@ FIGURES = {
 
 @dataclass
 class FakeView:
-    """Implements ``api_types.View`` over SEEN, by the real explanations; ``top`` counts up by itself."""
+    """Implements ``api.machine.View`` over SEEN, by the real explanations; ``top`` counts up by itself."""
 
     machine: "FakeMachine"
     asked: int = 0
@@ -216,7 +217,7 @@ class FakeView:
 
 @dataclass
 class FakeMachine:
-    """Implements ``api_types.Machine``; ``calls`` records what it was told to do."""
+    """Implements ``api.machine.Machine``; ``calls`` records what it was told to do."""
 
     state: Status = STATUS
     log: list[LogLine] = field(default_factory=lambda: list(LOG))

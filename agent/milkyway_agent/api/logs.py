@@ -10,7 +10,7 @@ from itertools import islice
 
 import trio
 
-from milkyway_agent.api.machine import LogLine, LogQuery
+from milkyway_agent.api.log_query import LogLine, LogQuery
 from milkyway_agent.log.log import Log
 from milkyway_agent.log.reader import Choice
 from milkyway_agent.log.record import OUTPUT, Record, describe

@@ -13,20 +13,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import msgspec
 import trio
 
-from milkyway_agent.api.machine import (
-    ForbiddenError,
-    Local,
-    LogLine,
-    Machine,
-    MalformedRequestError,
-    Peer,
-    authorise,
-    layers_of,
-    may_change,
-    plain,
-    read_log_query,
-    services_of,
-)
+from milkyway_agent.api.access import ForbiddenError, Local, Peer, authorise, may_change
+from milkyway_agent.api.log_query import LogLine, MalformedRequestError, read_log_query
+from milkyway_agent.api.machine import Machine, layers_of, plain, services_of
 from milkyway_agent.ipc.messages import ApiRequest
 from milkyway_agent.ipc.sealed_memory import check_sealed
 from milkyway_formats.command import ServiceAddress

@@ -11,7 +11,7 @@ import msgspec
 import trio
 
 from milkyway_agent.runtime.thread_limit import RunLimiter
-from milkyway_agent.system import cgroups
+from milkyway_agent.system import cgroups, processes
 
 _READERS = RunLimiter("readers of figures", 1)
 T = TypeVar("T")
@@ -67,6 +67,14 @@ def read_figures(path: str) -> Figures:
         )
     except OSError:
         return Figures()  # not ours to read: what is shown of the others is worth more than an error
+
+
+def pss_bytes(pid: int) -> int:
+    """Return the proportional set size of *pid*, 0 where it can't be read."""
+    try:
+        return processes.pss_bytes(pid)
+    except OSError:
+        return 0
 
 
 async def in_thread(work: Callable[[Mapping[str, Figures]], T], groups: Mapping[str, str]) -> T:

@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 import trio
 
 from milkyway_agent.api import metrics, usage
+from milkyway_agent.api.log_query import LogLine, LogQuery
 from milkyway_agent.api.logs import open_events
-from milkyway_agent.api.machine import LogLine, LogQuery
 from milkyway_agent.api.usage import Figures, Top, Use
 from milkyway_agent.core import explanation, start_times
 from milkyway_agent.core.explanation import Seen, Tree, Why
@@ -34,8 +34,8 @@ from milkyway_formats.service import (
 )
 
 
-class Observation:
-    """Shows one supervisor: implements ``api_types.View``.
+class SupervisorView:
+    """Shows one supervisor: implements ``api.machine.View``.
 
     *phases*: when each phase of the boot was done. *others*: the control groups of what runs beside the services, by name.
     """

@@ -20,6 +20,7 @@ import trio
 
 from milkyway_agent.api import server
 from milkyway_agent.api.draining import Drain
+from milkyway_agent.api.front_link import FrontProcess
 from milkyway_agent.api.requests import Answers
 from milkyway_agent.core.boot import BOOT
 from milkyway_agent.deployments.convergence import Convergence, protect_installed
@@ -375,7 +376,7 @@ class Agent:
         if self.api is None:
             self.api = server.listen()
 
-        async def start_front(end: socket.socket) -> server.FrontProcess:
+        async def start_front(end: socket.socket) -> FrontProcess:
             return await self._start_program("front", {3: end.fileno()})
 
         self._keep("local-api", server.serve, self.api, answers, start_front, self.log.note, self.drain)
@@ -413,7 +414,7 @@ class Agent:
             self.supervisor.add(definition(name, self.reaper))
         self.supervisor.start(name, by="the boot")
 
-    async def _start_program(self, name: str, descriptors: dict[int, int]) -> server.FrontProcess:
+    async def _start_program(self, name: str, descriptors: dict[int, int]) -> FrontProcess:
         return await self.programs().start(name, descriptors)
 
     def programs(self) -> Programs:

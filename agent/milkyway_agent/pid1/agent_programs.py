@@ -16,7 +16,7 @@ from milkyway_agent.log.log import Log
 from milkyway_agent.log.service_output import carry_lines
 from milkyway_agent.pid1.program_table import GROUPS, PROGRAMS
 from milkyway_agent.runtime.reaper import Reaper, wait_ended
-from milkyway_agent.system import kernel, processes
+from milkyway_agent.system import kernel
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 from milkyway_formats.report import ServiceStatus
 
@@ -156,11 +156,3 @@ class Programs:
 def _copies(descriptors: dict[int, int]) -> dict[int, int]:
     """Return copies of *descriptors*: a starter closes those that it is given."""
     return {target: os.dup(source) for target, source in descriptors.items()}
-
-
-def pss_bytes(pid: int) -> int:
-    """Return the proportional set size of *pid*, 0 where it can't be read."""
-    try:
-        return processes.pss_bytes(pid)
-    except OSError:
-        return 0

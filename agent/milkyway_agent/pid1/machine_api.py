@@ -6,11 +6,14 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from milkyway_agent.api.access import Local
+from milkyway_agent.api.log_query import LogLine, LogQuery
 from milkyway_agent.api.logs import open_log
-from milkyway_agent.api.machine import Applied, Local, LogLine, LogQuery
-from milkyway_agent.api.view import Observation
+from milkyway_agent.api.machine import VERSION, Applied
+from milkyway_agent.api.service_verbs import ServiceVerbs
+from milkyway_agent.api.usage import pss_bytes
+from milkyway_agent.api.view import SupervisorView
 from milkyway_agent.core import stack
-from milkyway_agent.pid1.agent_programs import pss_bytes
 from milkyway_agent.pid1.program_table import GROUPS
 from milkyway_agent.system import kernel, processes, selinux, verity
 from milkyway_formats.errors import UnavailableError
@@ -28,19 +31,18 @@ if TYPE_CHECKING:
     from milkyway_agent.deployments.convergence import Convergence, Progress
     from milkyway_agent.pid1.agent import Agent
 
-VERSION = "0.1.0"
-BY = "mwctl"  # who asks, as `mwctl why` shows it
 KERNEL_THREADS = 2  # kthreadd: itself and its children run no program
 
 
-class LiveMachine:
-    """Implements ``api_types.Machine`` over the running agent."""
+class LiveMachine(ServiceVerbs):
+    """Implements ``api.machine.Machine`` over the running agent."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self.view = Observation(
+        view = SupervisorView(
             agent.supervisor, agent.log, version=VERSION, phases=lambda: agent.boot.finished_ms, others=self._programs
         )
+        super().__init__(agent.supervisor, view)
 
     def snapshot(self) -> Status:
         """Return all there is to say now."""
@@ -97,30 +99,6 @@ class LiveMachine:
     async def logs(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
         """Return the lines that *query* names."""
         return open_log(self._agent.log, query, [one.name for one in self._agent.services()])
-
-    async def start(self, service: str) -> ServiceStatus:
-        """Start a service."""
-        self.view.check_name("start", service)
-        await self._agent.supervisor.start_and_wait(service, by=BY)
-        return self._agent.supervisor.status_of(service)
-
-    async def stop(self, service: str) -> ServiceStatus:
-        """Stop a service."""
-        self.view.check_name("stop", service)
-        await self._agent.supervisor.stop(service, by=BY)
-        return self._agent.supervisor.status_of(service)
-
-    async def restart(self, service: str) -> ServiceStatus:
-        """Stop a service and start it again."""
-        self.view.check_name("restart", service)
-        await self._agent.supervisor.restart_and_wait(service, by=BY)
-        return self._agent.supervisor.status_of(service)
-
-    async def reload(self, service: str) -> ServiceStatus:
-        """Have a service read its configuration again."""
-        self.view.check_name("reload", service)
-        await self._agent.supervisor.reload(service)
-        return self._agent.supervisor.status_of(service)
 
     async def apply(self, envelope_fd: int, *, change: bool) -> Applied:
         """Have an envelope admitted."""

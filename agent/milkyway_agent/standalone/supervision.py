@@ -170,10 +170,6 @@ class Supervision:
         """Begin the orderly end."""
         self._end.set()
 
-    async def reexecute(self) -> None:
-        """Have the newest version of this program take over, soon after this returns. Raises UnavailableError."""
-        await self._renewal.ask()
-
     def become_anew(self) -> None:
         """Execute this program with all that is known. Raises OSError, or does not return.
 
@@ -333,7 +329,8 @@ class Supervision:
         from milkyway_agent.api.requests import Answers
         from milkyway_agent.standalone.machine_api import SupervisedMachine
 
-        answers = Answers(SupervisedMachine(self), self.log.note, group=None, local=lambda: "read")
+        machine = SupervisedMachine(self.supervisor, self.log, end=self.end, reexecute=self._renewal.ask)
+        answers = Answers(machine, self.log.note, group=None, local=lambda: "read")
         await server.serve(self._api, answers, self._start_front, self.log.note, self._drain, owner=os.geteuid())
 
     def _api_path(self) -> str:
