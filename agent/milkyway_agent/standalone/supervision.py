@@ -21,13 +21,13 @@ from milkyway_agent.early.start import Early
 from milkyway_agent.launching.accounts import DynamicUsers
 from milkyway_agent.launching.child import Running, clear_group
 from milkyway_agent.launching.direct import Direct, Launching, Places
-from milkyway_agent.log.log import OUTPUT, FileSink, LineSink, Log
-from milkyway_agent.log.record import Record, describe
-from milkyway_agent.runtime.reaper import Reaper, wait_ended
+from milkyway_agent.log.log import FileSink, Log
+from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.reexecution import Kept, OldProgram, Renewal, close_on_exec, newest_program, read_state
 from milkyway_agent.runtime.signal_receiver import arriving
 from milkyway_agent.runtime.tasks import keep
-from milkyway_agent.standalone.command import Options, plan_file
+from milkyway_agent.standalone.console import Printed
+from milkyway_agent.standalone.options import Options
 from milkyway_agent.supervisor.activation.timer_stamps import TimerStamps
 from milkyway_agent.supervisor.snapshot import KeptState, descriptors_of
 from milkyway_agent.supervisor.supervisor import Definition, Supervisor
@@ -38,14 +38,13 @@ from milkyway_formats.service import Service
 
 ORDERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # end, end, read the definitions again
 STOP_SECONDS = 90.0
-WARNING = 4
 TIDY_SECONDS = 1.0
 
 
 def run(options: Options, begun: Early) -> int:
     """Live until an end is asked for; return the exit code. An internal failure ends in a re-execution, not in an end."""
     signals.block(ORDERS)  # what comes while one program replaces another waits for the next
-    log = Log(kernel.realtime_ms, _Printed(verbose=options.verbose, outputs=not options.logs))
+    log = Log(kernel.realtime_ms, Printed(verbose=options.verbose, outputs=not options.logs))
     supervision: Supervision | None = None
     try:
         supervision = Supervision(options, begun, log)
@@ -240,7 +239,7 @@ class Supervision:
 
     def _read(self) -> list[Service]:
         """Return the services that the directory defines, by its plan; where that is stale a child makes it anew."""
-        file = plan_file(str(self._directory), str(self._runtime))
+        file = start.plan_file(str(self._directory), str(self._runtime))
         if self._begun.plan is None:
             words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
             code, said = _run([sys.executable, *words[1:], "--check", str(self._directory), "--runtime", str(self._runtime)])
@@ -327,20 +326,17 @@ class Supervision:
         await trio.lowlevel.wait_readable(self._api.fileno())
         from milkyway_agent.api import server
         from milkyway_agent.api.requests import Answers
+        from milkyway_agent.standalone.front_process import start_front
         from milkyway_agent.standalone.machine_api import SupervisedMachine
 
         machine = SupervisedMachine(self.supervisor, self.log, end=self.end, reexecute=self._renewal.ask)
         answers = Answers(machine, self.log.note, group=None, local=lambda: "read")
-        await server.serve(self._api, answers, self._start_front, self.log.note, self._drain, owner=os.geteuid())
+        await server.serve(
+            self._api, answers, lambda end: start_front(end, self.reaper), self.log.note, self._drain, owner=os.geteuid()
+        )
 
     def _api_path(self) -> str:
         return str(self._runtime / "mwctl.sock")
-
-    async def _start_front(self, end: socket.socket) -> "_Front":
-        words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
-        pid = processes.spawn([sys.executable, *words[1:], "--front"], dict(os.environ), {2: 2, 3: end.fileno()})
-        self.reaper.claim(pid)
-        return _Front(pid, self.reaper)
 
     def _clear_up(self) -> None:
         self.supervisor.release()
@@ -362,48 +358,6 @@ async def tidy_up() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
-
-
-class _Front:
-    """A front process: implements ``local_api.FrontProcess``."""
-
-    def __init__(self, pid: int, reaper: Reaper) -> None:
-        self._pid = pid
-        self._pidfd = processes.pidfd_open(pid)
-        self._reaper = reaper
-
-    def kill(self) -> None:
-        """Send SIGKILL; no error if it is gone."""
-        if self._pidfd >= 0 and not processes.has_ended(self._pidfd):
-            processes.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-
-    async def wait(self) -> object:
-        """Return when it has ended and was reaped."""
-        if self._pidfd < 0:
-            return None
-        await wait_ended(self._pidfd)
-        code = processes.reap(self._pidfd).code
-        os.close(self._pidfd)
-        self._pidfd = -1
-        self._reaper.release(self._pid)
-        return code
-
-
-class _Printed:
-    """Prints records: what services write to standard output, what goes wrong (or all) to standard error."""
-
-    def __init__(self, *, verbose: bool, outputs: bool) -> None:
-        self._outputs = outputs
-        self._least = 7 if verbose else WARNING
-        self._lines = LineSink(lambda line: os.write(2, f"milkyway: {line}\n".encode(errors="replace")))
-
-    def write(self, records: Sequence[Record]) -> None:
-        """Print *records*, all of one service."""
-        if records and records[0].event == OUTPUT:
-            if self._outputs:
-                os.write(1, "".join(f"{describe(record)}\n" for record in records).encode(errors="replace"))
-            return
-        self._lines.write([record for record in records if record.priority <= self._least])
 
 
 def _run(words: list[str]) -> tuple[int, str]:
