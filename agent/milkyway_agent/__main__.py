@@ -65,9 +65,9 @@ def _import_program() -> "Callable[..., object]":
     from milkyway_agent.runtime import light_trio  # noqa: F401 (first of all that import trio)
 
     # isort: split
-    from milkyway_agent.pid1 import agent
+    from milkyway_agent.pid1 import entry
 
-    return agent.run
+    return entry.run
 
 
 def _check_state(descriptor: int) -> int:

@@ -183,7 +183,7 @@ NEVER: dict[str, str] = {
 
 def imported() -> list[str]:
     """Return the modules of the agent that PID 1 imports, as a process of its own sees them."""
-    code = "import sys, milkyway_agent.pid1.agent; print(*(name for name in sys.modules if name.startswith('milkyway_agent.')))"
+    code = "import sys, milkyway_agent.pid1.entry; print(*(name for name in sys.modules if name.startswith('milkyway_agent.')))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return done.stdout.split()
 

@@ -16,7 +16,7 @@ from milkyway_agent.__main__ import main
 code = main()
 print(code, *(name for name in {names!r} if name in sys.modules))
 """
-PROGRAMS = {False: "milkyway_agent.pid1.agent", True: "milkyway_agent.standalone.supervision"}
+PROGRAMS = {False: "milkyway_agent.pid1.entry", True: "milkyway_agent.standalone.supervision"}
 
 
 @pytest.mark.parametrize("supervises", [False, True])
