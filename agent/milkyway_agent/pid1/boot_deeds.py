@@ -58,7 +58,6 @@ class BootDeeds:
             "secure-config": _deed(boot_steps.secure_config),
             "data": self._open_data,
             "verifier": self._start_verifier,
-            "uplink": self._await_uplink,
             "local-api": self._serve_api,
             "deployments": self._start_deployments,
             "console": self._start_consoles,
@@ -141,9 +140,6 @@ class BootDeeds:
             await self.link.begun.wait()
             return []
         raise UnavailableError("the verifier did not begin within 60 s")
-
-    async def _await_uplink(self) -> Sequence[str]:
-        return []  # it is started with the verifier, and its link comes and goes
 
     async def _serve_api(self) -> Sequence[str]:
         note = self._state.log.note

@@ -14,15 +14,13 @@ Deed = Callable[[], Awaitable[None]]
 
 async def go_down(state: ServerState) -> None:
     """Take the machine down as far as it goes. What fails or takes too long is noted by name, and the next comes."""
-    deeds = _deeds(state)
+    does = deeds(state)
     for phase in SHUTDOWN:
-        if phase.name not in deeds:
-            continue
         scope = trio.CancelScope(deadline=trio.current_time() + phase.deadline_ms / 1000)
         # The scope inside: a deed that fails while its time is up raises both at once, which only the scope takes apart.
         try:
             with scope:
-                await deeds[phase.name]()
+                await does[phase.name]()
         except Exception as error:  # noqa: BLE001 (the way down leads on, whatever happens)
             state.log.note("shutdown_phase_failed", phase=phase.name, error=str(error))
         if scope.cancelled_caught:
@@ -31,7 +29,9 @@ async def go_down(state: ServerState) -> None:
     state.log.note("shutdown_finished", at_ms=kernel.boottime_ms())
 
 
-def _deeds(state: ServerState) -> dict[str, Deed]:
+def deeds(state: ServerState) -> dict[str, Deed]:
+    """Return what each phase does, by its name."""
+
     async def refuse_changes() -> None:
         if state.convergence is not None:
             state.convergence.close()

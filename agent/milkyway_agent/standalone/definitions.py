@@ -180,7 +180,3 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     print(f"{directory}: {len(services)} services")
     return ExitCode.OK
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
