@@ -1,9 +1,8 @@
 """Who may ask the local API for what: decided by the credentials of the peer, which the kernel vouches for. Pure.
 
-Who may what (``docs/reference/local-api.md``): root everything that credentials can give; members
-of the group ``milkyway`` read, restart and stop; ``apply`` is open to whoever reaches the
-socket, because the envelope carries the authority and the verifier checks it. Only where the owner's
-policy is ``change`` may root apply what no operator signed.
+``docs/reference/local-api.md`` has the rules. Root may do everything that credentials can allow; members of the
+group ``milkyway`` may read, restart and stop. Every client may ``apply``, because the envelope carries the
+authority and the verifier checks it. Only where the owner's policy is ``change`` may root apply what no operator signed.
 """
 
 from typing import Literal, NamedTuple
@@ -14,7 +13,7 @@ from milkyway_formats.errors import RefusedError
 
 Local = Literal["read", "change"]
 
-# What each verb needs; None: nothing but reaching the socket (its envelope is what counts).
+# What each verb needs; None: nothing but a connection (the envelope is what counts).
 CLASS_OF_VERB: dict[ApiVerb, CommandClass | None] = {
     "status": "read",
     "services": "read",
@@ -56,7 +55,7 @@ def authorise(verb: ApiVerb, peer: Peer, *, group: int | None, local: Local) -> 
     """Raise ForbiddenError unless *peer* may do *verb*.
 
     *group* is the group id of ``milkyway``, None where there is no such group; *local* is the
-    owner's policy: only with ``change`` do credentials give what belongs to the class change.
+    owner's policy: only with ``change`` do credentials allow what is of the class change.
     """
     needed = CLASS_OF_VERB[verb]
     if needed is None:
@@ -80,7 +79,7 @@ def authorise(verb: ApiVerb, peer: Peer, *, group: int | None, local: Local) -> 
 
 
 def may_change(peer: Peer, local: Local) -> bool:
-    """Return whether *peer* may change the machine by being who it is: root, under the owner's policy ``change``."""
+    """Tell whether *peer* may change the machine without an operator's signature: root, if the owner's policy is ``change``."""
     return peer.uid == 0 and local == "change"
 
 

@@ -1,7 +1,7 @@
-"""The link to one front process: its connections with their peers, its requests, their answers.
+"""The link to a front process: its connections with their peers, its requests and their answers.
 
 Nothing that the front says has authority: what a request may do is decided by the peer of its connection. A front that
-floods, falls silent or sends what it may not is given up; ``api.server`` starts another.
+floods, falls silent or breaks the protocol is given up; ``api.server`` starts another.
 """
 
 import os
@@ -27,10 +27,10 @@ LEAVE_SECONDS = 2.0
 
 
 class Limits(NamedTuple):
-    """How much anybody gets: connections in all and per ordinary user, requests per second.
+    """How much there is at most: connections in all and per ordinary user, requests per second.
 
-    A front without connections leaves after *idle_seconds*; one that neither asks nor closes, though it would have given
-    up on any client long ago (``front.Seconds``), is taken for stuck after *silent_seconds*.
+    A front without connections leaves after *idle_seconds*. A front that neither asks nor closes, though it would have given
+    up on any client long ago (``front.server.Seconds``), is taken for stuck after *silent_seconds*.
     """
 
     connections: int = 64
@@ -68,14 +68,14 @@ class FrontLink:
         self._drain = drain
         self._limits = limits
         self._waiting: dict[int, trio.CancelScope] = {}
-        self._word_due: dict[int, float] = {}  # by when the front must ask or close; endless while it passes on a stream
+        self._word_due: dict[int, float] = {}  # by when the front must ask or close; never while it passes on a stream
         self._tasks = 0
         self._fault = ""
         self._scope = trio.CancelScope()
         self._peers_changed = trio.Event()
 
     async def take(self, number: int, peer: Peer, descriptor: int) -> None:
-        """Give the front one more connection."""
+        """Give the front another connection."""
         self.peers[number] = peer
         self._expect_word(number)
         self._peers_changed.set()
@@ -91,7 +91,7 @@ class FrontLink:
         return self._fault
 
     async def end(self) -> None:
-        """Close the channel, on which a front that works leaves; kill one that doesn't. Waits until it is gone."""
+        """Close the channel, at which a working front leaves; kill any other. Waits until it is gone."""
         self.usable = False
         self._channel.close()
         self._drain.answered(*self.peers)
@@ -132,7 +132,7 @@ class FrontLink:
         self._word_due[number] = trio.current_time() + self._limits.silent_seconds
 
     async def _read(self, nursery: trio.Nursery) -> None:
-        """Take messages, no faster than allowed: a front that floods finds its socket full, and PID 1 at leisure."""
+        """Take messages, no faster than allowed: a front that floods finds its socket full, and PID 1 is not kept busy."""
         allowance = burst = self._limits.requests_per_second
         last = trio.current_time()
         while True:
@@ -166,7 +166,7 @@ class FrontLink:
                 if scope is not None:
                     scope.cancel()
             case ApiRequest():
-                # Twice: an answer that is being sent no longer counts as waited for.
+                # Twice: an answer that is being sent is no longer waited for.
                 if number in self._waiting or self._tasks >= 2 * self._limits.connections:
                     return f"it asked on connection {number} before it took its answer"
                 self._waiting[number] = trio.CancelScope()
@@ -203,7 +203,7 @@ class FrontLink:
                 undo.push_async_callback(answer.lines.aclose)
             try:
                 theirs, ours = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            except OSError as error:  # no descriptor is left: this answer is lost, not the front with all of them
+            except OSError as error:  # no descriptor is left: this answer is lost, but not the front and all others
                 refusal = failure(UnavailableError(f"cannot answer: {error.strerror}"))
                 await self._send(ApiAnswer(request=request, status=refusal.status, body=refusal.body.decode()))
                 return
@@ -219,7 +219,7 @@ class FrontLink:
                 async for line in answer.lines:
                     await pipe.send_all(msgspec.json.encode(plain(line)) + b"\n")
             except trio.BrokenResourceError:
-                return  # the reader has gone: nobody is left to tell
+                return  # the reader has gone
             except Exception as error:  # noqa: BLE001 (a log that fails half-way says so in its last line)
                 self._note("api_stream_failed", why=f"{type(error).__name__}: {error}")
                 with trio.move_on_after(SEND_SECONDS):

@@ -1,4 +1,4 @@
-"""Which lines of the log somebody asks for, read strictly from the parameters of a URL, and what one line is. Pure."""
+"""Which lines of the log are asked for, read strictly from the parameters of a URL, and what a line is. Pure."""
 
 from typing import Annotated, Literal
 
@@ -20,10 +20,10 @@ class MalformedRequestError(RefusedError):
 
 
 class LogQuery(Document, frozen=True):
-    """Which log lines, oldest first: the last *lines* of those chosen, then, with *follow*, every further one.
+    """Which log lines, oldest first: the last *lines* of those chosen, then, with *follow*, all further lines.
 
-    *names*: services or deployments, any of them; *service* and *deployment* name one exactly; without any of
-    the three: all. From *since* to before *until* (Unix seconds); at least as grave as *priority* (0 to 7).
+    *names*: any of these services or deployments; *service*, *deployment*: exactly that; without any of the three: all.
+    From *since* to before *until* (Unix seconds); at least as grave as *priority* (0 to 7).
     """
 
     names: list[ShortText] = field(default_factory=list)

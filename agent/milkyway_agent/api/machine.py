@@ -35,10 +35,10 @@ class Applied(Document, frozen=True):
 
 
 class View(Protocol):
-    """What there is to see of a supervisor. A name that is not there raises RefusedError, with a hint."""
+    """What can be seen of a supervisor. An unknown name raises RefusedError, with a hint."""
 
     async def tree(self) -> Tree:
-        """Return all services with what they need and why they are where they are."""
+        """Return all services with what they need and why they are in their states."""
 
     async def why(self, service: str) -> Why:
         """Return why a service is in its state."""
@@ -47,7 +47,7 @@ class View(Protocol):
         """Return how long each service took to come up."""
 
     async def critical_path(self, service: str) -> CriticalPath:
-        """Return what a service ("": the one that the boot had ready last) waited for."""
+        """Return what a service ("": the last that the boot had ready) waited for."""
 
     async def top(self) -> Top:
         """Return what every service uses."""
@@ -56,7 +56,7 @@ class View(Protocol):
         """Return everything as metrics, in Prometheus's text format."""
 
     async def events(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
-        """Return what happened, as *query* says: as ``Machine.logs``, without what services wrote themselves."""
+        """Return the events that *query* names: as ``Machine.logs``, without what services wrote themselves."""
 
 
 class Machine(Protocol):
@@ -64,16 +64,16 @@ class Machine(Protocol):
 
     @property
     def view(self) -> View:
-        """What there is to see of its services."""
+        """What can be seen of its services."""
 
     async def status(self) -> Status:
         """Return everything that ``mwctl status`` shows."""
 
     async def trust(self) -> TrustStatus:
-        """Return whose word the machine takes."""
+        """Return whose signatures the machine accepts."""
 
     async def logs(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
-        """Return the lines that *query* names; an unknown service is refused before the first.
+        """Return the lines that *query* names; an unknown service is refused before the first line.
 
         A follower that is slow misses lines; it never holds up a service. The caller closes the generator.
         """
@@ -93,14 +93,14 @@ class Machine(Protocol):
     async def apply(self, envelope_fd: int, *, change: bool) -> Applied:
         """Have the verifier admit the envelope in *envelope_fd* (sealed, the caller closes it).
 
-        *change*: who asks may change the machine without operators' signatures (``may_change``).
+        *change*: the client may change the machine without operators' signatures (``access.may_change``).
         """
 
     async def reexec(self) -> None:
-        """Have the agent become its newest version, services going on: begin it and return, so that the answer still leaves."""
+        """Have the agent become its newest version, while services go on: begin it and return, to still send the answer."""
 
     async def reboot(self) -> None:
-        """Begin an orderly reboot and return at once, so that the answer still leaves."""
+        """Begin an orderly reboot and return at once, so that the answer is still sent."""
 
     async def poweroff(self) -> None:
         """Begin an orderly power-off and return at once."""
@@ -118,7 +118,7 @@ class OpenLayer(Document, frozen=True):
 
 def services_of(status: Status) -> list[ServiceStatus]:
     """Return every service of *status*: CoreOS's first, then each deployment's."""
-    return [*status.services, *(each for deployment in status.deployments for each in deployment.services)]
+    return [*status.services, *(service for deployment in status.deployments for service in deployment.services)]
 
 
 def layers_of(status: Status) -> list[OpenLayer]:
@@ -144,7 +144,7 @@ def layers_of(status: Status) -> list[OpenLayer]:
 def plain(value: Any) -> Any:
     """Return *value* as plain JSON data that names every field.
 
-    The canonical form of a document leaves defaults out; whoever asks the API should find
+    The canonical form of a document leaves defaults out; a client of the API should find
     ``"deployments": []`` rather than nothing.
     """
     if isinstance(value, msgspec.Struct):
@@ -152,7 +152,7 @@ def plain(value: Any) -> Any:
         fields = {name: plain(getattr(value, name)) for name in value.__struct_fields__}
         return {"type": tag, **fields} if tag is not None else fields
     if isinstance(value, list):
-        return [plain(each) for each in value]
+        return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {name: plain(each) for name, each in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     return value

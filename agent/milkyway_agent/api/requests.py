@@ -1,9 +1,8 @@
 """One request of the local API, carried out against the machine, as an answer with HTTP's status.
 
-Every way in which it can end has its own status and kind: refused by who asks (403), by how it is
-asked (400), by the machine (409); not now (503); a bug (500). Nothing that a request says or a
-machine does raises out of ``answer``. Who is at the other end, and how the answer gets there, is
-``api.server``'s.
+Every way in which it can end has its own status and kind: the client may not (403), the request is malformed
+(400), the machine refuses (409); not now (503); a bug (500). Nothing that a request says or a machine does
+makes ``answer`` raise. Who is at the other end, and how the answer gets there, is ``api.server``'s.
 """
 
 import traceback
@@ -34,7 +33,7 @@ class Note(Protocol):
 
 
 class Answer(NamedTuple):
-    """What goes back: *body* whole, or *lines* one by one for as long as they come."""
+    """What is sent back: *body* as a whole, or *lines* as they come."""
 
     status: int
     body: bytes = b""
@@ -42,7 +41,7 @@ class Answer(NamedTuple):
 
 
 class Answers:
-    """Answers requests for one machine. *local* returns the owner's policy of that moment."""
+    """Answers requests for a machine. *local* returns the owner's policy at that moment."""
 
     def __init__(self, machine: Machine, note: Note, *, group: int | None, local: Callable[[], Local]) -> None:
         self._machine = machine
@@ -131,7 +130,7 @@ def failure(error: Exception) -> Answer:
         case trio.TooSlowError():
             return _failed(503, "unavailable", UnavailableError(f"cannot answer: not done within {ANSWER_SECONDS:.0f} s"))
         case _:
-            # The traceback is in the log; a peer learns no more than that it is not its fault.
+            # The traceback is in the log; a client learns no more than that it is not its fault.
             return _failed(500, "bug", AssertionError("cannot answer: a bug in the agent, its log has the details"))
 
 

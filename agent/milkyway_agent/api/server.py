@@ -1,14 +1,13 @@
-"""PID 1's side of the local API: who is there, one front that parses HTTP for them, typed answers.
+"""PID 1's side of the local API: connections and their peers, and the front that parses HTTP for them.
 
 PID 1 accepts a connection, asks the kernel who is at its other end, and hands the descriptor to
 the *front*, a process in a domain of its own, started by the first connection and gone when none
 has been open for a while. What comes back is one ApiRequest at a time per connection; its
-authority is that of the connection's peer, never something that the front says.
+authority is that of the connection's peer, whatever the front says (``api.front_link``).
 
-A front that crashes, floods, falls silent or sends what it may not is ended, with its own
-connections and nothing else; the next connection starts another one, after a growing delay if
-they keep failing. ``serve`` never returns and never raises an Exception. Parsing HTTP is
-``front.server``'s, what a request does is ``api.requests``'.
+A front that crashes or is given up takes its own connections with it and nothing else; the next
+connection starts another front, after a growing delay if they keep failing. ``serve`` never returns and
+never raises an Exception. Parsing HTTP is ``front.server``'s, what a request does is ``api.requests``'.
 """
 
 import os
@@ -76,7 +75,7 @@ async def serve(
 ) -> None:
     """Accept on *listener* for ever; *start_front* is called when there is a connection and no front.
 
-    *drain* lets connections in; *owner*: the user who counts as root here, because what is asked runs as that user.
+    *drain* accepts connections. *owner*: the user who counts as root here, because the services run as that user.
     """
     accepting = trio.socket.from_stdlib_socket(listener)
     async with trio.open_nursery() as nursery:
@@ -84,20 +83,20 @@ async def serve(
         for number in count(1):
             try:
                 connection = await drain.accept(accepting, number)
-            except OSError as error:  # out of descriptors or memory: the backlog holds whoever comes meanwhile
+            except OSError as error:  # out of descriptors or memory: clients that come meanwhile wait in the backlog
                 note("api_accept_failed", why=str(error))
                 await trio.sleep(1)
                 continue
             with connection:  # the front has its own copy
                 try:
                     await fronts.pass_on(connection, number)
-                except Exception as error:  # noqa: BLE001 (one connection is lost, the API is not)
+                except Exception as error:  # noqa: BLE001 (this connection is lost, the API is not)
                     drain.answered(number)
                     note("api_connection_failed", why=f"{type(error).__name__}: {error}")
 
 
 class _Fronts:
-    """The front of now, and when the next one may be started."""
+    """The present front, and when the next may be started."""
 
     def __init__(
         self,
@@ -121,13 +120,13 @@ class _Fronts:
         self._not_before = 0.0
 
     async def pass_on(self, connection: trio.socket.SocketType, number: int) -> None:
-        """Hand *connection* to the front, starting it if there is none; past the limits it is just closed by the caller."""
+        """Hand *connection* to the front, starting it if there is none; beyond the limits the caller just closes it."""
         peer = peer_of(connection)
         if peer.uid == self._owner:
             peer = peer._replace(uid=0)
         if self._front is not None and self._front.usable:
-            per_user = Counter(each.uid for each in self._front.peers.values())
-            # The last places are kept for root, so that nobody else can lock the machine's owner out.
+            per_user = Counter(other.uid for other in self._front.peers.values())
+            # The last places are reserved for root, so that nobody else can lock the machine's owner out.
             limit = self._limits.connections - (0 if peer.uid == 0 else self._limits.per_user)
             if per_user.total() >= limit or (peer.uid != 0 and per_user[peer.uid] >= self._limits.per_user):
                 self._note("api_connection_refused", uid=peer.uid, why="too many connections")
@@ -155,7 +154,7 @@ class _Fronts:
         try:
             try:
                 fault = await front.run()
-            except Exception as error:  # noqa: BLE001 (a bug on this side costs this front, never PID 1)
+            except Exception as error:  # noqa: BLE001 (a bug on this side ends this front, never PID 1)
                 fault = f"a bug: {error!r}"
                 self._note("api_failed", traceback=traceback.format_exc())
             if fault:

@@ -1,14 +1,14 @@
-"""The verbs of the local API that act on one service, for every machine behind it that has a supervisor."""
+"""The verbs of the local API that act on a service, for every machine that has a supervisor."""
 
 from milkyway_agent.api.view import SupervisorView
 from milkyway_agent.supervisor.supervisor import Supervisor
 from milkyway_formats.report import ServiceStatus
 
-BY = "mwctl"  # who asks, as `mwctl why` shows it
+BY = "mwctl"  # who asked for it, as `mwctl why` shows
 
 
 class ServiceVerbs:
-    """Start, stop, restart and reload, as ``api.machine.Machine`` has them. A name that is not there is refused with a hint."""
+    """Start, stop, restart and reload, as ``api.machine.Machine`` has them. An unknown name is refused, with a hint."""
 
     def __init__(self, supervisor: Supervisor, view: SupervisorView) -> None:
         self.view = view

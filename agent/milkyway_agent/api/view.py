@@ -1,7 +1,7 @@
-"""What there is to see of a supervisor: gathered at one moment as plain values, and explained by ``core.explanation``.
+"""What can be seen of a supervisor: gathered as plain values, and explained by ``core.explanation``.
 
-Whoever asks gets an answer about one moment: everything is read off the supervisor without waiting. What must
-be read from the kernel is read in a thread (``api.usage``). The names that were mistyped are met here, with a hint.
+Each answer is about one moment: everything is read off the supervisor without waiting. What must be read
+from the kernel is read in a thread (``api.usage``). Mistyped names are refused here, with a hint.
 """
 
 import os
@@ -62,7 +62,7 @@ class SupervisorView:
         return {name: seen_of(self._supervisor.attended(name)) for name in self._supervisor.names()}
 
     async def tree(self) -> Tree:
-        """Return all services with what they need and why they are where they are."""
+        """Return all services with what they need and why they are in their states."""
         await trio.lowlevel.checkpoint()
         return explanation.tree(self.seen(), self._supervisor.graph, self._supervisor.rows, self._clock_ms())
 
@@ -78,7 +78,7 @@ class SupervisorView:
         return start_times.blame(self._times(), self._phases(), self._clock_ms())
 
     async def critical_path(self, service: str) -> CriticalPath:
-        """Return what a service ("": the one that the boot had ready last) waited for."""
+        """Return what a service ("": the last that the boot had ready) waited for."""
         await trio.lowlevel.checkpoint()
         if service:
             self.check_name("show the critical path of", service)
@@ -93,9 +93,9 @@ class SupervisorView:
     async def top(self) -> Top:
         """Return what every service uses."""
         states = {
-            name: (one.row.current, one.run.running.pid if one.run else 0)
+            name: (record.row.current, record.run.running.pid if record.run else 0)
             for name in self._supervisor.names()
-            for one in [self._supervisor.attended(name)]
+            for record in [self._supervisor.attended(name)]
         }
         others = self._others()
         uptime = self._clock_ms()
@@ -117,7 +117,7 @@ class SupervisorView:
         return await usage.in_thread(write, self._groups())
 
     async def events(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
-        """Return what happened, as *query* says."""
+        """Return the events that *query* names."""
         await trio.lowlevel.checkpoint()
         return open_events(self._log, query, [*self._supervisor.names(), *self._others()])
 
@@ -140,9 +140,9 @@ class SupervisorView:
         """Return the control groups of all that runs, by name."""
         found = dict(self._others())
         for name in self._supervisor.names():
-            one = self._supervisor.attended(name)
-            group = getattr(one.definition.starter, "cgroup", "")
-            if one.run is not None and group:
+            record = self._supervisor.attended(name)
+            group = getattr(record.definition.starter, "cgroup", "")
+            if record.run is not None and group:
                 found[name] = group
         return found
 
@@ -170,7 +170,7 @@ def seen_of(one: Attended) -> Seen:
 
 
 def hint_for(name: str, names: Iterable[str]) -> str:
-    """Return which of *names* somebody may have meant who wrote *name*."""
+    """Return a hint at which of *names* was probably meant by *name*."""
     import difflib  # late: only mistakes need it
 
     known = list(names)

@@ -1,7 +1,7 @@
-"""The boot as data: which phases there are, what each needs, and what its failure means.
+"""The boot as data: its phases, what each needs, and what its failure means.
 
-``ready`` says what can run now, ``lost`` what never will, given how the others went. A failed
-phase takes with it what needs it, and nothing else: so a layer or a service never blocks a boot.
+``ready`` returns what can run now, ``lost`` what never will, given how the others went. A failed
+phase takes with it the phases that need it and nothing else, so a layer or a service never blocks a boot.
 """
 
 from collections.abc import Mapping, Sequence

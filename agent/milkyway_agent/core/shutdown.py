@@ -1,4 +1,4 @@
-"""The way down as data: the phases of an orderly end.
+"""The shutdown as data: the phases of an orderly end.
 
 Unlike the boot nothing here waits for success: each phase has a deadline, and what failed or
 was too slow is left behind.
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Phase(NamedTuple):
-    """One step of the way down, and how long it may take."""
+    """One step of the shutdown, and how long it may take."""
 
     name: str
     deadline_ms: int

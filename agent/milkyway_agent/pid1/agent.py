@@ -1,4 +1,4 @@
-"""An agent: one run of trio's loop as PID 1, from its tasks and the boot to the way down.
+"""An agent: one run of trio's loop as PID 1, from its tasks and the boot to the shutdown.
 
 It holds the parts together and decides little: what the phases are is ``core.boot``'s, what each does ``pid1.boot_deeds``',
 services are the ``supervisor``'s, documents ``convergence``'s. A task that fails is logged and begun again; where the agent
@@ -18,7 +18,7 @@ from milkyway_agent.pid1.boot_run import BootRun
 from milkyway_agent.pid1.early_boot import ORDERS
 from milkyway_agent.pid1.machine_api import LiveMachine
 from milkyway_agent.pid1.reexecution import ServerReexecution
-from milkyway_agent.pid1.shutdown import go_down
+from milkyway_agent.pid1.shutdown import shut_down
 from milkyway_agent.pid1.state import ServerState
 from milkyway_agent.runtime.reexecution import Renewal
 from milkyway_agent.runtime.signal_receiver import arriving
@@ -42,13 +42,13 @@ class Agent:
         self._kept: set[str] = set()
 
     async def live(self) -> None:
-        """Boot, live until an end is asked for, go down in order; the state says then which end it is."""
+        """Boot, live until an end is asked for, shut down in order; the state then says which end it is."""
         state = self.state
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             state.programs = Programs(state.log, state.reaper, nursery)
             self._keep("reaper", state.reaper.run)
-            self._keep("signals", self._heed_signals)
+            self._keep("signals", self._handle_signals)
             self._keep("log", state.log.keep_files)
             self._keep("renewal", self._renewal.run)
             with trio.CancelScope() as booting:
@@ -56,17 +56,17 @@ class Agent:
                 await self._boot()
             await state.end_asked.wait()
             with trio.CancelScope(shield=True):
-                await go_down(state)
+                await shut_down(state)
             state.ended = state.ending
             nursery.cancel_scope.cancel()
 
     async def _boot(self) -> None:
-        """Boot, and try again what failed, less and less often: what was in its way may pass, and a boot is not repeated."""
+        """Boot, then try what failed again, less and less often: the cause may pass, and a server is not booted often."""
         record, note = self.state.boot, self.state.log.note
         before = dict(record.finished_ms) if self.state.handed_over else {}
         await self._boot_run.run()
         record.finished_ms["ready"] = kernel.boottime_ms()
-        record.finished_ms.update(before)  # the boot was another program's; what was done again is no part of it
+        record.finished_ms.update(before)  # the boot was another program's; phases that were repeated do not count
         note("boot_finished", at_ms=record.finished_ms["ready"], failures=len(record.failures()))
         for line in record.failures():
             note("boot_report", line=line)
@@ -78,7 +78,7 @@ class Agent:
             await self._boot_run.run()
 
     def _keep(self, name: str, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
-        """Run *task* for as long as the agent lives; once, though the phase that starts it is tried again."""
+        """Run *task* for as long as the agent lives. Idempotent: the phase that starts it may be tried again."""
         assert self._nursery is not None, "tasks run while the agent lives"
         if name in self._kept:
             return
@@ -87,13 +87,13 @@ class Agent:
 
     async def _keep_for_good(self, name: str, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
         await keep(name, task, self.state.log.note, *arguments)
-        self.state.log.note("task_lost", task=name)  # it came to an end by itself, which none of them should
+        self.state.log.note("task_lost", task=name)  # it ended by itself, which no such task should
 
-    async def _heed_signals(self) -> None:
+    async def _handle_signals(self) -> None:
         with arriving(*ORDERS) as orders:
             try:
                 power.set_ctrl_alt_del(reboots=False)
-            except OSError as error:  # the other ways to end the machine are heeded nevertheless
+            except OSError as error:  # the other ways to end the machine work nevertheless
                 self.state.log.note("ctrl_alt_del_failed", error=str(error))
             async for number in orders:
                 self.state.end("reboot" if number == signal.SIGINT else "poweroff")

@@ -1,4 +1,7 @@
-"""What each phase of the boot does on a server (``core.boot``: which there are). The plain ones are ``pid1.boot_steps``'."""
+"""What each phase of the boot does on a server.
+
+Which phases there are is ``core.boot``'s; those that need no other process are in ``pid1.boot_steps``.
+"""
 
 import os
 import random
@@ -29,7 +32,7 @@ from milkyway_agent.system import kernel, watchdog
 from milkyway_formats.errors import UnavailableError
 
 WATCHDOG_SECONDS = 60
-WATCHDOG_UNASKED_SECONDS = 15  # less than any driver's own timeout that is known
+WATCHDOG_UNASKED_SECONDS = 15  # less than any known driver's own timeout
 DATA_KEY = boot_steps.SECURE_CONFIG / "data.key"
 
 
@@ -67,7 +70,7 @@ class BootDeeds:
         try:
             return boot_steps.filesystems()
         finally:
-            await self._start_supervisor()  # now, as it makes a directory below /run; and whatever was not mounted
+            await self._start_supervisor()  # now, as it makes a directory below /run; and also where something was not mounted
 
     async def _start_supervisor(self) -> None:
         self._keep("supervisor", self._run_supervisor)
@@ -105,7 +108,7 @@ class BootDeeds:
         seconds = WATCHDOG_UNASKED_SECONDS
         try:
             seconds = watchdog.set_timeout(descriptor, WATCHDOG_SECONDS)
-        except OSError as error:  # open, it counts: left alone it would reboot a machine that lives
+        except OSError as error:  # once open it counts: unfed it would reboot a machine that is well
             warnings.append(f"watchdog: it keeps its own timeout: {error}")
         self._keep("watchdog", self._feed_watchdog, descriptor, seconds / 3)
         return warnings
@@ -179,7 +182,7 @@ class BootDeeds:
                 self._supervise(name)
         return []
 
-    # --- what they need ------------------------------------------------------------------------------------------------------
+    # --- what the phases need --------------------------------------------------------------------------------------------
 
     def _is_development(self) -> bool:
         line = self._state.command_line
@@ -187,7 +190,7 @@ class BootDeeds:
 
     def _supervise(self, name: str) -> None:
         supervisor = self._state.supervisor
-        if name not in supervisor.names():  # an agent that failed before this one may have begun
+        if name not in supervisor.names():  # else an agent before this one has added it
             supervisor.add(definition(name, self._state.reaper))
         supervisor.start(name, by="the boot")
 

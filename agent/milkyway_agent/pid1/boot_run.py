@@ -1,4 +1,4 @@
-"""Run the boot: every phase as soon as what it needs is done, each with a deadline, none able to stop another.
+"""Runs the boot: each phase as soon as the phases that it needs are done, within a deadline. No phase can stop another.
 
 Which phases there are and what they need is ``core.boot``'s; what each does is given by the caller.
 """
@@ -14,7 +14,7 @@ from milkyway_formats.errors import MilkyWayError
 # A deed returns lines worth a place in the report though the phase is done, and raises when it failed.
 Deed = Callable[[], Awaitable[Sequence[str]]]
 PHASE_SECONDS = 120.0
-PAUSES = (0.1, 0.4)  # before a phase is tried again that the kernel refused something: a device settles, memory is freed
+PAUSES = (0.1, 0.4)  # before a phase that failed with an OSError is tried again: a device settles, memory is freed
 
 
 class BootRecord:
@@ -43,7 +43,7 @@ class BootRecord:
         return failed
 
     def keep_only(self, names: Container[str]) -> None:
-        """Forget all phases but those of *names* that are done, and everything that is no phase but PID 1's own beginning."""
+        """Forget all but the phases of *names* that are done, and when PID 1 began."""
         kept = {name for name, outcome in self.outcomes.items() if outcome == "done" and name in names}
         self.outcomes = {name: "done" for name in self.outcomes if name in kept}
         self.finished_ms = {name: at_ms for name, at_ms in self.finished_ms.items() if name in kept or name == "pid1"}
@@ -101,7 +101,7 @@ class BootRun:
                     self._note("boot_phase_tried_again", phase=phase.name, why=reason)
                     await trio.sleep(pause)
                     reason = f"it took longer than {PHASE_SECONDS:.0f} s"
-        # A deed whose own nursery fails while it is cut short raises both at once, and only this scope takes them apart.
+        # A deed whose nursery fails while it is cancelled raises both at once, which only this scope can separate.
         except Exception as error:  # noqa: BLE001 (as in _try)
             reason = f"a bug: {error!r}"
         at_ms = self._clock_ms()

@@ -1,4 +1,4 @@
-"""PID 1 begins: the log, the memory, and one agent after the other until the machine's end. Never returns.
+"""Where PID 1 begins: the log, locked memory, and agents, one after the other, until the machine's end. Never returns.
 
 An error that reaches the outermost loop begins another agent, which goes on with the services of the one before.
 """
@@ -21,10 +21,10 @@ from milkyway_formats.errors import MilkyWayError
 
 
 class SameClock(trio.abc.Clock):
-    """One clock for all runs of the loop: trio's own begins anew with each, and timers outlive an agent that fails."""
+    """One clock for all runs of the loop: trio's own starts again with each run, and timers outlive an agent that fails."""
 
     def start_clock(self) -> None:
-        """Do nothing: it runs."""
+        """Do nothing: it runs already."""
 
     def current_time(self) -> float:
         """Return seconds of CLOCK_MONOTONIC."""
@@ -45,7 +45,7 @@ def run(
 
     Whatever fails, the next agent goes on with the services of the one before: they are not touched.
     """
-    signals.block(ORDERS)  # what comes before somebody heeds it waits
+    signals.block(ORDERS)  # a signal that comes before it can be handled waits
     log = Log(kernel.realtime_ms)
     _open_console(log)
     _stay_in_memory(log)
@@ -66,12 +66,12 @@ def run(
         except BaseException as error:  # noqa: BLE001 (an end of PID 1 is a panic; begin again, services go on)
             log.note("agent_failed", error=repr(error), traceback=traceback.format_exc())
             time.sleep(1)
-        # Whatever failed on the way down, a machine that went down doesn't begin again.
+        # Whatever failed during the shutdown, a machine that was shut down doesn't begin again.
     while True:
         for end in (power.restart, power.power_off) if state.ended == "reboot" else (power.power_off, power.restart):
             try:
                 end()
-            except OSError as error:  # the other end is better than a machine that is stopped and stays on
+            except OSError as error:  # the other end is better than a machine that is shut down and stays on
                 log.note("end_failed", ending=state.ended, error=str(error))
                 time.sleep(1)
 
@@ -79,7 +79,10 @@ def run(
 def _adopt(descriptor: int, log: Log) -> KeptAgent | None:
     try:
         return snapshot.adopt(descriptor)
-    except (MilkyWayError, OSError) as error:  # begin as after a boot: each service is cleared away before it starts
+    except (
+        MilkyWayError,
+        OSError,
+    ) as error:  # begin as after a boot: a service's remains are cleared away before it starts
         log.note("state_not_adopted", why=str(error))
         snapshot.close_inherited()
         return None
@@ -88,14 +91,14 @@ def _adopt(descriptor: int, log: Log) -> KeptAgent | None:
 def _open_console(log: Log) -> None:
     try:
         descriptor = console.open_console()
-    except OSError as error:  # then whoever asks mwctl, or reads the disk, finds what was noted
+    except OSError as error:  # what is noted is still found with mwctl and on the disk
         log.note("console_failed", error=str(error))
         return
     log.add_sink(LineSink(lambda line: console.write_line(descriptor, f"milkyway: {line}")))
 
 
 def _stay_in_memory(log: Log) -> None:
-    """Lock what is mapped now and whatever is touched later: a damaged block of its own code must not kill it."""
+    """Lock what is mapped now and what is touched later: a damaged block of its own code must not kill PID 1."""
     try:
         memory.mlockall(memory.MCL_CURRENT)
         # On fault: a thread's stack is 8 MiB of which it uses a few KiB.

@@ -1,4 +1,4 @@
-"""The machine as the local API and the reports show it: everything known, put together when asked."""
+"""A server as the local API and the reports show it, put together whenever it is asked for."""
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -42,7 +42,7 @@ class LiveMachine(ServiceVerbs):
         super().__init__(state.supervisor, view)
 
     def snapshot(self) -> Status:
-        """Return all there is to say now."""
+        """Return the status of this moment."""
         state = self._state
         line = state.command_line
         convergence = state.convergence
@@ -71,11 +71,11 @@ class LiveMachine(ServiceVerbs):
         )
 
     async def status(self) -> Status:
-        """Return all there is to say now."""
+        """Return the status of this moment."""
         return self.snapshot()
 
     async def trust(self) -> TrustStatus:
-        """Return whose word the machine takes."""
+        """Return whose signatures the machine accepts."""
         convergence = self._state.convergence
         begun = convergence.begun if convergence else None
         if convergence is None or begun is None:
@@ -89,16 +89,16 @@ class LiveMachine(ServiceVerbs):
         )
 
     def local(self) -> Local:
-        """Return the owner's policy on root at this machine; "read" as long as no owner's root is known."""
+        """Return the owner's policy on root at this machine; "read" while no owner is known."""
         begun = self._state.convergence.begun if self._state.convergence else None
         return owners_policy(begun.roots if begun else [])
 
     async def logs(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
         """Return the lines that *query* names."""
-        return open_log(self._state.log, query, [one.name for one in self._state.services()])
+        return open_log(self._state.log, query, [service.name for service in self._state.services()])
 
     async def apply(self, envelope_fd: int, *, change: bool) -> Applied:
-        """Have an envelope admitted."""
+        """Have the verifier admit an envelope."""
         if self._state.convergence is None:
             raise UnavailableError("cannot apply: the verifier does not run", hint="see `mwctl status` for why")
         return await self._state.convergence.apply(envelope_fd, int(time.time()), change=change)
@@ -117,10 +117,10 @@ class LiveMachine(ServiceVerbs):
 
     def _programs(self) -> dict[str, str]:
         """Return the control groups of the agent's own programs."""
-        return {one.name: f"{GROUPS}/{one.name}" for one in self._state.own_programs()}
+        return {program.name: f"{GROUPS}/{program.name}" for program in self._state.own_programs()}
 
     def _deployments(self, convergence: Convergence) -> list[DeploymentStatus]:
-        services = {one.name: one for one in self._state.services()}
+        services = {service.name: service for service in self._state.services()}
         return [_deployment(progress, services) for progress in convergence.progress.values()]
 
 
@@ -131,8 +131,8 @@ def owners_policy(roots: Sequence[RootStatus]) -> Local:
 
 def _deployment(progress: Progress, services: dict[str, ServiceStatus]) -> DeploymentStatus:
     deployment = progress.deployment
-    own = [one for name, one in services.items() if name.startswith(f"{deployment.name}/")]
-    failed = [f"{one.name}: {one.reason}" for one in own if one.state == "failed"]
+    own = [service for name, service in services.items() if name.startswith(f"{deployment.name}/")]
+    failed = [f"{service.name}: {service.reason}" for service in own if service.state == "failed"]
     layers = [
         LayerStatus(path=pin.path, version=pin.version, root_hash=pin.root_hash, verity_device=device.path)
         for pin in deployment.stack

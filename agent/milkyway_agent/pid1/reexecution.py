@@ -1,7 +1,7 @@
-"""PID 1's side of a re-execution: what it hands on, and how the agent in the new program goes on with it.
+"""PID 1's side of a re-execution: what it hands on, and how the new program goes on with it.
 
-Its services are of two kinds. Those of CoreOS are known by their names, ``coreos_services`` makes them; those of deployments
-are what the kept effects say. All of them run on meanwhile, as our children, with their descriptors.
+Services are of two kinds: those of CoreOS, which ``coreos_services`` defines by their names, and those of deployments, which
+the kept effects define. All of them run on meanwhile, as our children, with their descriptors.
 """
 
 import time
@@ -27,7 +27,7 @@ class ServerReexecution:
         self._drain = drain
 
     async def wait_at_rest(self) -> None:
-        """Return when no service is being started or cleared away, and no deployment is on its way."""
+        """Return when no service is being started or cleared away, and no deployment is being changed."""
         if "ready" not in self._state.boot.finished_ms:
             raise UnavailableError("cannot re-execute: the boot is not over")
         convergence = self._state.convergence
@@ -39,7 +39,7 @@ class ServerReexecution:
                 return
 
     def drained(self) -> AbstractAsyncContextManager[None]:
-        """Within it nobody asks anything, and whoever has asked before has been answered."""
+        """Return a context in which no request is taken; those taken before it are answered first."""
         return self._drain.drained()
 
     def keep(self) -> Kept:

@@ -1,4 +1,4 @@
-"""The way down: what is done before a machine's end, in the order and within the times of ``core.shutdown``, whatever hangs."""
+"""The shutdown of a server: in the order and within the deadlines of ``core.shutdown``, whatever hangs."""
 
 from collections.abc import Awaitable, Callable
 
@@ -12,20 +12,20 @@ from milkyway_agent.system import cgroups, kernel, power, processes, watchdog
 Deed = Callable[[], Awaitable[None]]
 
 
-async def go_down(state: ServerState) -> None:
-    """Take the machine down as far as it goes. What fails or takes too long is noted by name, and the next comes."""
+async def shut_down(state: ServerState) -> None:
+    """Shut the machine down as far as possible. A phase that fails or takes too long is noted, and the next one begins."""
     does = deeds(state)
     for phase in SHUTDOWN:
         scope = trio.CancelScope(deadline=trio.current_time() + phase.deadline_ms / 1000)
-        # The scope inside: a deed that fails while its time is up raises both at once, which only the scope takes apart.
+        # The scope is inside: a deed that fails while it is cancelled raises both at once, which only the scope can separate.
         try:
             with scope:
                 await does[phase.name]()
-        except Exception as error:  # noqa: BLE001 (the way down leads on, whatever happens)
+        except Exception as error:  # noqa: BLE001 (the shutdown goes on, whatever happens)
             state.log.note("shutdown_phase_failed", phase=phase.name, error=str(error))
         if scope.cancelled_caught:
-            left = ", ".join(one.name for one in state.supervisor.status() if one.state not in ("stopped", "failed"))
-            state.log.note("shutdown_phase_late", phase=phase.name, after_ms=phase.deadline_ms, left=left)
+            left = [service.name for service in state.supervisor.status() if service.state not in ("stopped", "failed")]
+            state.log.note("shutdown_phase_late", phase=phase.name, after_ms=phase.deadline_ms, left=", ".join(left))
     state.log.note("shutdown_finished", at_ms=kernel.boottime_ms())
 
 
@@ -71,9 +71,10 @@ async def _kill_the_rest(state: ServerState) -> None:
     groups = [f"{boot_steps.CGROUP}/{name}" for name in ("deployments", "coreos")]
     for path in groups:
         cgroups.kill(path)
-    # The kernel tells of it by a poll for priority data, which trio has no wait for
+    # The kernel announces it as priority data (POLLPRI), for which trio has no wait
     while any(cgroups.is_populated(path) for path in groups):  # noqa: ASYNC110
         await trio.sleep(0.05)
-    left = [one.name for one in processes.processes() if one.pid not in (1, 2) and one.parent != 2 and one.state != "Z"]
+    others = (process for process in processes.processes() if process.pid not in (1, 2) and process.parent != 2)
+    left = [process.name for process in others if process.state != "Z"]
     if left:
         state.log.note("processes_left", names=", ".join(left))

@@ -1,7 +1,7 @@
 """What outlives an agent that fails: one object, with which the next agent goes on.
 
 An agent (``pid1.agent``) is one run of trio's loop with its tasks. Services, descriptors and what the boot did to the machine
-are not tied to one; nor is what has been asked for. The API's machine, re-execution and the way down read all of it here.
+are not tied to an agent. The API's machine, re-execution and the shutdown find all of it here.
 """
 
 import socket
@@ -47,7 +47,7 @@ class ServerState:
         self.early: Early | None = None  # the first steps of the boot, where they were done before it
         self.handed_over: KeptAgent | None = None  # from the program before this one, until its services are supervised
         self.ending: Ending | None = None  # which end was asked for
-        self.ended: Ending | None = None  # said once the way down is over
+        self.ended: Ending | None = None  # set once the shutdown is over
         # Of the agent that lives now:
         self.end_asked = trio.Event()
         self.convergence: Convergence | None = None
@@ -55,18 +55,18 @@ class ServerState:
         self._deployments = KeptDeployments()  # as the convergence before it left them
 
     def begin_life(self) -> None:
-        """Let another agent begin: what the one before it has started ended with it, and is started anew."""
+        """Let another agent begin: the tasks of the agent before it ended with it, and are started anew."""
         self._deployments = self.keep_deployments()
         self.convergence = self._programs = None
         self.boot.keep_only(LASTING)
         self.end_asked = trio.Event()
-        if self.ending is not None:  # the one before failed on the way down, which goes on
+        if self.ending is not None:  # the agent before it failed during the shutdown, which goes on
             self.end_asked.set()
 
     def take_over(self, kept: KeptAgent) -> None:
         """Go on from what the program before this one has left, once an agent lives.
 
-        What it did that no phase of ours does, or that ends with an agent, is ignored.
+        Phases that this program does not know, or that end with an agent, are ignored.
         """
         for name in LASTING:
             if name in kept.done:
@@ -96,7 +96,7 @@ class ServerState:
         return self.convergence.keep() if self.convergence is not None else self._deployments
 
     def end(self, ending: Ending) -> None:
-        """Begin the way down; the first word counts."""
+        """Begin the shutdown; which end it is the first call decides."""
         if self.ending is None:
             self.ending = ending
             self.log.note("shutdown_begun", ending=ending)

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     if options.check:
         from milkyway_agent.standalone.definitions import main as check
 
-        # With a runtime directory it is asked by a supervisor, whose directory may be read-only.
+        # With a runtime directory a supervisor asks for it, whose definitions may be read-only.
         plan = start.plan_file(options.check, options.runtime) if options.runtime else f"{options.check}/{start.PLAN_NAME}"
         return check([options.check, plan])
     return _supervise(options)
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
 def _supervise(options: Options) -> int:
     directory = options.supervise = _absolute(options.supervise)
-    # A successor has the definitions in its state: whatever became of the directory, its services go on.
+    # A successor has the definitions in its state: its services go on, whatever became of the directory.
     if not options.adopt and not _is_directory(directory):
         print(f"cannot supervise {directory}: there is no such directory", file=sys.stderr)
         return 3
@@ -80,7 +80,7 @@ def _supervise(options: Options) -> int:
         return 4
     import gc
 
-    gc.disable()  # what is imported is no garbage, and looking through it takes its time; ``Supervision`` enables it
+    gc.disable()  # imports leave no garbage, and looking through them takes time; ``supervision.tidy_up`` enables it again
     return _import_program()(options, begun)
 
 

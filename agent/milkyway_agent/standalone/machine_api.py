@@ -1,4 +1,4 @@
-"""What the local API asks of a machine, answered by a supervisor that is none: ``api.machine.Machine`` for ``--supervise``."""
+"""What the local API asks of a machine, answered for ``--supervise``: implements ``api.machine.Machine``."""
 
 import os
 import time

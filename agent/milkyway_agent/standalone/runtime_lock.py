@@ -1,4 +1,4 @@
-"""The lock of a runtime directory: one supervisor for each.
+"""The lock of a runtime directory, so that it has no more than one supervisor.
 
 Imported before the first service runs, so it imports next to nothing.
 """
@@ -15,13 +15,13 @@ class Held:
         self.groups = groups
 
     def note(self, groups: str) -> None:
-        """Note the directory of our services' control groups, for whoever comes if we are killed."""
+        """Note the directory of our services' control groups, for the next supervisor if we are killed."""
         if not self.by:
             try:
                 posix.ftruncate(self._descriptor, 0)
                 posix.pwrite(self._descriptor, f"{posix.getpid()}\n{groups}\n".encode(), 0)
             except OSError:
-                return  # full: nobody will find what we leave, and until then all is well
+                return  # the disk is full: if we are killed, nobody will find what we leave
 
 
 def hold(runtime: str) -> Held:
@@ -36,7 +36,7 @@ def hold(runtime: str) -> Held:
 
 
 def hold_again(runtime: str) -> Held:
-    """Lock *runtime* as whoever takes over, whose services run: they go on without a lock, too."""
+    """Lock *runtime* for a successor, whose services run already: without the lock, too, they go on."""
     try:
         return hold(runtime)
     except OSError:

@@ -43,25 +43,25 @@ TIDY_SECONDS = 1.0
 
 def run(options: Options, begun: Early) -> int:
     """Live until an end is asked for; return the exit code. An internal failure ends in a re-execution, not in an end."""
-    signals.block(ORDERS)  # what comes while one program replaces another waits for the next
+    signals.block(ORDERS)  # a signal that comes while a program replaces another waits for the next
     log = Log(kernel.realtime_ms, Printed(verbose=options.verbose, outputs=not options.logs))
     supervision: Supervision | None = None
     try:
         supervision = Supervision(options, begun, log)
         return trio.run(supervision.live)
     except MilkyWayError as error:
-        if options.adopt:  # what was handed over can't be used, and services run: the program before this one can
+        if options.adopt:  # the state can't be used here, and services run: the program before this one can use it
             raise
         _give_up(begun)
         print(error, file=sys.stderr)
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         return error.exit_code
-    except BaseException as error:  # services outlive the supervisor's faults
+    except BaseException as error:  # services outlive a bug of the supervisor
         if supervision is None or not supervision.lives:
             raise
         log.note("supervisor_failed", error=repr(error), traceback=traceback.format_exc())
-        time.sleep(1)  # a failure that comes back at once must not spin
+        time.sleep(1)  # a failure that comes back at once must not make it spin
         supervision.become_anew()
         raise
 
@@ -73,7 +73,7 @@ def _give_up(begun: Early) -> None:
             processes.pidfd_send_signal(answer.pidfd, signal.SIGKILL)
         processes.reap(answer.pidfd)
     begun.launcher.close()
-    with contextlib.suppress(OSError, UnavailableError):  # what can't be killed stays, with its group
+    with contextlib.suppress(OSError, UnavailableError):  # what can't be killed stays, and so does its group
         for group in cgroups.children(begun.groups) if begun.groups else ():
             trio.run(clear_group, group)
         if begun.groups:
@@ -85,7 +85,7 @@ class Supervision:
 
     def __init__(self, options: Options, begun: Early, log: Log) -> None:
         self.lives = False
-        self._clock_offset = 0.0  # of trio's clock against the monotonic one
+        self._clock_offset = 0.0  # of trio's clock against CLOCK_MONOTONIC
         self.log = log
         self.options = options
         self._begun = begun
@@ -127,7 +127,7 @@ class Supervision:
             await nursery.start(self.supervisor.run)
             nursery.start_soon(self.reaper.run)
             nursery.start_soon(keep, "log", self.log.keep_files, self.log.note)
-            nursery.start_soon(keep, "signals", self._heed_signals, self.log.note)
+            nursery.start_soon(keep, "signals", self._handle_signals, self.log.note)
             nursery.start_soon(keep, "definitions", self._read_at_hangup, self.log.note)
             nursery.start_soon(keep, "renewal", self._renewal.run, self.log.note)
             nursery.start_soon(keep, "local-api", self._serve_api, self.log.note)
@@ -143,7 +143,7 @@ class Supervision:
             with trio.move_on_after(STOP_SECONDS) as stopping:
                 await self.supervisor.stop_all()
             if stopping.cancelled_caught:
-                left = [one.name for one in self.supervisor.status() if one.state not in ("stopped", "failed")]
+                left = [service.name for service in self.supervisor.status() if service.state not in ("stopped", "failed")]
                 self.log.note("stopped_late", left=", ".join(left))
             self.lives = False
             nursery.cancel_scope.cancel()
@@ -151,9 +151,9 @@ class Supervision:
         return ExitCode.OK
 
     def _go_on(self, kept: KeptState) -> None:
-        """Go on from where the program before this one has left. What it was about to start when it failed is started anew."""
+        """Go on where the program before this one left off. What it was about to start when it failed is started anew."""
         self.supervisor.restore(kept.services)
-        lost = {service.name for service in kept.definitions} - {one.name for one in kept.services}
+        lost = {service.name for service in kept.definitions} - {service.name for service in kept.services}
         for name in lost:
             self.supervisor.attended(name).definition.starter.kill()
         self.supervisor.start(*lost, by="a supervisor that has failed")
@@ -183,7 +183,7 @@ class Supervision:
         await self.supervisor.wait_at_rest()
 
     def drained(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Within it nobody asks anything, and whoever has asked before has been answered."""
+        """Return a context in which no request is taken; those taken before it are answered first."""
         return self._drain.drained()
 
     def keep(self) -> Kept:
@@ -227,18 +227,18 @@ class Supervision:
         return state
 
     def _state_directory(self) -> str:
-        """Return where timers keep their last starts: where it was said, by the definitions, or below the runtime directory."""
+        """Return where timers keep their last starts: as the options say, by the definitions, or in the runtime directory."""
         chosen = [Path(self.options.state)] if self.options.state else []
         for path in chosen or (self._directory / ".state", self._runtime / ".state"):
             with contextlib.suppress(OSError):
                 path.mkdir(mode=0o700, parents=bool(chosen), exist_ok=True)
                 return str(path)
-        if self.options.adopt:  # its services run: what timers start is not kept, as their log says
+        if self.options.adopt:  # its services run: without last starts, as the log says
             return self.options.state
         raise UnavailableError(f"cannot keep the times of timers in {self.options.state or self._runtime}: it can't be written")
 
     def _read(self) -> list[Service]:
-        """Return the services that the directory defines, by its plan; where that is stale a child makes it anew."""
+        """Return the services that the directory defines, by its plan. Where that is out of date a child makes it anew."""
         file = start.plan_file(str(self._directory), str(self._runtime))
         if self._begun.plan is None:
             words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
@@ -252,13 +252,13 @@ class Supervision:
                 kind = UnavailableError if code == ExitCode.UNAVAILABLE else RefusedError
                 raise kind(why, hint=hint.strip().removeprefix("hint: "))
         plan: dict[str, object] = self._begun.plan
-        self._begun.plan = None  # half a megabyte that nobody needs any more
+        self._begun.plan = None  # half a megabyte that is not needed any more
         text = plan["services"]
         assert isinstance(text, bytes), "as plan_of has written it"
         return msgspec.json.decode(text, type=list[Service])
 
     def _read_first(self) -> list[Service]:
-        """Return the services as ``_read`` does. Raises RefusedError where one is to be started that is not among them."""
+        """Return the services as ``_read`` does. Raises RefusedError if a service is to be started that is not among them."""
         services = self._read()
         if unknown := sorted(set(self.options.start) - {service.name for service in services}):
             raise RefusedError(f"cannot start {', '.join(unknown)}: {self._directory} defines no such service")
@@ -282,7 +282,7 @@ class Supervision:
 
     # --- life ----------------------------------------------------------------------------------------------------------
 
-    async def _heed_signals(self) -> None:
+    async def _handle_signals(self) -> None:
         with arriving(*ORDERS) as orders:
             async for number in orders:
                 if number == signal.SIGHUP:
@@ -292,7 +292,7 @@ class Supervision:
                     self.end()
 
     async def _read_at_hangup(self) -> None:
-        """Read the definitions again whenever that is asked for; an end that is asked for meanwhile does not wait for it."""
+        """Read the definitions again at each SIGHUP. An end that is asked for meanwhile does not wait for it."""
         while not self._end.is_set():
             await self._hangup.wait()
             self._hangup = trio.Event()
@@ -306,7 +306,7 @@ class Supervision:
         scope.cancel()
 
     async def _read_again(self) -> None:
-        """Take the definitions as they are now: only what changed restarts. What can't be used changes nothing."""
+        """Use the definitions as they are now: only what changed restarts. If they can't be used, nothing changes."""
         try:
             services = await trio.to_thread.run_sync(self._read)
             changes = await self.supervisor.replace({service.name: self.definition(service) for service in services})
@@ -317,9 +317,9 @@ class Supervision:
             self.log.note("definitions_refused", why=str(error))
 
     async def _serve_api(self) -> None:
-        """Serve the local API. What it takes is imported when somebody comes: most supervisors are never asked anything.
+        """Serve the local API. What that takes is imported when the first client comes: most supervisors never have any.
 
-        Its socket outlives a re-execution: whoever comes meanwhile waits.
+        Its socket outlives a re-execution: clients that come meanwhile wait.
         """
         if self._api is None:
             self._api = sockets.listen(self._api_path(), 0o666)
@@ -352,7 +352,7 @@ class Supervision:
 
 
 async def tidy_up() -> None:
-    """Begin to look for garbage, once there is time for it; not among what was imported, which stays for good."""
+    """Begin to collect garbage, once there is time for it; not among what was imported, which stays for good."""
     await trio.sleep(TIDY_SECONDS)
     carried_code.forget()
     gc.collect()

@@ -145,7 +145,7 @@ class Subject(Exercises):
 
     async def on_records(self, since: int) -> Facts:
         """Return what was noted since."""
-        return {"lines": [_shortened(describe(one)) for one in self.records.all[since:][-150:]], "lives": Subject.lives}
+        return {"lines": [_shortened(describe(record)) for record in self.records.all[since:][-150:]], "lives": Subject.lives}
 
     async def on_start(self, name: str) -> Facts:
         """Start a plain service; wait until it is started or failed."""
@@ -184,7 +184,7 @@ class Subject(Exercises):
         """Return the children that nobody reaps, once orphans have had their grace."""
         names: list[str] = []
         for _ in range(30):
-            names = [one.name for one in reaper.zombies(os.getpid())]
+            names = [process.name for process in reaper.zombies(os.getpid())]
             if not names:
                 break
             await trio.sleep(0.1)

@@ -24,7 +24,7 @@ def test_the_phases_are_in_an_order_that_works() -> None:
 @pytest.mark.parametrize("phase", BOOT, ids=lambda phase: phase.name)
 def test_a_failed_phase_loses_only_what_needs_it(phase: Phase) -> None:
     outcomes = run({phase.name})
-    missing = {one.name for one in BOOT} - set(outcomes)
+    missing = {other.name for other in BOOT} - set(outcomes)
     assert missing == set(lost(BOOT, outcomes))
     for name in missing:
         assert lost(BOOT, outcomes)[name] == phase.name
