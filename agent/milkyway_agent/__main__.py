@@ -1,7 +1,7 @@
 """The agent's first lines. Standard library only, until the rest has proved that it can be imported.
 
-As PID 1 of a server it never ends: the kernel panics when it does. So whatever goes wrong in here is printed, and
-what remains is a process that reaps orphans and lets the services live. With options it is one of the agent's other
+As PID 1 of a server it never ends, or the kernel would panic: whatever goes wrong in here is printed, and what
+remains is a process that reaps orphans and leaves the services alone. With options it is another of the agent's
 programs: see ``--help``.
 """
 
@@ -10,6 +10,8 @@ import time
 
 TYPE_CHECKING = False  # typing's own constant costs its import; checkers take any of that name for true
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from milkyway_agent.pid1.early_boot import Early
 
 BOOT = """
@@ -37,9 +39,7 @@ def main() -> int:
     print(f"milkyway: PID 1 at {born_ms / 1000:.2f} s", flush=True)
     try:
         early = _first_steps() if adopted < 0 else None
-        from milkyway_agent.pid1 import agent
-
-        agent.run(born_ms, adopted=adopted, early=early)
+        _import_program()(born_ms, adopted=adopted, early=early)
     except BaseException:  # noqa: BLE001 (an end of any kind would be a panic)
         _print_traceback()
     print("milkyway: the agent has failed; services go on, nothing supervises them", file=sys.stderr, flush=True)
@@ -60,8 +60,19 @@ def _first_steps() -> "Early | None":
     return early
 
 
+def _import_program() -> "Callable[..., object]":
+    """Import PID 1's program, and return what runs it."""
+    from milkyway_agent.runtime import light_trio  # noqa: F401 (first of all that import trio)
+
+    # isort: split
+    from milkyway_agent.pid1 import entry
+
+    return entry.run
+
+
 def _check_state(descriptor: int) -> int:
     """Say whether PID 1's program can be imported, and can read the state that it would go on from."""
+    _import_program()
     from milkyway_agent.pid1.snapshot import KeptAgent
     from milkyway_agent.runtime.reexecution import main_check
 
@@ -84,7 +95,7 @@ def _carry(arguments: list[str]) -> list[str]:
 
 
 def _supervise(arguments: list[str]) -> int:
-    """Run the supervisor. One that was to replace another and can't makes room for the one before it."""
+    """Run the supervisor. A new version that can't take over makes room for the one before it."""
     try:
         from milkyway_agent.standalone import command
 
@@ -106,10 +117,10 @@ def _supervise(arguments: list[str]) -> int:
 
 def _execute_old(arguments: list[str]) -> None:
     """Execute the program before this one from the descriptors that it has left us, with the same state."""
-    import os  # for more than this nobody needs it here, and the first services would wait for it
+    import os  # late: nothing else here needs it, and the first services would wait for it
 
     at = arguments.index("--old")
-    program, *held = (one.rpartition("=")[::2] for one in arguments[at + 1].split(","))
+    program, *held = (word.rpartition("=")[::2] for word in arguments[at + 1].split(","))
     packages = [(name, f"/proc/self/fd/{number}") for name, number in held if name]
     paths = [f"/proc/self/fd/{number}" for name, number in held if not name] + [path for path in sys.path if "zip" in path]
     ours = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
@@ -119,13 +130,13 @@ def _execute_old(arguments: list[str]) -> None:
 
 
 def _print_traceback() -> None:
-    import traceback  # where nothing fails nobody waits for it
+    import traceback  # late: only a failure needs it
 
     traceback.print_exc()
 
 
 def _refuse_clients() -> None:
-    """Close the API's listener, which nobody serves any more: who asks is refused, and need not find out by waiting."""
+    """Close the API's listener, which nobody serves any more: clients are refused at once, instead of waiting."""
     import os
     import socket
 
@@ -145,7 +156,7 @@ def _reap_for_ever() -> None:
 
     try:
         _refuse_clients()
-    except BaseException:  # noqa: BLE001 (whoever asks waits, then)
+    except BaseException:  # noqa: BLE001 (clients wait, then)
         _print_traceback()
     while True:
         try:

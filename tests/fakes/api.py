@@ -13,10 +13,11 @@ from pathlib import Path
 import trio
 
 from milkyway_agent.api import server
+from milkyway_agent.api.access import Local, Peer
 from milkyway_agent.api.draining import Drain
-from milkyway_agent.api.machine import Local
+from milkyway_agent.api.front_link import DEFAULT_LIMITS, FrontProcess, Limits
 from milkyway_agent.api.requests import Answers
-from milkyway_agent.api.server import DEFAULT_LIMITS, FrontProcess, Limits, StartFront
+from milkyway_agent.api.server import StartFront
 from tests.fakes.machine import FakeMachine
 
 FRONT = "import os; os.dup2({end}, 3); os.close({end}); from milkyway_agent.front.server import main; main()"
@@ -25,6 +26,10 @@ MWCTL = "from milkyway_agent.mwctl.command import main; main()"
 AS_USER = (
     "import json, locale, os, time, milkyway_agent.mwctl.command; os.setgroups([]); os.setgid({group}); os.setuid({user}); "
 )
+GROUP = 4711
+ROOT = Peer(pid=1, uid=0, groups=frozenset({0}))
+MEMBER = Peer(pid=2, uid=1000, groups=frozenset({100, GROUP}))
+STRANGER = Peer(pid=3, uid=1001, groups=frozenset({100}))
 
 
 @dataclass

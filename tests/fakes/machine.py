@@ -8,8 +8,9 @@ import msgspec
 import trio
 
 from milkyway_agent.api import metrics
+from milkyway_agent.api.log_query import LogLine, LogQuery
 from milkyway_agent.api.logs import is_wanted
-from milkyway_agent.api.machine import Applied, LogLine, LogQuery
+from milkyway_agent.api.machine import Applied
 from milkyway_agent.api.usage import Figures, Top, Use
 from milkyway_agent.api.view import hint_for
 from milkyway_agent.core import explanation, start_times
@@ -166,22 +167,22 @@ FIGURES = {
 
 @dataclass
 class FakeView:
-    """Implements ``api_types.View`` over SEEN, by the real explanations; ``top`` counts up by itself."""
+    """Implements ``api.machine.View`` over SEEN, by the real explanations; ``top`` counts up by itself."""
 
     machine: "FakeMachine"
     asked: int = 0
 
     @property
     def graph(self) -> Graph:
-        return Graph({name: Needs(requires=one.requires, wants=one.wants) for name, one in SEEN.items()})
+        return Graph({name: Needs(requires=seen.requires, wants=seen.wants) for name, seen in SEEN.items()})
 
     @property
     def rows(self) -> dict[str, Row]:
-        return {name: one.row for name, one in SEEN.items()}
+        return {name: seen.row for name, seen in SEEN.items()}
 
     @property
     def times(self) -> dict[str, Times]:
-        return {name: one.times for name, one in SEEN.items()}
+        return {name: seen.times for name, seen in SEEN.items()}
 
     async def tree(self) -> Tree:
         return explanation.tree(SEEN, self.graph, self.rows, NOW_MS)
@@ -201,10 +202,10 @@ class FakeView:
     async def top(self) -> Top:
         self.asked += 1
         grown = {
-            name: msgspec.structs.replace(one, cpu_usec=(one.cpu_usec or 0) + self.asked * 250_000)
-            for name, one in FIGURES.items()
+            name: msgspec.structs.replace(used, cpu_usec=(used.cpu_usec or 0) + self.asked * 250_000)
+            for name, used in FIGURES.items()
         }
-        services = [Use(name, one.row.current, one.pid, grown.get(name, Figures())) for name, one in SEEN.items()]
+        services = [Use(name, seen.row.current, seen.pid, grown.get(name, Figures())) for name, seen in SEEN.items()]
         return Top(self.asked * 1_000_000, NOW_MS, 2, services)
 
     async def metrics(self) -> str:
@@ -216,7 +217,7 @@ class FakeView:
 
 @dataclass
 class FakeMachine:
-    """Implements ``api_types.Machine``; ``calls`` records what it was told to do."""
+    """Implements ``api.machine.Machine``; ``calls`` records what it was told to do."""
 
     state: Status = STATUS
     log: list[LogLine] = field(default_factory=lambda: list(LOG))
@@ -243,7 +244,7 @@ class FakeMachine:
 
     async def logs(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
         for name in [*query.names, query.service]:
-            if name and not any(each == name or each.startswith(f"{name}/") for each in self._services()):
+            if name and not any(service == name or service.startswith(f"{name}/") for service in self._services()):
                 raise RefusedError(f"cannot read logs of {name}: there is no such service")
         return self.lines(query)
 
@@ -277,7 +278,7 @@ class FakeMachine:
         self.calls.append(("poweroff", ""))
 
     def add_line(self, text: str) -> None:
-        """Log one more line; whoever follows gets it."""
+        """Log one more line; its followers get it."""
         self.log.append(LogLine(time_ms=1_790_000_070_000, service="web/nginx", text=text))
         self.more.set()
         self.more = trio.Event()
@@ -309,8 +310,8 @@ class FakeMachine:
         )
 
     def _services(self) -> dict[str, ServiceStatus]:
-        own = {each.name: each for each in self.state.services}
-        return own | {each.name: each for one in self.state.deployments for each in one.services}
+        own = {service.name: service for service in self.state.services}
+        return own | {service.name: service for deployment in self.state.deployments for service in deployment.services}
 
     def _act(self, verb: str, service: str, state: str) -> ServiceStatus:
         known = self._services()

@@ -1,6 +1,6 @@
-"""Connections of the local API while this process becomes another program: who comes waits, who is there is answered.
+"""Connections of the local API while this process becomes another program: new clients wait, the others are answered.
 
-Both ends of that know this and nothing of each other: ``api.server`` lets in and answers, ``reexecution`` has it stop.
+``api.server``, which accepts and answers, and re-execution, which stops that, both know this module and not each other.
 """
 
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ DRAIN_SECONDS = 1.0
 
 
 class Drain:
-    """Who is let in, and who of them is still owed an answer: the numbers ``owed``."""
+    """Accepts connections, unless it drains. ``owed``: the numbers of those that are still owed an answer."""
 
     def __init__(self) -> None:
         self.owed: set[int] = set()
@@ -24,10 +24,10 @@ class Drain:
     async def accept(self, listener: trio.socket.SocketType, number: int) -> trio.socket.SocketType:
         """Return the next connection, which is owed an answer as *number* until ``answered``. Raises OSError.
 
-        While there is draining nobody is taken from *listener*: they wait there, for whatever program comes next.
+        While it drains, no connection is accepted: clients wait in *listener*'s backlog for the next program.
         """
         while True:
-            while not self._open.is_set():  # to wait for what is set lets others go first, and one of them may close it
+            while not self._open.is_set():  # waiting lets other tasks run, even if it is set: one may begin to drain
                 await self._open.wait()
             try:
                 with trio.CancelScope() as self._accepting:
@@ -39,19 +39,19 @@ class Drain:
                 self._changed.set()
 
     def answered(self, *numbers: int) -> None:
-        """Say that nobody waits for these connections: they are closed, or pass on what never ends."""
+        """Say that these connections are owed no answer: they are closed, or pass on a stream without end."""
         self.owed.difference_update(numbers)
         self._changed.set()
 
     @asynccontextmanager
     async def drained(self) -> AsyncIterator[None]:
-        """Let nobody in meanwhile, and have everybody who is in answered before, as far as that takes no more than a second."""
+        """Accept no connection meanwhile; those accepted before are answered first, as far as that takes at most a second."""
         self._open = trio.Event()
         if self._accepting is not None:
             self._accepting.cancel()
         try:
             with trio.move_on_after(DRAIN_SECONDS):
-                # Who was accepted by the kernel while that was cancelled is in, too.
+                # A connection that was accepted just as that was cancelled counts, too.
                 while self.owed or self._accepting is not None:
                     self._changed = trio.Event()
                     await self._changed.wait()

@@ -1,8 +1,8 @@
 """The agent's log, read for ``mwctl logs``: chosen, merged by time, and followed.
 
-What a follower misses because it reads too slowly it misses, and is told how much
-(``log.Follower``): no service and no other reader ever waits for it. What is past is read from the
-disk in a thread, a few records at a time, as fast as the reader takes them.
+A follower that reads too slowly misses records, and is told how many (``log.Follower``): no service and
+no other reader ever waits for it. The past is read from the disk in a thread, a few records at a time,
+as fast as the reader takes them.
 """
 
 from collections.abc import AsyncGenerator, Iterable, Iterator
@@ -10,29 +10,29 @@ from itertools import islice
 
 import trio
 
-from milkyway_agent.api.machine import LogLine, LogQuery
+from milkyway_agent.api.log_query import LogLine, LogQuery
 from milkyway_agent.log.log import Log
 from milkyway_agent.log.reader import Choice
 from milkyway_agent.log.record import OUTPUT, Record, describe
 from milkyway_agent.runtime.thread_limit import RunLimiter
 from milkyway_formats.errors import RefusedError
 
-AGENT = "agent"  # how the agent's own records, whose service is empty, are addressed
+AGENT = "agent"  # addresses the agent's own records, whose service is empty
 RECORDS_AT_A_TIME = 100
-# More at once would only share one interpreter between them, of which PID 1's loop needs its part.
+# More at once would only share the interpreter, of which PID 1's loop needs its part.
 _READERS = RunLimiter("log readers", 2)
 
 
 def open_events(log: Log, query: LogQuery, services: Iterable[str]) -> AsyncGenerator[LogLine, None]:
-    """Return what happened, as *query* says: as ``open_log``, without what services wrote themselves."""
+    """Return the events that *query* names: as ``open_log``, without what services wrote themselves."""
     return open_log(log, query, services, events_only=True)
 
 
 def open_log(log: Log, query: LogQuery, services: Iterable[str], *, events_only: bool = False) -> AsyncGenerator[LogLine, None]:
     """Return the lines of *log* that *query* names, of the known *services* (``dhcp``, ``web/nginx``) and the agent.
 
-    A service that no longer exists is known for as long as records of it are kept. Raises RefusedError at once
-    when the query names a service or deployment of which there is none.
+    A service that no longer exists is known as long as records of it are kept. Raises RefusedError at once
+    if the query names a service or deployment that is not known.
     """
     known = {"", *services, *log.services()}
     for name in query.names:
@@ -61,7 +61,7 @@ async def _lines(log: Log, query: LogQuery, choice: Choice) -> AsyncGenerator[Lo
         return query.follow and follows.takes(record) and is_wanted(record.service, query)
 
     with log.follow(wants) as fresh:
-        # ``past`` ends where ``fresh`` begins: no record is in both and none in neither.
+        # ``past`` ends where ``fresh`` begins: each record is in exactly one of them.
         if query.lines:
             past = (await log.past(lambda service: is_wanted(service, query))).newest(query.lines, choice)
             while records := await trio.to_thread.run_sync(_some, past, limiter=_READERS.get(), abandon_on_cancel=True):

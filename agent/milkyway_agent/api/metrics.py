@@ -1,4 +1,4 @@
-"""What is seen of services as metrics, in Prometheus's text format 0.0.4. Pure.
+"""What is seen of services, as metrics in Prometheus's text format 0.0.4. Pure.
 
 The format: https://prometheus.io/docs/instrumenting/exposition_formats/. Base units (seconds, bytes, ratios), one
 HELP and TYPE for each family, all samples of a family together; what is not known has no sample. Label values are
@@ -39,13 +39,13 @@ def text(scene: Scene) -> str:
     lines: list[str] = []
 
     def family(name: str, kind: str, meaning: str, samples: Iterable[Sample]) -> None:
-        found = [f"milkyway_{name}{_labels(one.labels)} {_number(one.value)}" for one in samples]
+        found = [f"milkyway_{name}{_labels(sample.labels)} {_number(sample.value)}" for sample in samples]
         if found:
             lines.extend((f"# HELP milkyway_{name} {meaning}", f"# TYPE milkyway_{name} {kind}", *found))
 
     def each(field: str, factor: float = 1) -> Iterable[Sample]:
-        for name, one in figures.items():
-            value = getattr(one, field)
+        for name, used in figures.items():
+            value = getattr(used, field)
             if value is not None:
                 yield Sample(value * factor, (("service", name),))
 
@@ -62,8 +62,8 @@ def text(scene: Scene) -> str:
         "gauge",
         "1 for the state that the service is in, 0 for the others.",
         [
-            Sample(one.row.current == state, (("service", name), ("state", state)))
-            for name, one in services.items()
+            Sample(service.row.current == state, (("service", name), ("state", state)))
+            for name, service in services.items()
             for state in STATES
         ],
     )
@@ -71,28 +71,28 @@ def text(scene: Scene) -> str:
         "service_wanted",
         "gauge",
         "Whether somebody wants the service to run.",
-        [Sample(one.row.wanted, (("service", name),)) for name, one in services.items()],
+        [Sample(service.row.wanted, (("service", name),)) for name, service in services.items()],
     )
     family(
         "service_restarts_total",
         "counter",
         "How often the service ended by itself and was started again.",
-        [Sample(one.restarts, (("service", name),)) for name, one in services.items()],
+        [Sample(service.restarts, (("service", name),)) for name, service in services.items()],
     )
     family(
         "service_state_changed_seconds",
         "gauge",
         "When the service came into its state, since the kernel's start.",
-        [Sample(one.since_ms / 1000, (("service", name),)) for name, one in services.items()],
+        [Sample(service.since_ms / 1000, (("service", name),)) for name, service in services.items()],
     )
     family(
         "service_first_ready_seconds",
         "gauge",
         "How long the service's first start took, from the moment when nothing held it back.",
         [
-            Sample((one.times.ready_ms - one.times.permitted_ms) / 1000, (("service", name),))
-            for name, one in services.items()
-            if one.times.ready_ms
+            Sample((service.times.ready_ms - service.times.permitted_ms) / 1000, (("service", name),))
+            for name, service in services.items()
+            if service.times.ready_ms
         ],
     )
     family("service_cpu_seconds_total", "counter", "Processor time used by the control group.", each("cpu_usec", 1e-6))
@@ -106,8 +106,8 @@ def text(scene: Scene) -> str:
         "Part of the last ten seconds in which some task waited for the resource.",
         [
             Sample(value / 100, (("service", name), ("resource", resource)))
-            for name, one in figures.items()
-            for resource, value in (("cpu", one.cpu_pressure), ("memory", one.memory_pressure), ("io", one.io_pressure))
+            for name, used in figures.items()
+            for resource, value in (("cpu", used.cpu_pressure), ("memory", used.memory_pressure), ("io", used.io_pressure))
             if value is not None
         ],
     )

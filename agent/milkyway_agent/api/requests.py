@@ -1,9 +1,8 @@
 """One request of the local API, carried out against the machine, as an answer with HTTP's status.
 
-Every way in which it can end has its own status and kind: refused by who asks (403), by how it is
-asked (400), by the machine (409); not now (503); a bug (500). Nothing that a request says or a
-machine does raises out of ``answer``. Who is at the other end, and how the answer gets there, is
-``api.server``'s.
+Every way in which it can end has its own status and kind: the client may not (403), the request is malformed
+(400), the machine refuses (409); not now (503); a bug (500). Nothing that a request says or a machine does
+makes ``answer`` raise. Who is at the other end, and how the answer gets there, is ``api.server``'s.
 """
 
 import traceback
@@ -13,20 +12,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import msgspec
 import trio
 
-from milkyway_agent.api.machine import (
-    ForbiddenError,
-    Local,
-    LogLine,
-    Machine,
-    MalformedRequestError,
-    Peer,
-    authorise,
-    layers_of,
-    may_change,
-    plain,
-    read_log_query,
-    services_of,
-)
+from milkyway_agent.api.access import ForbiddenError, Local, Peer, authorise, may_change
+from milkyway_agent.api.log_query import LogLine, MalformedRequestError, read_log_query
+from milkyway_agent.api.machine import Machine, layers_of, plain, services_of
 from milkyway_agent.ipc.messages import ApiRequest
 from milkyway_agent.ipc.sealed_memory import check_sealed
 from milkyway_formats.command import ServiceAddress
@@ -45,7 +33,7 @@ class Note(Protocol):
 
 
 class Answer(NamedTuple):
-    """What goes back: *body* whole, or *lines* one by one for as long as they come."""
+    """What is sent back: *body* as a whole, or *lines* as they come."""
 
     status: int
     body: bytes = b""
@@ -53,7 +41,7 @@ class Answer(NamedTuple):
 
 
 class Answers:
-    """Answers requests for one machine. *local* returns the owner's policy of that moment."""
+    """Answers requests for a machine. *local* returns the owner's policy at that moment."""
 
     def __init__(self, machine: Machine, note: Note, *, group: int | None, local: Callable[[], Local]) -> None:
         self._machine = machine
@@ -142,7 +130,7 @@ def failure(error: Exception) -> Answer:
         case trio.TooSlowError():
             return _failed(503, "unavailable", UnavailableError(f"cannot answer: not done within {ANSWER_SECONDS:.0f} s"))
         case _:
-            # The traceback is in the log; a peer learns no more than that it is not its fault.
+            # The traceback is in the log; a client learns no more than that it is not its fault.
             return _failed(500, "bug", AssertionError("cannot answer: a bug in the agent, its log has the details"))
 
 

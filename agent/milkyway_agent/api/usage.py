@@ -1,7 +1,7 @@
 """What services use, read from their control groups: in a thread, so that the supervisor's loop does not wait for it.
 
-Seven small files for each group, of which only those are there whose controllers are: what is not is None. A
-reading takes some hundredths of a millisecond for each file; one at a time, however many ask.
+Seven small files for each group; a file is only there if its controller is, else its figure is None. Reading a file
+takes some hundredths of a millisecond. There is one such thread at a time, however many clients ask.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,14 +11,14 @@ import msgspec
 import trio
 
 from milkyway_agent.runtime.thread_limit import RunLimiter
-from milkyway_agent.system import cgroups
+from milkyway_agent.system import cgroups, processes
 
 _READERS = RunLimiter("readers of figures", 1)
 T = TypeVar("T")
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """What one group uses now, and has used since it was made; pressure: percent of the last ten seconds."""
+    """What a group uses now, and has used since it was made; pressure: percent of the last ten seconds."""
 
     memory_bytes: int | None = None
     cpu_usec: int | None = None
@@ -31,7 +31,7 @@ class Figures(msgspec.Struct, frozen=True):
 
 
 class Use(msgspec.Struct, frozen=True):
-    """One service with what it uses; the figures that the machine has no controllers for are null."""
+    """A service with what it uses; figures for which the machine has no controller are null."""
 
     service: str
     state: str
@@ -49,11 +49,11 @@ class Top(msgspec.Struct, frozen=True):
 
 
 def read_figures(path: str) -> Figures:
-    """Return the figures of the group *path*; one that is gone has none."""
+    """Return the figures of the group *path*; a group that is gone has none."""
     try:
         usage = cgroups.cpu_usage_usec(path)
         if usage is None:
-            return Figures()  # every group has it: this one is gone
+            return Figures()  # every group has it: this group is gone
         transferred = cgroups.io_stat(path)
         return Figures(
             memory_bytes=cgroups.memory_current(path),
@@ -66,7 +66,15 @@ def read_figures(path: str) -> Figures:
             io_pressure=cgroups.pressure(path, "io"),
         )
     except OSError:
-        return Figures()  # not ours to read: what is shown of the others is worth more than an error
+        return Figures()  # not ours to read: the figures of the others are worth more than an error
+
+
+def pss_bytes(pid: int) -> int:
+    """Return the proportional set size of *pid*, 0 where it can't be read."""
+    try:
+        return processes.pss_bytes(pid)
+    except OSError:
+        return 0
 
 
 async def in_thread(work: Callable[[Mapping[str, Figures]], T], groups: Mapping[str, str]) -> T:

@@ -1,7 +1,7 @@
-"""What there is to see of a supervisor: gathered at one moment as plain values, and explained by ``core.explanation``.
+"""What can be seen of a supervisor: gathered as plain values, and explained by ``core.explanation``.
 
-Whoever asks gets an answer about one moment: everything is read off the supervisor without waiting. What must
-be read from the kernel is read in a thread (``api.usage``). The names that were mistyped are met here, with a hint.
+Each answer is about one moment: everything is read off the supervisor without waiting. What must be read
+from the kernel is read in a thread (``api.usage``). Mistyped names are refused here, with a hint.
 """
 
 import os
@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 import trio
 
 from milkyway_agent.api import metrics, usage
+from milkyway_agent.api.log_query import LogLine, LogQuery
 from milkyway_agent.api.logs import open_events
-from milkyway_agent.api.machine import LogLine, LogQuery
 from milkyway_agent.api.usage import Figures, Top, Use
 from milkyway_agent.core import explanation, start_times
 from milkyway_agent.core.explanation import Seen, Tree, Why
@@ -23,8 +23,8 @@ from milkyway_agent.system import kernel
 from milkyway_formats.errors import RefusedError
 
 
-class Observation:
-    """Shows one supervisor: implements ``api_types.View``.
+class SupervisorView:
+    """Shows one supervisor: implements ``api.machine.View``.
 
     *phases*: when each phase of the boot was done. *others*: the control groups of what runs beside the services, by name.
     """
@@ -51,7 +51,7 @@ class Observation:
         return self._supervisor.seen()
 
     async def tree(self) -> Tree:
-        """Return all services with what they need and why they are where they are."""
+        """Return all services with what they need and why they are in their states."""
         await trio.lowlevel.checkpoint()
         return explanation.tree(self.seen(), self._supervisor.graph, self._supervisor.rows, self._clock_ms())
 
@@ -67,7 +67,7 @@ class Observation:
         return start_times.blame(self._times(), self._phases(), self._clock_ms())
 
     async def critical_path(self, service: str) -> CriticalPath:
-        """Return what a service ("": the one that the boot had ready last) waited for."""
+        """Return what a service ("": the last that the boot had ready) waited for."""
         await trio.lowlevel.checkpoint()
         if service:
             self.check_name("show the critical path of", service)
@@ -102,7 +102,7 @@ class Observation:
         return await usage.in_thread(write, self._groups())
 
     async def events(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
-        """Return what happened, as *query* says."""
+        """Return the events that *query* names."""
         await trio.lowlevel.checkpoint()
         return open_events(self._log, query, [*self._supervisor.names(), *self._others()])
 
@@ -127,7 +127,7 @@ class Observation:
 
 
 def hint_for(name: str, names: Iterable[str]) -> str:
-    """Return which of *names* somebody may have meant who wrote *name*."""
+    """Return a hint at which of *names* was probably meant by *name*."""
     import difflib  # late: only mistakes need it
 
     known = list(names)

@@ -1,7 +1,7 @@
-"""The boot as data: which phases there are, what each needs, and what its failure means.
+"""The boot as data: its phases, what each needs, and what its failure means.
 
-``ready`` says what can run now, ``lost`` what never will, given how the others went. A failed
-phase takes with it what needs it, and nothing else: so a layer or a service never blocks a boot.
+``ready`` returns what can run now, ``lost`` what never will, given how the others went. A failed
+phase takes with it the phases that need it and nothing else, so a layer or a service never blocks a boot.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,8 +29,12 @@ BOOT: tuple[Phase, ...] = (
     Phase("network", ("cgroups", "kernel"), "no address from DHCP; the control server is out of reach"),
     Phase("secure-config", ("kernel",), "the owner is unknown; nothing but CoreOS runs"),
     Phase("data", ("selinux", "secure-config"), "nothing is kept and no layer is there; only CoreOS runs"),
-    Phase("verifier", ("data", "command-line", "cgroups"), "nothing can be verified; no layer is started"),
-    Phase("uplink", ("verifier",), "the control server is out of reach; what is installed runs"),
+    # The uplink is started with it, and its link comes and goes.
+    Phase(
+        "verifier",
+        ("data", "command-line", "cgroups"),
+        "nothing can be verified; no layer is started, the control server is out of reach",
+    ),
     Phase("local-api", ("cgroups",), "mwctl does not answer"),
     Phase("deployments", ("verifier",), "what is installed is not brought up"),
     Phase("console", ("cgroups", "kernel", "command-line"), "nobody can log in at the development console"),
@@ -58,16 +62,6 @@ def lost(phases: Sequence[Phase], outcomes: Mapping[str, Outcome]) -> dict[str, 
             elif need in causes:
                 causes.setdefault(phase.name, causes[need])
     return {name: cause for name, cause in causes.items() if name not in outcomes}
-
-
-def check_phases(phases: Sequence[Phase]) -> None:
-    """Assert that *phases* are in an order in which each needs only earlier ones, each there once."""
-    seen: set[str] = set()
-    for phase in phases:
-        assert phase.name not in seen, f"phase {phase.name} is there twice"
-        missing = set(phase.needs) - seen
-        assert not missing, f"phase {phase.name} needs {sorted(missing)}, which are not before it"
-        seen.add(phase.name)
 
 
 def report(phases: Sequence[Phase], outcomes: Mapping[str, Outcome], reasons: Mapping[str, str]) -> list[str]:

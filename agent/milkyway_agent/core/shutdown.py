@@ -1,14 +1,14 @@
-"""The way down as data: the phases of an orderly end.
+"""The shutdown as data: the phases of an orderly end.
 
 Unlike the boot nothing here waits for success: each phase has a deadline, and what failed or
-was too slow is left behind. The last one ends the machine whatever came before.
+was too slow is left behind.
 """
 
 from typing import NamedTuple
 
 
 class Phase(NamedTuple):
-    """One step of the way down, and how long it may take."""
+    """One step of the shutdown, and how long it may take."""
 
     name: str
     deadline_ms: int
@@ -16,14 +16,11 @@ class Phase(NamedTuple):
 
 SHUTDOWN: tuple[Phase, ...] = (
     Phase("refuse-changes", 1_000),  # no new document, command or request from here on
-    Phase("stop-deployments", 30_000),  # in the reverse order of their start
-    Phase("unmount-stacks", 5_000),
-    Phase("close-layers", 5_000),
-    Phase("stop-coreos-services", 15_000),  # verifier and uplink among them: nothing needs them any more
-    Phase("kill-the-rest", 5_000),
+    Phase("stop-deployments", 30_000),  # in the reverse order of their start; their stacks and layers are closed with them
+    Phase("stop-coreos-services", 15_000),  # DHCP and the consoles: nothing needs them any more
+    Phase("kill-the-rest", 5_000),  # the agent's own programs, verifier and uplink among them
     Phase("close-log", 1_000),
-    Phase("unmount-data", 10_000),
-    Phase("close-data", 5_000),
+    Phase("unmount-data", 10_000),  # and close it
     Phase("sync", 10_000),
     Phase("close-watchdog", 1_000),
 )

@@ -106,6 +106,14 @@ def read_plan(directory: str, plan_file: str) -> "dict[str, object] | None":
     return None
 
 
+def plan_file(directory: str, runtime: str) -> str:
+    """Return where the plan of *directory* is: in it, or below *runtime* where it can't be written and has none that fits."""
+    inside = f"{directory}/{PLAN_NAME}"
+    if posix.access(directory, posix.W_OK) or read_plan(directory, inside):  # made when the image was
+        return inside
+    return f"{runtime}/{PLAN_NAME}"
+
+
 def files_of(directory: str) -> list[tuple[str, int, int, int]]:
     """Return what shows whether the definitions in *directory* have changed: name, time of change, size, inode."""
     opened = posix.open(directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""Method and target of an HTTP request → what it asks of the machine. A table, no input or output.
+"""From the method and target of an HTTP request to what it asks of the machine. A table; no input or output.
 
 Strict: an unknown path, method, parameter, a parameter given twice or an escape that is not
 UTF-8 is refused with HTTP's status for it, so that a mistyped request never does something else.
@@ -47,7 +47,7 @@ METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Route(NamedTuple):
-    """What is asked: a verb, for some of them of which service, for those in PARAMETERS with which of these."""
+    """What is asked: a verb, for some verbs of which service, for those in PARAMETERS with which parameters."""
 
     verb: ApiVerb
     argument: str
@@ -55,7 +55,7 @@ class Route(NamedTuple):
 
 
 class HttpRefusedError(RefusedError):
-    """The request is not one of the API's; *status* is HTTP's word for why."""
+    """The API has no such request; *status*: HTTP's code for why."""
 
     def __init__(self, status: int, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)

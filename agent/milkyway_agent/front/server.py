@@ -1,12 +1,12 @@
-"""The API's front: HTTP/1.1 on connections that PID 1 accepted, typed requests towards PID 1.
+"""The API's front: HTTP/1.1 on connections that PID 1 accepted, typed requests to PID 1.
 
 A process of its own, in its own domain (front_t), so that no byte of HTTP is parsed in PID 1. It
 decides nothing: it does not know who is at the other end, and PID 1 does not ask it. Descriptor
 3 is its channel to PID 1; when that closes, it leaves.
 
-Bounded everywhere: 16 KiB of request head, 256 KiB of body and only where there may be one, ten
+Bounded everywhere: 16 KiB of request head, a body of the size of an envelope and for ``apply`` alone, ten
 seconds for a head or between two requests, thirty for a body. A connection that breaks HTTP gets
-one answer that says so and is closed; the others don't notice.
+an answer that says so and is closed; the others don't notice.
 """
 
 import os
@@ -55,7 +55,7 @@ class Asks(Protocol):
 
 
 class Pid1:
-    """The channel to PID 1: asks, and gives each answer to whoever asked."""
+    """The channel to PID 1: asks, and gives each answer to the task that asked."""
 
     def __init__(self, channel: Channel[FromFront, ToFront]) -> None:
         self._channel = channel
@@ -91,10 +91,10 @@ class Pid1:
             try:
                 await self._channel.send(ApiClosed(connection=connection))
             except ChannelClosedError:
-                return  # so is PID 1's end, and this process is about to leave
+                return  # PID 1 has closed its end, and this process is about to leave
 
     def pass_answer(self, answer: ApiAnswer, fds: list[int]) -> None:
-        """Give *answer* to the task that waits for it; nobody waits when its connection broke meanwhile."""
+        """Give *answer* to the task that waits for it; there is none if its connection broke meanwhile."""
         waiting = self._waiting.get(answer.request)
         if waiting is None:
             close_all(fds)
@@ -103,7 +103,7 @@ class Pid1:
 
 
 class Conversation:
-    """One connection: requests one after the other until either side has had enough."""
+    """A connection: requests, one after the other, until either side closes it."""
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, number: int, pid1: Asks, seconds: Seconds = SECONDS) -> None:
         self._stream = stream
@@ -116,18 +116,18 @@ class Conversation:
         """Answer requests; return when the connection is closed."""
         try:
             async with self._stream:
-                while await self._one():
+                while await self._answer_next():
                     self._http.start_next_cycle()
                 await self._linger()
         except (trio.BrokenResourceError, trio.TooSlowError):
             return  # gone, or as good as gone
-        except Exception:  # noqa: BLE001 (a bug met on one connection must not end the others)
-            traceback.print_exc()  # the agent keeps what a front says
+        except Exception:  # noqa: BLE001 (a bug on one connection must not end the others)
+            traceback.print_exc()  # the agent logs what a front prints
         finally:
             await self._pid1.say_closed(self._number)
 
-    async def _one(self) -> bool:
-        """Answer one request; return whether another one may follow on this connection."""
+    async def _answer_next(self) -> bool:
+        """Answer a request; return whether another may follow on this connection."""
         try:
             with trio.move_on_after(self._seconds.head) as head:
                 request = await self._next_event()
@@ -152,7 +152,7 @@ class Conversation:
     async def _read_body(self, request: h11.Request, asked: Route) -> bytes:
         limit = MAX_ENVELOPE_BYTES if asked.verb == "apply" else 0
         declared = dict(request.headers).get(b"content-length", b"0")
-        if int(declared) > limit:  # h11 has made sure that it is a number
+        if int(declared) > limit:  # h11 has checked that it is a number
             raise self._too_long(asked, limit)
         body = bytearray()
         with trio.move_on_after(self._seconds.body) as reading:
@@ -198,7 +198,7 @@ class Conversation:
             await self._respond(status, msgspec.json.encode(body))
 
     async def _respond_with(self, status: int, descriptor: int, kind: str) -> None:
-        """Pass on what comes out of the pipe *descriptor* until it ends or the client leaves."""
+        """Pass on what comes from the pipe *descriptor* until it ends or the client leaves."""
         async with trio.lowlevel.FdStream(descriptor) as pipe:
             await self._send(h11.Response(status_code=status, headers=[("content-type", kind), ("connection", "close")]))
             async with trio.open_nursery() as nursery:
@@ -210,13 +210,13 @@ class Conversation:
     async def _pump(self, pipe: trio.lowlevel.FdStream) -> None:
         try:
             while data := await pipe.receive_some(CHUNK):
-                # No deadline: a reader that pauses (less, say) keeps its place; places are counted per user.
+                # No deadline: a reader may pause (less, say) and keeps its connection, of which each user has only so many.
                 await self._stream.send_all(self._http.send(h11.Data(data=data)) or b"")
         except trio.BrokenResourceError:
-            return  # the client has gone; so will the next send say
+            return  # the client has gone, as the next send will say
 
     async def _wait_until_left(self, scope: trio.CancelScope) -> None:
-        """Cancel *scope* when the client closes; what it still says after its last request is ignored."""
+        """Cancel *scope* when the client closes; what it still sends is ignored."""
         try:
             while await self._stream.receive_some(CHUNK):
                 pass
@@ -225,7 +225,7 @@ class Conversation:
         scope.cancel()
 
     async def _linger(self) -> None:
-        """Let the client read the answer: closing on what it has not yet finished sending would take the answer away."""
+        """Let the client read the answer: a close before it has finished sending would discard the answer."""
         await self._stream.send_eof()
         left = LINGER_BYTES
         with trio.move_on_after(self._seconds.linger):
@@ -234,7 +234,7 @@ class Conversation:
 
 
 async def serve(channel: Channel[FromFront, ToFront], seconds: Seconds = SECONDS) -> None:
-    """Converse on every connection that comes through *channel* until PID 1 closes it."""
+    """Serve every connection that comes through *channel* until PID 1 closes it."""
     pid1 = Pid1(channel)
     async with channel, trio.open_nursery() as nursery:
         while True:

@@ -1,7 +1,7 @@
-"""The agent's own programs: how one is started outside the supervisor (as what each runs: ``pid1.program_table``).
+"""The agent's own programs, which are started outside the supervisor (``pid1.program_table``: what each is).
 
-Services that live by themselves (DHCP, the development consoles) are the supervisor's. Those here
-hold descriptors that PID 1 makes for one life of theirs alone (verifier, uplink, the API's front), or
+Services that live by themselves (DHCP, the development consoles) are the supervisor's. The programs here
+are given descriptors that PID 1 makes anew for each run (verifier, uplink, the API's front), or
 do one piece of work and end (disk, compiler).
 """
 
@@ -18,13 +18,13 @@ from milkyway_agent.log.log import Log
 from milkyway_agent.log.service_output import carry_lines
 from milkyway_agent.pid1.program_table import GROUPS, PROGRAMS
 from milkyway_agent.runtime.reaper import Reaper, wait_ended
-from milkyway_agent.system import kernel, processes
+from milkyway_agent.system import kernel
 from milkyway_formats.errors import MilkyWayError, UnavailableError
 from milkyway_formats.report import ServiceStatus
 
 
 class Child:
-    """A program that was started here: one life, ended and cleared up exactly once."""
+    """One run of a program: ended and cleaned up exactly once."""
 
     def __init__(self, name: str, starter: Launched, running: Running, reaper: Reaper, note: Callable[..., None]) -> None:
         self._note = note
@@ -41,11 +41,11 @@ class Child:
     def kill(self) -> None:
         """Send SIGKILL to all of its processes; no error if it is gone."""
         if not self._ended and not self._abandoned:
-            end_now(self._running)  # one that was started just now is not in its group yet
+            end_now(self._running)  # a program that was started just now is not in its group yet
         self._starter.kill()
 
     async def wait(self) -> str:
-        """Return how it ended, once it has, was reaped, and its group is gone."""
+        """Return how it ended, once it was reaped and its group is gone."""
         async with self._waiting:
             if not self._ended:
                 await wait_ended(self._running.pidfd)
@@ -53,12 +53,12 @@ class Child:
                 with trio.CancelScope(shield=True):
                     try:
                         await self._starter.clean_up()
-                    except (MilkyWayError, OSError) as error:  # the next start finds the group as it is, and uses it
+                    except (MilkyWayError, OSError) as error:  # the next start uses the group as it is
                         self._note("cleaning_up_failed", service=self.name, error=str(error))
         return self._ended
 
     def abandon(self) -> None:
-        """Kill it and leave its end to the reaper, as an orphan's; nothing where it was reaped."""
+        """Kill it and leave it to the reaper, as an orphan. Idempotent; does nothing once it was reaped."""
         if self._abandoned or self._ended:
             return
         self._abandoned = True
@@ -66,7 +66,7 @@ class Child:
 
 
 class Programs:
-    """Starts the agent's own programs, passes their output to the log, and knows which are there."""
+    """Starts the agent's own programs, passes their output to the log, and knows which of them run."""
 
     def __init__(self, log: Log, reaper: Reaper, nursery: trio.Nursery) -> None:
         self._log = log
@@ -81,7 +81,7 @@ class Programs:
         if self._closed:
             raise UnavailableError(f"cannot start {name}: the machine is shutting down")
         if (before := self._children.get(name)) is not None:
-            await before.wait()  # all its lives share one group, which is cleared when one ends
+            await before.wait()  # all its runs share one group, which is cleared when a run ends
         starter = Launched(PROGRAMS[name]._replace(descriptors=lambda: _copies(descriptors)), f"{GROUPS}/{name}", self._reaper)
         reading, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reading, False)
@@ -125,7 +125,7 @@ class Programs:
         ]
 
     def kill_all(self) -> None:
-        """Kill every program that runs, and start none ever after: the machine goes down."""
+        """Kill every program that runs, and refuse to start any from now on: the machine is shutting down."""
         self._closed = True
         for child in self._children.values():
             try:
@@ -137,10 +137,10 @@ class Programs:
         how = "it was left alone"
         try:
             how = await child.wait()
-        except Exception as error:  # noqa: BLE001 (one program's end must not be the agent's)
+        except Exception as error:  # noqa: BLE001 (the end of a program must not be the agent's)
             how = f"nobody knows how: {error!r}"
         finally:
-            child.abandon()  # the agent ends or begins again: whoever needs the program starts another
+            child.abandon()  # the agent ends or begins again, and starts the programs that it needs anew
             if self._children.get(child.name) is child:
                 del self._children[child.name]
             self._log.note("program_ended", service=child.name, how=how)
@@ -158,11 +158,3 @@ class Programs:
 def _copies(descriptors: dict[int, int]) -> dict[int, int]:
     """Return copies of *descriptors*: a starter closes those that it is given."""
     return {target: os.dup(source) for target, source in descriptors.items()}
-
-
-def pss_bytes(pid: int) -> int:
-    """Return the proportional set size of *pid*, 0 where it can't be read."""
-    try:
-        return processes.pss_bytes(pid)
-    except OSError:
-        return 0

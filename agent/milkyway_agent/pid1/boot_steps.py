@@ -1,8 +1,8 @@
 """The phases of the boot that are plain deeds: mounts, labels, kernel parameters, modules, groups, directories.
 
-One function for each phase of ``core.boot`` that needs no other process; ``pid1.agent`` calls them and
-keeps the report. Each raises OSError (or a MilkyWayError) when it failed, having done all it could: a
-parameter that this kernel doesn't have never keeps the next from being set.
+One function for each phase of ``core.boot`` that needs no other process; ``pid1.boot_deeds`` calls them.
+Each raises OSError (or a MilkyWayError) when it failed, having done all it could: a parameter that
+this kernel doesn't have never keeps the next from being set.
 """
 
 import errno
@@ -35,7 +35,7 @@ FILESYSTEMS = (
     ("devpts", "/dev/pts", "devpts", mounts.MS_NOSUID | mounts.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"),
 )
 NEEDED = ("/proc", "/sys", "/run")
-# Nodes that the kernel made before there was a policy, and those of modules: first match counts.
+# Nodes that the kernel made before there was a policy, and those of modules. The first match counts.
 DEVICE_LABELS = (
     (("null", "zero", "full", "random", "urandom", "ptmx"), "null_device_t"),
     (("console", "tty", "ttyS*", "hvc*", "tty[0-9]*"), "console_device_t"),
@@ -78,13 +78,13 @@ SYSCTLS = (
     ("kernel.unprivileged_bpf_disabled", "1"),
     ("kernel.perf_event_paranoid", "3"),
     ("kernel.kexec_load_disabled", "1"),
-    ("kernel.core_pattern", "|/bin/false"),  # a core dump would be a file that nobody asked for, full of secrets
+    ("kernel.core_pattern", "|/bin/false"),  # a core dump would be an unasked-for file full of secrets
     ("user.max_user_namespaces", "0"),  # crun needs none, and to a layer they are only kernel to attack
     ("fs.protected_symlinks", "1"),
     ("fs.protected_hardlinks", "1"),
     ("fs.protected_fifos", "2"),
     ("fs.protected_regular", "2"),
-    ("vm.memfd_noexec", "2"),  # no code from memory files, for anybody
+    ("vm.memfd_noexec", "2"),  # no code from memory files
     ("dev.tty.ldisc_autoload", "0"),
     ("net.ipv4.conf.all.rp_filter", "1"),
 )
@@ -93,7 +93,8 @@ SYSCTLS = (
 def filesystems() -> list[str]:
     """Mount what the kernel offers and the two file systems in memory; then the directories below /run/milkyway.
 
-    Returns what is not mounted of those that little depends on; raises UnavailableError for one of NEEDED or a directory.
+    Returns a line for each file system that is not mounted and that little depends on; raises UnavailableError where
+    one of NEEDED or a directory is missing.
     """
     failures = {entry[1]: why for entry in FILESYSTEMS if (why := "; ".join(_try_each([entry], _mount)))}
     missing = [why for target, why in failures.items() if target in NEEDED]
@@ -129,9 +130,9 @@ def devices() -> None:
 
 
 def kernel_parameters() -> list[str]:
-    """Load the modules of this root, set the kernel's parameters, and let no module be loaded ever after.
+    """Load the modules of this root, set the kernel's parameters, and forbid any further module.
 
-    Returns what this kernel did not take: a module or a parameter less is worth a line, not what needs the others.
+    Returns a line for each module or parameter that this kernel did not take: that need not stop the boot.
     """
     missing = _try_each(MODULES.read_text().split(), _load_module)
     devices()
@@ -141,14 +142,14 @@ def kernel_parameters() -> list[str]:
 
 
 def load(names: Iterable[str]) -> None:
-    """Load the modules *names* of this root, which have no dependencies that are not among them or loaded."""
+    """Load the modules *names* of this root. All that they depend on must be among them or loaded."""
     _each((path for path in MODULES.read_text().split() if Path(path).name.partition(".")[0] in names), _load_module)
 
 
 def groups() -> list[str]:
     """Mount cgroup v2, hand its controllers on, move PID 1 into a group of its own.
 
-    Returns what of it failed though services have their groups: they then run without some limits.
+    Returns a line for each failure that leaves services their groups: they then run without some limits.
     """
     if not mounts.is_mounted(CGROUP):
         mounts.mount("cgroup2", CGROUP, "cgroup2", _PLAIN, "nsdelegate,memory_recursiveprot")
@@ -178,7 +179,7 @@ def partition(name: str) -> str:
 
 
 def secure_config() -> None:
-    """Mount the partition secure-config, read-only, all of it labelled as such."""
+    """Mount the partition secure-config, read-only, with one label for all of it."""
     context = object_context("secure_config_t")
     device = partition("secure-config")
     mounts.mount(device, str(SECURE_CONFIG), "erofs", mounts.MS_RDONLY | _PLAIN, f'context="{context}"')
@@ -189,11 +190,11 @@ def mount_data(*, verifier_user: int) -> None:
     if not mounts.is_mounted(str(DATA)):
         mounts.mount(MAPPED_DATA, str(DATA), "btrfs", _PLAIN | mounts.MS_NOATIME)
     _each(DATA_DIRECTORIES, lambda entry: _labelled_directory(DATA / entry[0], entry[1], entry[2]))
-    os.chown(DATA / "agent/trust", verifier_user, verifier_user)  # the one directory that is the verifier's
+    os.chown(DATA / "agent/trust", verifier_user, verifier_user)  # the only directory of the verifier's
 
 
 def unmount_data() -> None:
-    """Unmount the data disk and take away its mapping, so that all of it is on the disk."""
+    """Unmount the data disk and remove its mapping, so that everything is written to it."""
     if mounts.is_mounted(str(DATA)):
         mounts.umount2(str(DATA))
     if Path(MAPPED_DATA).exists():

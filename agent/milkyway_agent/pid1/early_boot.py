@@ -1,8 +1,7 @@
-"""The first steps of a server's boot, before anything large is imported: so the first service runs while the rest is read.
+"""The first steps of a server's boot, before anything large is imported: the first service runs while the rest is imported.
 
-What is done here is what the boot would do (``pid1.boot_steps``), in its order, one step after the other; a step that fails
-is left to the boot, which tries it again and reports it. The kernel's modules are loaded by a thread meanwhile: they take
-longer than all else.
+These are steps of the boot (``pid1.boot_steps``), in its order; a step that fails is left to the boot, which tries it again
+and reports it. The kernel's modules are loaded by a thread meanwhile: they take longer than all else.
 """
 
 import os
@@ -17,8 +16,8 @@ from milkyway_agent.pid1.program_table import FIRST, GROUPS, PROGRAMS
 from milkyway_agent.system import kernel, processes, signals
 
 FIRST_MODULES = ("failover", "net_failover", "virtio_net")  # what the first service needs
-ORDERS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-Alt-Del and whoever asks PID 1 to end: reboot, power off
-# All that is mapped when PID 1 locks its memory stays in it for ever (``pid1.agent``): of the usual stack, 8 MiB.
+ORDERS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-Alt-Del: reboot; a request to PID 1 to end: power off
+# All that is mapped when PID 1 locks its memory stays in it for ever (``pid1.entry``): of the usual stack, 8 MiB.
 STACK_BYTES = 256 * 1024
 
 
@@ -31,7 +30,7 @@ class Started(NamedTuple):
 
 
 class Early:
-    """What is done by now: each phase with when (ms since the kernel's start) and warnings; the first service if it runs."""
+    """What is done so far: for each phase when (ms since the kernel's start), and warnings; the first service if it runs."""
 
     def __init__(self) -> None:
         self.done: dict[str, tuple[int, list[str]]] = {}
@@ -42,7 +41,7 @@ class Early:
 
     def begin(self) -> None:
         """Do the first steps. Raises nothing."""
-        signals.block((signal.SIGCHLD, *ORDERS))  # before there is a thread that could take them
+        signals.block((signal.SIGCHLD, *ORDERS))  # before there is a thread that could receive them
         steps = {"filesystems": boot_steps.filesystems, "selinux": boot_steps.labels, "cgroups": boot_steps.groups}
         try:
             for name, step in steps.items():
@@ -68,7 +67,7 @@ class Early:
     def _load_modules(self) -> None:
         try:
             self._modules = boot_steps.kernel_parameters()
-        except Exception as error:  # noqa: BLE001 (for whoever asks)
+        except Exception as error:  # noqa: BLE001 (raised where the phase waits for it)
             self._failure = error
 
 
@@ -87,7 +86,7 @@ def _begin_thread(task: Callable[[], None]) -> threading.Thread | None:
 
 
 def _start(name: str) -> Started:
-    """Start the service *name* of CoreOS in its group, as ``starter.Launched`` does."""
+    """Start the service *name* of CoreOS in its group, as ``launching.child.Launched`` does."""
     program, group = PROGRAMS[name], f"{GROUPS}/{name}"
     make_group(group, program.limits)
     reading, writing = os.pipe2(os.O_CLOEXEC)

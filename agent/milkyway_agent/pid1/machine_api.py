@@ -1,17 +1,21 @@
-"""The machine as the local API and the reports show it: everything known, put together when asked."""
-
-from __future__ import annotations
+"""A server as the local API and the reports show it, put together whenever it is asked for."""
 
 import time
-from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Literal
 
+from milkyway_agent.api.access import Local
+from milkyway_agent.api.log_query import LogLine, LogQuery
 from milkyway_agent.api.logs import open_log
-from milkyway_agent.api.machine import Applied, Local, LogLine, LogQuery
-from milkyway_agent.api.view import Observation
+from milkyway_agent.api.machine import VERSION, Applied
+from milkyway_agent.api.service_verbs import ServiceVerbs
+from milkyway_agent.api.usage import pss_bytes
+from milkyway_agent.api.view import SupervisorView
 from milkyway_agent.core import stack
-from milkyway_agent.pid1.agent_programs import pss_bytes
+from milkyway_agent.deployments.convergence import Convergence
+from milkyway_agent.deployments.deployment_set import Progress
 from milkyway_agent.pid1.program_table import GROUPS
+from milkyway_agent.pid1.state import ServerState
 from milkyway_agent.system import kernel, processes, selinux, verity
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.report import (
@@ -24,30 +28,25 @@ from milkyway_formats.report import (
     TrustStatus,
 )
 
-if TYPE_CHECKING:
-    from milkyway_agent.deployments.convergence import Convergence
-    from milkyway_agent.deployments.deployment_set import Progress
-    from milkyway_agent.pid1.agent import Agent
-
-VERSION = "0.1.0"
-BY = "mwctl"  # who asks, as `mwctl why` shows it
 KERNEL_THREADS = 2  # kthreadd: itself and its children run no program
 
 
-class LiveMachine:
-    """Implements ``api_types.Machine`` over the running agent."""
+class LiveMachine(ServiceVerbs):
+    """Implements ``api.machine.Machine`` over the state of a server. *reexecute*: has this program executed anew."""
 
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
-        self.view = Observation(
-            agent.supervisor, agent.log, version=VERSION, phases=lambda: agent.boot.finished_ms, others=self._programs
+    def __init__(self, state: ServerState, *, reexecute: Callable[[], Awaitable[None]]) -> None:
+        self._state = state
+        self._reexecute = reexecute
+        view = SupervisorView(
+            state.supervisor, state.log, version=VERSION, phases=lambda: state.boot.finished_ms, others=self._programs
         )
+        super().__init__(state.supervisor, view)
 
     def snapshot(self) -> Status:
-        """Return all there is to say now."""
-        agent = self._agent
-        line = agent.command_line
-        convergence = agent.convergence
+        """Return the status of this moment."""
+        state = self._state
+        line = state.command_line
+        convergence = state.convergence
         uptime = kernel.boottime_ms()
         begun = convergence.begun if convergence else None
         configuration = begun.configuration if begun else None
@@ -61,11 +60,11 @@ class LiveMachine:
             booted=int(time.time()) - uptime // 1000,
             uptime_ms=uptime,
             desired_version=convergence.desired.version if convergence and convergence.desired else 0,
-            services=[one for one in agent.services() if "/" not in one.name],
+            services=[service for service in state.services() if "/" not in service.name],
             deployments=self._deployments(convergence) if convergence else [],
             processes=process_statuses(),
-            boot_failures=agent.boot.failures(),
-            boot_ms=dict(agent.boot.finished_ms),
+            boot_failures=state.boot.failures(),
+            boot_ms=dict(state.boot.finished_ms),
             refusals=list(convergence.refusals) if convergence else [],
             hostname=configuration.hostname if configuration else "",
             quarantined=begun.quarantined if begun else "",
@@ -73,12 +72,12 @@ class LiveMachine:
         )
 
     async def status(self) -> Status:
-        """Return all there is to say now."""
+        """Return the status of this moment."""
         return self.snapshot()
 
     async def trust(self) -> TrustStatus:
-        """Return whose word the machine takes."""
-        convergence = self._agent.convergence
+        """Return whose signatures the machine accepts."""
+        convergence = self._state.convergence
         begun = convergence.begun if convergence else None
         if convergence is None or begun is None:
             raise UnavailableError("cannot show trust: the verifier has not begun", hint="see `mwctl status` for why")
@@ -91,62 +90,38 @@ class LiveMachine:
         )
 
     def local(self) -> Local:
-        """Return the owner's policy on root at this machine; "read" as long as no owner's root is known."""
-        begun = self._agent.convergence.begun if self._agent.convergence else None
+        """Return the owner's policy on root at this machine; "read" while no owner is known."""
+        begun = self._state.convergence.begun if self._state.convergence else None
         return owners_policy(begun.roots if begun else [])
 
     async def logs(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
         """Return the lines that *query* names."""
-        return open_log(self._agent.log, query, [one.name for one in self._agent.services()])
-
-    async def start(self, service: str) -> ServiceStatus:
-        """Start a service."""
-        self.view.check_name("start", service)
-        await self._agent.supervisor.start_and_wait(service, by=BY)
-        return self._agent.supervisor.status_of(service)
-
-    async def stop(self, service: str) -> ServiceStatus:
-        """Stop a service."""
-        self.view.check_name("stop", service)
-        await self._agent.supervisor.stop(service, by=BY)
-        return self._agent.supervisor.status_of(service)
-
-    async def restart(self, service: str) -> ServiceStatus:
-        """Stop a service and start it again."""
-        self.view.check_name("restart", service)
-        await self._agent.supervisor.restart_and_wait(service, by=BY)
-        return self._agent.supervisor.status_of(service)
-
-    async def reload(self, service: str) -> ServiceStatus:
-        """Have a service read its configuration again."""
-        self.view.check_name("reload", service)
-        await self._agent.supervisor.reload(service)
-        return self._agent.supervisor.status_of(service)
+        return open_log(self._state.log, query, [service.name for service in self._state.services()])
 
     async def apply(self, envelope_fd: int, *, change: bool) -> Applied:
-        """Have an envelope admitted."""
-        if self._agent.convergence is None:
+        """Have the verifier admit an envelope."""
+        if self._state.convergence is None:
             raise UnavailableError("cannot apply: the verifier does not run", hint="see `mwctl status` for why")
-        return await self._agent.convergence.apply(envelope_fd, int(time.time()), change=change)
+        return await self._state.convergence.apply(envelope_fd, int(time.time()), change=change)
 
     async def reexec(self) -> None:
         """Have the agent execute its program anew; services go on."""
-        await self._agent.reexecute()
+        await self._reexecute()
 
     async def reboot(self) -> None:
         """Begin a reboot."""
-        self._agent.end("reboot")
+        self._state.end("reboot")
 
     async def poweroff(self) -> None:
         """Begin a power-off."""
-        self._agent.end("poweroff")
+        self._state.end("poweroff")
 
     def _programs(self) -> dict[str, str]:
         """Return the control groups of the agent's own programs."""
-        return {one.name: f"{GROUPS}/{one.name}" for one in self._agent.own_programs()}
+        return {program.name: f"{GROUPS}/{program.name}" for program in self._state.own_programs()}
 
     def _deployments(self, convergence: Convergence) -> list[DeploymentStatus]:
-        services = {one.name: one for one in self._agent.services()}
+        services = {service.name: service for service in self._state.services()}
         return [_deployment(progress, services) for progress in convergence.progress.values()]
 
 
@@ -157,8 +132,8 @@ def owners_policy(roots: Sequence[RootStatus]) -> Local:
 
 def _deployment(progress: Progress, services: dict[str, ServiceStatus]) -> DeploymentStatus:
     deployment = progress.deployment
-    own = [one for name, one in services.items() if name.startswith(f"{deployment.name}/")]
-    failed = [f"{one.name}: {one.reason}" for one in own if one.state == "failed"]
+    own = [service for name, service in services.items() if name.startswith(f"{deployment.name}/")]
+    failed = [f"{service.name}: {service.reason}" for service in own if service.state == "failed"]
     layers = [
         LayerStatus(path=pin.path, version=pin.version, root_hash=pin.root_hash, verity_device=device.path)
         for pin in deployment.stack

@@ -32,7 +32,7 @@ class KeptAgent(Document, frozen=True):
 
 def descriptors(state: KeptAgent) -> list[int]:
     """Return every descriptor that must stay open over the execution."""
-    return [*descriptors_of(state.services), *(one for one in (state.watchdog, state.api) if one >= 0)]
+    return [*descriptors_of(state.services), *(number for number in (state.watchdog, state.api) if number >= 0)]
 
 
 def adopt(descriptor: int) -> KeptAgent:

@@ -1,8 +1,8 @@
 """From a directory of definitions to the plan of a supervisor: ``milkyway-agent --check DIR``, or a child of the supervisor.
 
 Each ``NAME.yaml`` holds one ``milkyway_formats.service.Service``. They are read, checked one by one and together, and
-written as a plan that can be loaded in a millisecond. This runs in a process of its own, so that the supervisor never
-imports what it takes to read what people write, and can't be harmed by it.
+written as a plan that can be loaded in a millisecond. This runs in a process of its own, so that the supervisor need
+not import what reads files that people write, and can't be harmed by them.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from milkyway_formats.yaml_text import load
 
 SUFFIX = ".yaml"
 _PLAIN = Service(name="plain")
-# What means something in a container of a deployment alone, and what does the same here.
+# Fields that mean something in the containers of deployments alone, each with what does the same here.
 _OF_LAYERS = {
     "user": "execution.account names an account of this machine, execution.dynamic_user has one made",
     "domain": "nothing here has a policy of its own",
@@ -127,7 +127,7 @@ def _starts_early(service: Service) -> bool:
 
 
 def _wanted(services: Mapping[str, Service]) -> set[str]:
-    """Return what is started where nobody says otherwise: the default service and what it needs, or all."""
+    """Return what is started unless services were chosen: the default service and what it needs, or all."""
     if DEFAULT not in services:
         return set(services)
     found, ahead = set[str](), [DEFAULT]
@@ -180,7 +180,3 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     print(f"{directory}: {len(services)} services")
     return ExitCode.OK
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,6 @@
-"""What a supervisor that was killed has left: its services are ended before they are started again, or they would run twice.
+"""What a killed supervisor has left: its services are ended before they are started again, or they would run twice.
 
-Their control groups say which processes are theirs. They are asked to end, and killed when they don't.
+Their control groups say which processes are theirs. These are asked to end, and killed if they don't.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ PREFIX = "services-"
 def end(groups: str, seconds: float = ASKED_SECONDS) -> None:
     """End every process below the directory *groups*, as a supervisor has noted it, and remove that.
 
-    They have *seconds* from being asked to being killed. Never raises OSError: what stays is said, and runs beside what is
-    started now.
+    They have *seconds* from being asked to being killed. Never raises OSError: what can't be ended is printed, and runs
+    beside what is started now.
     """
     if not Path(groups).name.startswith(PREFIX) or not Path(groups, "cgroup.procs").exists():
-        return  # it ended in order
+        return  # it has ended in order
     try:
         left = [group for group in cgroups.children(groups) if cgroups.is_populated(group)]
         if left:
@@ -51,7 +51,7 @@ def _ask(group: str) -> None:
         with contextlib.suppress(OSError):
             pidfd = processes.pidfd_open(pid)
             try:
-                if pid in cgroups.processes(group):  # it is that one still
+                if pid in cgroups.processes(group):  # the pid was not reused meanwhile
                     processes.pidfd_send_signal(pidfd, signal.SIGTERM)
             finally:
                 os.close(pidfd)

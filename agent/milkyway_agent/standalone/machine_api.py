@@ -1,34 +1,34 @@
-"""What the local API asks of a machine, answered by a supervisor that is none: ``api_types.Machine`` for ``--supervise``."""
-
-from __future__ import annotations
+"""What the local API asks of a machine, answered for ``--supervise``: implements ``api.machine.Machine``."""
 
 import os
 import time
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
+from milkyway_agent.api.log_query import LogLine, LogQuery
 from milkyway_agent.api.logs import open_log
-from milkyway_agent.api.machine import Applied, LogLine, LogQuery
-from milkyway_agent.api.view import Observation
-from milkyway_agent.pid1.agent_programs import pss_bytes
-from milkyway_agent.pid1.machine_api import BY, VERSION
+from milkyway_agent.api.machine import VERSION, Applied
+from milkyway_agent.api.service_verbs import ServiceVerbs
+from milkyway_agent.api.usage import pss_bytes
+from milkyway_agent.api.view import SupervisorView
+from milkyway_agent.log.log import Log
+from milkyway_agent.supervisor.supervisor import Supervisor
 from milkyway_agent.system import kernel, selinux
 from milkyway_formats.errors import RefusedError, UnavailableError
-from milkyway_formats.report import ProcessStatus, ServiceStatus, Status, TrustStatus
-
-if TYPE_CHECKING:
-    from milkyway_agent.standalone.supervision import Supervision
+from milkyway_formats.report import ProcessStatus, Status, TrustStatus
 
 _NO_ROOT = "0" * 64
 
 
-class SupervisedMachine:
-    """Answers for one ``Supervision``."""
+class SupervisedMachine(ServiceVerbs):
+    """Answers for one supervisor. *end* begins its orderly end; *reexecute* has the newest version of the program take over."""
 
-    def __init__(self, supervision: Supervision) -> None:
-        self._supervision = supervision
-        self._supervisor = supervision.supervisor
-        self.view = Observation(supervision.supervisor, supervision.log, version=VERSION)
+    def __init__(
+        self, supervisor: Supervisor, log: Log, *, end: Callable[[], None], reexecute: Callable[[], Awaitable[None]]
+    ) -> None:
+        super().__init__(supervisor, SupervisorView(supervisor, log, version=VERSION))
+        self._log = log
+        self._end = end
+        self._reexecute = reexecute
 
     async def status(self) -> Status:
         """Return the services and their supervisor; there is no root, no slot and no trust to speak of."""
@@ -55,31 +55,7 @@ class SupervisedMachine:
 
     async def logs(self, query: LogQuery) -> AsyncGenerator[LogLine, None]:
         """Return the lines that *query* names."""
-        return open_log(self._supervision.log, query, self._supervisor.names())
-
-    async def start(self, service: str) -> ServiceStatus:
-        """Start a service."""
-        self.view.check_name("start", service)
-        await self._supervisor.start_and_wait(service, by=BY)
-        return self._supervisor.status_of(service)
-
-    async def stop(self, service: str) -> ServiceStatus:
-        """Stop a service."""
-        self.view.check_name("stop", service)
-        await self._supervisor.stop(service, by=BY)
-        return self._supervisor.status_of(service)
-
-    async def restart(self, service: str) -> ServiceStatus:
-        """Stop a service and start it again."""
-        self.view.check_name("restart", service)
-        await self._supervisor.restart_and_wait(service, by=BY)
-        return self._supervisor.status_of(service)
-
-    async def reload(self, service: str) -> ServiceStatus:
-        """Have a service read its configuration again."""
-        self.view.check_name("reload", service)
-        await self._supervisor.reload(service)
-        return self._supervisor.status_of(service)
+        return open_log(self._log, query, self._supervisor.names())
 
     async def apply(self, envelope_fd: int, *, change: bool) -> Applied:  # noqa: ARG002 (the protocol's signature)
         """Refuse: there is nobody to sign for."""
@@ -91,8 +67,8 @@ class SupervisedMachine:
 
     async def poweroff(self) -> None:
         """Begin the supervisor's end."""
-        self._supervision.end()
+        self._end()
 
     async def reexec(self) -> None:
         """Begin to become the newest version of the program, once it has answered that it can take over."""
-        await self._supervision.reexecute()
+        await self._reexecute()

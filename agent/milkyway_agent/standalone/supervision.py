@@ -26,15 +26,15 @@ from milkyway_agent.launching.launcher_link import Launching
 from milkyway_agent.launching.places import Places
 from milkyway_agent.launching.starter import Starter
 from milkyway_agent.log.files import FileSink
-from milkyway_agent.log.log import LineSink, Log
-from milkyway_agent.log.record import OUTPUT, Record, describe
+from milkyway_agent.log.log import Log
 from milkyway_agent.runtime.alarms import Alarms
-from milkyway_agent.runtime.reaper import Reaper, wait_ended
+from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.reexecution import Kept, OldProgram, Renewal, close_on_exec, newest_program, read_state
 from milkyway_agent.runtime.signal_receiver import arriving
 from milkyway_agent.runtime.tasks import keep
 from milkyway_agent.runtime.watch import Watch
-from milkyway_agent.standalone.command import Options, plan_file
+from milkyway_agent.standalone.console import Printed
+from milkyway_agent.standalone.options import Options
 from milkyway_agent.supervisor.activation.timer_stamps import TimerStamps
 from milkyway_agent.supervisor.definition import Definition
 from milkyway_agent.supervisor.snapshot import KeptState, descriptors_of
@@ -46,31 +46,30 @@ from milkyway_formats.service import Service
 
 ORDERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # end, end, read the definitions again
 STOP_SECONDS = 90.0
-WARNING = 4
 TIDY_SECONDS = 1.0
 
 
 def run(options: Options, begun: Early) -> int:
     """Live until an end is asked for; return the exit code. An internal failure ends in a re-execution, not in an end."""
-    signals.block(ORDERS)  # what comes while one program replaces another waits for the next
-    log = Log(kernel.realtime_ms, _Printed(verbose=options.verbose, outputs=not options.logs))
+    signals.block(ORDERS)  # a signal that comes while a program replaces another waits for the next
+    log = Log(kernel.realtime_ms, Printed(verbose=options.verbose, outputs=not options.logs))
     supervision: Supervision | None = None
     try:
         supervision = Supervision(options, begun, log)
         return trio.run(supervision.live)
     except MilkyWayError as error:
-        if options.adopt:  # what was handed over can't be used, and services run: the program before this one can
+        if options.adopt:  # the state can't be used here, and services run: the program before this one can use it
             raise
         _give_up(begun)
         print(error, file=sys.stderr)
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         return error.exit_code
-    except BaseException as error:  # services outlive the supervisor's faults
+    except BaseException as error:  # services outlive a bug of the supervisor
         if supervision is None or not supervision.lives:
             raise
         log.note("supervisor_failed", error=repr(error), traceback=traceback.format_exc())
-        time.sleep(1)  # a failure that comes back at once must not spin
+        time.sleep(1)  # a failure that comes back at once must not make it spin
         supervision.become_anew()
         raise
 
@@ -82,7 +81,7 @@ def _give_up(begun: Early) -> None:
             processes.pidfd_send_signal(answer.pidfd, signal.SIGKILL)
         processes.reap(answer.pidfd)
     begun.launcher.close()
-    with contextlib.suppress(OSError, UnavailableError):  # what can't be killed stays, with its group
+    with contextlib.suppress(OSError, UnavailableError):  # what can't be killed stays, and so does its group
         for group in cgroups.children(begun.groups) if begun.groups else ():
             trio.run(clear_group, group)
         if begun.groups:
@@ -94,7 +93,7 @@ class Supervision:
 
     def __init__(self, options: Options, begun: Early, log: Log) -> None:
         self.lives = False
-        self._clock_offset = 0.0  # of trio's clock against the monotonic one
+        self._clock_offset = 0.0  # of trio's clock against CLOCK_MONOTONIC
         self.log = log
         self.options = options
         self._begun = begun
@@ -141,7 +140,7 @@ class Supervision:
             await nursery.start(self.supervisor.run)
             nursery.start_soon(self.reaper.run)
             nursery.start_soon(keep, "log", self.log.keep_files, self.log.note)
-            nursery.start_soon(keep, "signals", self._heed_signals, self.log.note)
+            nursery.start_soon(keep, "signals", self._handle_signals, self.log.note)
             nursery.start_soon(keep, "definitions", self._read_at_hangup, self.log.note)
             nursery.start_soon(keep, "renewal", self._renewal.run, self.log.note)
             nursery.start_soon(keep, "local-api", self._serve_api, self.log.note)
@@ -157,7 +156,7 @@ class Supervision:
             with trio.move_on_after(STOP_SECONDS) as stopping:
                 await self.supervisor.stop_all()
             if stopping.cancelled_caught:
-                left = [one.name for one in self.supervisor.status() if one.state not in ("stopped", "failed")]
+                left = [service.name for service in self.supervisor.status() if service.state not in ("stopped", "failed")]
                 self.log.note("stopped_late", left=", ".join(left))
             self.lives = False
             nursery.cancel_scope.cancel()
@@ -165,9 +164,9 @@ class Supervision:
         return ExitCode.OK
 
     def _go_on(self, kept: KeptState) -> None:
-        """Go on from where the program before this one has left. What it was about to start when it failed is started anew."""
+        """Go on where the program before this one left off. What it was about to start when it failed is started anew."""
         self.supervisor.restore(kept.services)
-        lost = {service.name for service in kept.definitions} - {one.name for one in kept.services}
+        lost = {service.name for service in kept.definitions} - {service.name for service in kept.services}
         for name in lost:
             self.supervisor.kill(name)
         self.supervisor.start(*lost, by="a supervisor that has failed")
@@ -183,10 +182,6 @@ class Supervision:
         """Begin the orderly end."""
         self._end.set()
 
-    async def reexecute(self) -> None:
-        """Have the newest version of this program take over, soon after this returns. Raises UnavailableError."""
-        await self._renewal.ask()
-
     def become_anew(self) -> None:
         """Execute this program with all that is known. Raises OSError, or does not return.
 
@@ -201,7 +196,7 @@ class Supervision:
         await self.supervisor.wait_at_rest()
 
     def drained(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Within it nobody asks anything, and whoever has asked before has been answered."""
+        """Return a context in which no request is taken; those taken before it are answered first."""
         return self._drain.drained()
 
     def keep(self) -> Kept:
@@ -244,19 +239,19 @@ class Supervision:
         return state
 
     def _state_directory(self) -> str:
-        """Return where timers keep their last starts: where it was said, by the definitions, or below the runtime directory."""
+        """Return where timers keep their last starts: as the options say, by the definitions, or in the runtime directory."""
         chosen = [Path(self.options.state)] if self.options.state else []
         for path in chosen or (self._directory / ".state", self._runtime / ".state"):
             with contextlib.suppress(OSError):
                 path.mkdir(mode=0o700, parents=bool(chosen), exist_ok=True)
                 return str(path)
-        if self.options.adopt:  # its services run: what timers start is not kept, as their log says
+        if self.options.adopt:  # its services run: without last starts, as the log says
             return self.options.state
         raise UnavailableError(f"cannot keep the times of timers in {self.options.state or self._runtime}: it can't be written")
 
     def _read(self) -> list[Service]:
-        """Return the services that the directory defines, by its plan; where that is stale a child makes it anew."""
-        file = plan_file(str(self._directory), str(self._runtime))
+        """Return the services that the directory defines, by its plan. Where that is out of date a child makes it anew."""
+        file = start.plan_file(str(self._directory), str(self._runtime))
         if self._begun.plan is None:
             words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
             code, said = _run([sys.executable, *words[1:], "--check", str(self._directory), "--runtime", str(self._runtime)])
@@ -269,13 +264,13 @@ class Supervision:
                 kind = UnavailableError if code == ExitCode.UNAVAILABLE else RefusedError
                 raise kind(why, hint=hint.strip().removeprefix("hint: "))
         plan: dict[str, object] = self._begun.plan
-        self._begun.plan = None  # half a megabyte that nobody needs any more
+        self._begun.plan = None  # half a megabyte that is not needed any more
         text = plan["services"]
         assert isinstance(text, bytes), "as plan_of has written it"
         return msgspec.json.decode(text, type=list[Service])
 
     def _read_first(self) -> list[Service]:
-        """Return the services as ``_read`` does. Raises RefusedError where one is to be started that is not among them."""
+        """Return the services as ``_read`` does. Raises RefusedError if a service is to be started that is not among them."""
         services = self._read()
         if unknown := sorted(set(self.options.start) - {service.name for service in services}):
             raise RefusedError(f"cannot start {', '.join(unknown)}: {self._directory} defines no such service")
@@ -299,7 +294,7 @@ class Supervision:
 
     # --- life ----------------------------------------------------------------------------------------------------------
 
-    async def _heed_signals(self) -> None:
+    async def _handle_signals(self) -> None:
         with arriving(*ORDERS) as orders:
             async for number in orders:
                 if number == signal.SIGHUP:
@@ -309,7 +304,7 @@ class Supervision:
                     self.end()
 
     async def _read_at_hangup(self) -> None:
-        """Read the definitions again whenever that is asked for; an end that is asked for meanwhile does not wait for it."""
+        """Read the definitions again at each SIGHUP. An end that is asked for meanwhile does not wait for it."""
         while not self._end.is_set():
             await self._hangup.wait()
             self._hangup = trio.Event()
@@ -323,7 +318,7 @@ class Supervision:
         scope.cancel()
 
     async def _read_again(self) -> None:
-        """Take the definitions as they are now: only what changed restarts. What can't be used changes nothing."""
+        """Use the definitions as they are now: only what changed restarts. If they can't be used, nothing changes."""
         try:
             services = await trio.to_thread.run_sync(self._read)
             changes = await self.supervisor.replace({service.name: self.definition(service) for service in services})
@@ -334,28 +329,26 @@ class Supervision:
             self.log.note("definitions_refused", why=str(error))
 
     async def _serve_api(self) -> None:
-        """Serve the local API. What it takes is imported when somebody comes: most supervisors are never asked anything.
+        """Serve the local API. What that takes is imported when the first client comes: most supervisors never have any.
 
-        Its socket outlives a re-execution: whoever comes meanwhile waits.
+        Its socket outlives a re-execution: clients that come meanwhile wait.
         """
         if self._api is None:
             self._api = sockets.listen(self._api_path(), 0o666)
         await trio.lowlevel.wait_readable(self._api.fileno())
         from milkyway_agent.api import server
         from milkyway_agent.api.requests import Answers
+        from milkyway_agent.standalone.front_process import start_front
         from milkyway_agent.standalone.machine_api import SupervisedMachine
 
-        answers = Answers(SupervisedMachine(self), self.log.note, group=None, local=lambda: "read")
-        await server.serve(self._api, answers, self._start_front, self.log.note, self._drain, owner=os.geteuid())
+        machine = SupervisedMachine(self.supervisor, self.log, end=self.end, reexecute=self._renewal.ask)
+        answers = Answers(machine, self.log.note, group=None, local=lambda: "read")
+        await server.serve(
+            self._api, answers, lambda end: start_front(end, self.reaper), self.log.note, self._drain, owner=os.geteuid()
+        )
 
     def _api_path(self) -> str:
         return str(self._runtime / "mwctl.sock")
-
-    async def _start_front(self, end: socket.socket) -> "_Front":
-        words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
-        pid = processes.spawn([sys.executable, *words[1:], "--front"], dict(os.environ), {2: 2, 3: end.fileno()})
-        self.reaper.claim(pid)
-        return _Front(pid, self.reaper)
 
     def _clear_up(self) -> None:
         self.supervisor.release()
@@ -371,54 +364,12 @@ class Supervision:
 
 
 async def tidy_up() -> None:
-    """Begin to look for garbage, once there is time for it; not among what was imported, which stays for good."""
+    """Begin to collect garbage, once there is time for it; not among what was imported, which stays for good."""
     await trio.sleep(TIDY_SECONDS)
     carried_code.forget()
     gc.collect()
     gc.freeze()
     gc.enable()
-
-
-class _Front:
-    """A front process: implements ``local_api.FrontProcess``."""
-
-    def __init__(self, pid: int, reaper: Reaper) -> None:
-        self._pid = pid
-        self._pidfd = processes.pidfd_open(pid)
-        self._reaper = reaper
-
-    def kill(self) -> None:
-        """Send SIGKILL; no error if it is gone."""
-        if self._pidfd >= 0 and not processes.has_ended(self._pidfd):
-            processes.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-
-    async def wait(self) -> object:
-        """Return when it has ended and was reaped."""
-        if self._pidfd < 0:
-            return None
-        await wait_ended(self._pidfd)
-        code = processes.reap(self._pidfd).code
-        os.close(self._pidfd)
-        self._pidfd = -1
-        self._reaper.release(self._pid)
-        return code
-
-
-class _Printed:
-    """Prints records: what services write to standard output, what goes wrong (or all) to standard error."""
-
-    def __init__(self, *, verbose: bool, outputs: bool) -> None:
-        self._outputs = outputs
-        self._least = 7 if verbose else WARNING
-        self._lines = LineSink(lambda line: os.write(2, f"milkyway: {line}\n".encode(errors="replace")))
-
-    def write(self, records: Sequence[Record]) -> None:
-        """Print *records*, all of one service."""
-        if records and records[0].event == OUTPUT:
-            if self._outputs:
-                os.write(1, "".join(f"{describe(record)}\n" for record in records).encode(errors="replace"))
-            return
-        self._lines.write([record for record in records if record.priority <= self._least])
 
 
 def _run(words: list[str]) -> tuple[int, str]:

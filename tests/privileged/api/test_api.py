@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import trio
 
-from milkyway_agent.api.server import FrontProcess, Limits
+from milkyway_agent.api.front_link import FrontProcess, Limits
 from milkyway_agent.ipc.channel import Channel, ChannelClosedError, close_all
 from milkyway_agent.ipc.messages import ApiRequest, FromFront, ToFront
 from milkyway_formats.report import Status

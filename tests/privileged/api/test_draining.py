@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from milkyway_agent.api.server import FrontProcess, Limits
+from milkyway_agent.api.front_link import FrontProcess, Limits
 from tests.fakes.api import running_api
 from tests.privileged.api.test_api import GET_STATUS, NOBODY, open_as, status_of, until
 

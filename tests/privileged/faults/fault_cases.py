@@ -31,7 +31,7 @@ async def run_function(
     failing = FAULTS[function]
     wrong: list[str] = []
 
-    async def one(case: Callable[..., Awaitable[list[str]]], *arguments: object) -> None:
+    async def go_through(case: Callable[..., Awaitable[list[str]]], *arguments: object) -> None:
         async with limiter:
             wrong.extend(await case(factory, function, failing, *arguments))
 
@@ -39,10 +39,10 @@ async def run_function(
         cases = [(number, mode) for number in failing.numbers() for mode in modes]
         if failing.when == "life":
             for some in [[case] for case in cases] if failing.once else [cases]:
-                nursery.start_soon(one, _living, some)
+                nursery.start_soon(go_through, _living, some)
         if failing.when != "life" or at_boot:
             for number, mode in cases:
-                nursery.start_soon(one, _ending if failing.when == "end" else _booting, number, mode)
+                nursery.start_soon(go_through, _ending if failing.when == "end" else _booting, number, mode)
     return wrong
 
 
@@ -50,17 +50,17 @@ async def _living(factory: Factory, function: str, failing: Failing, cases: Sequ
     """Have the function fail while services run: one PID 1 lives through all of *cases*, an error and a mode each."""
     wrong: list[str] = []
     case = function
-    async with factory.agent(stand_ins=(*STAND_INS, *failing.stand_ins)) as one:
+    async with factory.agent(stand_ins=(*STAND_INS, *failing.stand_ins)) as agent:
         try:
-            await one.order("booted")
-            witness = await one.order("start", name=WITNESS)
+            await agent.order("booted")
+            witness = await agent.order("start", name=WITNESS)
             for number, mode in cases:
                 case = describe(function, number, mode)
-                since = (await one.order("inject", function=function, fault=number, mode=mode))["records"]
-                await one.order("exercise", what=failing.exercise)
-                told = await one.order("lift", function=function)
-                wrong += [f"{case}: {what}" for what in await _after(one, failing, number, mode, since, told, witness)]
-            if zombies := (await one.order("zombies"))["names"]:
+                since = (await agent.order("inject", function=function, fault=number, mode=mode))["records"]
+                await agent.order("exercise", what=failing.exercise)
+                told = await agent.order("lift", function=function)
+                wrong += [f"{case}: {what}" for what in await _after(agent, failing, number, mode, since, told, witness)]
+            if zombies := (await agent.order("zombies"))["names"]:
                 wrong.append(f"{function}: nobody reaps {zombies}")
         except OrderFailedError as error:
             wrong.append(f"{case}: {error}")
@@ -70,19 +70,21 @@ async def _living(factory: Factory, function: str, failing: Failing, cases: Sequ
 async def _booting(factory: Factory, function: str, failing: Failing, number: int, mode: str) -> list[str]:
     """Have the function fail from the first moment on, until the boot is over."""
     case = describe(function, number, mode)
-    async with factory.agent((function, number, mode), stand_ins=(*STAND_INS, *failing.stand_ins)) as one:
+    async with factory.agent((function, number, mode), stand_ins=(*STAND_INS, *failing.stand_ins)) as agent:
         try:
-            await one.order("booted")
+            await agent.order("booted")
             if failing.when == "boot" and failing.exercise == "nothing":
-                await one.order("exercise", what="nothing")
-            told = await one.order("lift", function=function)
+                await agent.order("exercise", what="nothing")
+            told = await agent.order("lift", function=function)
             if not told["failures"] and (failing.when == "life" or mode == "third"):
                 return []  # it is not called, or not as often, while the machine boots
-            unhealed = [line for line in (await one.order("healed"))["failures"] if " failed: " in line or "not tried" in line]
+            unhealed = [
+                line for line in (await agent.order("healed"))["failures"] if " failed: " in line or "not tried" in line
+            ]
             if unhealed:
                 return [f"{case}: the fault is over, and still: {line}" for line in unhealed]
-            witness = await one.order("start", name=WITNESS)
-            return [f"{case}: {what}" for what in await _after(one, failing, number, mode, 0, told, witness)]
+            witness = await agent.order("start", name=WITNESS)
+            return [f"{case}: {what}" for what in await _after(agent, failing, number, mode, 0, told, witness)]
         except OrderFailedError as error:
             return [f"{case}: {error}"]
 
@@ -91,32 +93,32 @@ async def _ending(factory: Factory, function: str, failing: Failing, number: int
     """Have the function fail on the way down: it leads to the end nevertheless."""
     case = describe(function, number, mode)
     ending = "reboot" if function == "power.restart" else "poweroff"
-    async with factory.agent(stand_ins=(*STAND_INS, *failing.stand_ins)) as one:
+    async with factory.agent(stand_ins=(*STAND_INS, *failing.stand_ins)) as agent:
         try:
-            await one.order("booted")
-            await one.order("start", name=WITNESS)
-            await one.order("inject", function=function, fault=number, mode=mode)
-            await one.order("end", ending=ending)
-            status = await one.end()
+            await agent.order("booted")
+            await agent.order("start", name=WITNESS)
+            await agent.order("inject", function=function, fault=number, mode=mode)
+            await agent.order("end", ending=ending)
+            status = await agent.end()
         except (OrderFailedError, trio.TooSlowError) as error:
-            return [f"{case}: {error!r}\n{one.console()}"]
+            return [f"{case}: {error!r}\n{agent.console()}"]
         wrong = []
         # The kernel ends the init of a pid namespace that calls reboot(2) by a signal (pid_namespaces(7)).
         if os.WTERMSIG(status) not in (signal.SIGINT, signal.SIGHUP):
-            wrong.append(f"{case}: it ended with {status}\n{one.console()}")
-        if mode == "always" and not _is_told(one.console(), number):
-            wrong.append(f"{case}: nothing was noted of it\n{one.console()}")
+            wrong.append(f"{case}: it ended with {status}\n{agent.console()}")
+        if mode == "always" and not _is_told(agent.console(), number):
+            wrong.append(f"{case}: nothing was noted of it\n{agent.console()}")
         return wrong
 
 
 async def _after(
-    one: Faulty, failing: Failing, number: int, mode: str, since: int, told: dict[str, int], witness: dict[str, object]
+    agent: Faulty, failing: Failing, number: int, mode: str, since: int, told: dict[str, int], witness: dict[str, object]
 ) -> list[str]:
     """Return what is wrong after a fault that is over."""
     wrong = []
     if not told["calls"]:
         return ["it was never called, so nothing was tried"]
-    lines = (await one.order("records", since=since))["lines"]
+    lines = (await agent.order("records", since=since))["lines"]
     is_answer = failing.is_answer(number)
     # What is over when it is tried again need not be told.
     must_be_told = mode == "always" and bool(told["failures"]) and not failing.silent and not is_answer
@@ -127,19 +129,19 @@ async def _after(
     if witness["state"] != "started":
         wrong.append(f"no service could be started after the boot: {witness}\n  " + "\n  ".join(lines))
         return wrong
-    now = await one.order("service", name=WITNESS)
+    now = await agent.order("service", name=WITNESS)
     if (now["state"], now["pid"], now["alive"]) != ("started", witness["pid"], True):
         wrong.append(f"what ran before was {witness}, and is {now}")
-    await one.order("clear")
-    fresh = await one.order("start", name="fresh")
+    await agent.order("clear")
+    fresh = await agent.order("start", name="fresh")
     if fresh["state"] != "started":
         wrong.append(f"a new service could not be started: {fresh}")
-    if (await one.order("remove", name="fresh"))["left"]:
+    if (await agent.order("remove", name="fresh"))["left"]:
         wrong.append("a new service left its group behind")
-    if (left := (await one.order("left"))["left"]) and not is_answer:
+    if (left := (await agent.order("left"))["left"]) and not is_answer:
         wrong.append(f"processes are left of what was stopped: {left}")
     if failing.exercise == "api":
-        answer = (await one.order("api"))["answer"]
+        answer = (await agent.order("api"))["answer"]
         if answer != "HTTP/1.1 200 ":
             wrong.append(f"the local API answers {answer!r}")
     return wrong

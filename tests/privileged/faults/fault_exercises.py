@@ -25,8 +25,8 @@ from milkyway_agent.launching.launcher_link import Launching
 from milkyway_agent.launching.places import Places
 from milkyway_agent.launching.program import Program
 from milkyway_agent.launching.spawned import Launched
-from milkyway_agent.log.log import Log
 from milkyway_agent.pid1 import agent, program_table
+from milkyway_agent.pid1.state import ServerState
 from milkyway_agent.supervisor.definition import Definition
 from milkyway_agent.system import cgroups
 from milkyway_formats.deployment import DataBinding
@@ -54,8 +54,9 @@ signal.pause()
 class Exercises(agent.Agent):
     """PID 1 with what it can be made to do."""
 
-    def __init__(self, log: Log, born_ms: int, before: agent.Agent | None = None) -> None:
-        super().__init__(log, born_ms, before)
+    def __init__(self, state: ServerState) -> None:
+        super().__init__(state)
+        self.supervisor = state.supervisor
         self._numbers = count()
         self._launching: Launching | None = None
 
@@ -66,12 +67,14 @@ class Exercises(agent.Agent):
     def add_plain(self, name: str, service: Service, **program: Any) -> None:
         """Supervise a service that is started as those of CoreOS are."""
         program_of = Program(tuple(service.command), environment=service.environment, limits=service.limits, **program)
-        self.supervisor.add(Definition(name, service, Launched(program_of, f"{program_table.GROUPS}/{name}", self.reaper)))
+        self.supervisor.add(
+            Definition(name, service, Launched(program_of, f"{program_table.GROUPS}/{name}", self.state.reaper))
+        )
 
     def _add_direct(self, name: str, service: Service, *, socket_context: str = "") -> None:
         """Supervise a service that is started by the waiting launcher, as those of ``--supervise`` are."""
         if self._launching is None:
-            self._launching = Launching(launcher.Launcher(), self.watch, self.alarms, self.reaper)
+            self._launching = Launching(launcher.Launcher(), self.state.watch, self.state.alarms, self.state.reaper)
         places = Places(program_table.GROUPS, Path("/run/milkyway"))
         starter = direct.Direct(name, service, self._launching, places)
         self.supervisor.add(Definition(name, service, starter, socket_context=socket_context))
@@ -84,7 +87,7 @@ class Exercises(agent.Agent):
             try:
                 await step(*arguments)
             except (MilkyWayError, OSError) as error:
-                self.log.note("exercise_refused", why=str(error))
+                self.state.log.note("exercise_refused", why=str(error))
 
     async def _live_through(self, name: str) -> None:
         """Start a service, kill its process, see it start again, and stop it, as far as that goes."""
@@ -210,14 +213,14 @@ class Exercises(agent.Agent):
 
     async def do_figures(self) -> None:
         """Somebody asks what services use."""
-        await self._try(self._machine.view.top)
+        await self._try(self.machine.view.top)
 
     async def do_policy(self) -> None:
         """A policy without a deployment's instance is loaded, as when it is taken down."""
         effect = LoadInstance("web_k3v9", 1, "0" * 64)
-        plane = PolicyPlane(self.link, self.programs(), lambda _: Path("/dev/null"))
+        plane = PolicyPlane(self.deeds.link, self.state.programs, lambda _: Path("/dev/null"))
         plane._instances[effect.key] = (Placed("web_k3v9", 1, (), ()), b"")
-        executor = Executor({LoadInstance: plane}, self.log)
+        executor = Executor({LoadInstance: plane}, self.state.log)
         executor.present = (effect,)
         await self._try(executor.converge, ())
 
@@ -242,9 +245,9 @@ class Exercises(agent.Agent):
         source = f"source{next(self._numbers)}"
         held = HoldData("web_k3v9", DataBinding(name="data", source=source, data_class="secure"), 1000)
         data = DataPlane(Path("/data"), selinux=True)
-        await self._try(Executor({OpenLayer: plane}, self.log).converge, (effect,))
+        await self._try(Executor({OpenLayer: plane}, self.state.log).converge, (effect,))
         await self._try(plane.undo, effect)
-        await self._try(Executor({HoldData: data}, self.log).converge, (held,))
+        await self._try(Executor({HoldData: data}, self.state.log).converge, (held,))
         await self._try(data.do, held)
 
     async def do_nothing(self) -> None:

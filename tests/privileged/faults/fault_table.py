@@ -183,7 +183,7 @@ NEVER: dict[str, str] = {
 
 def imported() -> list[str]:
     """Return the modules of the agent that PID 1 imports, as a process of its own sees them."""
-    code = "import sys, milkyway_agent.pid1.agent; print(*(name for name in sys.modules if name.startswith('milkyway_agent.')))"
+    code = "import sys, milkyway_agent.pid1.entry; print(*(name for name in sys.modules if name.startswith('milkyway_agent.')))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return done.stdout.split()
 
@@ -202,7 +202,7 @@ def used() -> set[str]:
                 if node.attr in functions.get(module, ()):
                     found.add(f"{module}.{node.attr}")
         found |= {f"{module}.{function}" for module, function in taken if function in functions.get(module, ())}
-    while more := {one for each in found for one in _calls(each, functions)} - found:
+    while more := {callee for caller in found for callee in _calls(caller, functions)} - found:
         found |= more
     return found
 
@@ -237,4 +237,4 @@ def _calls(function: str, functions: dict[str, set[str]]) -> set[str]:
     module, _, name = function.partition(".")
     source = inspect.getsource(inspect.unwrap(getattr(import_module(f"{SYSTEM}.{module}"), name)))
     called = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
-    return {f"{module}.{one}" for one in called & functions[module]}
+    return {f"{module}.{name}" for name in called & functions[module]}

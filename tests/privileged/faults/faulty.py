@@ -151,14 +151,14 @@ class Factory:
         theirs.close()
         os.close(told)
         os.close(opened)
-        one = Faulty(control, status, console)
+        agent = Faulty(control, status, console)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(one.listen)
-                yield one
+                nursery.start_soon(agent.listen)
+                yield agent
                 nursery.cancel_scope.cancel()
         finally:
-            one.close()  # which ends it
+            agent.close()  # which ends it
             with trio.CancelScope(shield=True), trio.move_on_after(20):
                 await trio.lowlevel.wait_readable(status)
             os.close(status)

@@ -1,7 +1,7 @@
 """A real PID 1 whose kernel fails at will: a fault injector in a program of its own.
 
 Started with a socket as descriptor 3, it waits for orders, and for each it makes one new PID 1: the init of a pid
-namespace, in mount, control group, network and IPC namespaces of its own (``fault_world``). There ``pid1.agent.run`` boots
+namespace, in mount, control group, network and IPC namespaces of its own (``fault_world``). There ``pid1.entry.run`` boots
 as on a server. What needs SELinux, dm-verity or a disk finds files that look like them, or fails and is reported.
 
 One function of ``milkyway_agent.system`` at a time is replaced by a proxy that raises OSError: on every call, on
@@ -26,9 +26,9 @@ import trio
 
 from milkyway_agent.core.boot import BOOT
 from milkyway_agent.launching import control_groups
-from milkyway_agent.log.log import Log
 from milkyway_agent.log.record import Record, describe
-from milkyway_agent.pid1 import agent, boot_run, program_table
+from milkyway_agent.pid1 import agent, boot_run, entry, program_table
+from milkyway_agent.pid1.state import Ending, ServerState
 from milkyway_agent.system import cgroups, reaper
 from milkyway_formats.service import Restart, Service
 from tests.fakes import namespaces
@@ -65,10 +65,10 @@ class Subject(Exercises):
     lives = 0
     inherited = -1  # a descriptor of the program before it
 
-    def __init__(self, log: Log, born_ms: int, before: agent.Agent | None = None) -> None:
-        super().__init__(log, born_ms, before)
+    def __init__(self, state: ServerState) -> None:
+        super().__init__(state)
         if not Subject.lives:
-            log.add_sink(self.records)
+            state.log.add_sink(self.records)
         Subject.lives += 1
         self.kept: list[str] = []
         self._to_spoil = ""
@@ -133,20 +133,20 @@ class Subject(Exercises):
 
     async def on_booted(self) -> Facts:
         """Wait until the boot is over."""
-        while "ready" not in self.boot.finished_ms:  # noqa: ASYNC110 (nobody waits for it on a server)
+        while "ready" not in self.state.boot.finished_ms:  # noqa: ASYNC110 (nobody waits for it on a server)
             await trio.sleep(0.005)
-        return {"outcomes": self.boot.outcomes, "reasons": self.boot.reasons, "lives": Subject.lives}
+        return {"outcomes": self.state.boot.outcomes, "failures": self.state.boot.failures(), "lives": Subject.lives}
 
     async def on_healed(self) -> Facts:
         """Wait until what failed in the boot is done after all; return what is not in a few seconds."""
         with trio.move_on_after(STEP_SECONDS):
-            while len(self.boot.outcomes) < len(BOOT) or "failed" in self.boot.outcomes.values():  # noqa: ASYNC110
+            while len(self.state.boot.outcomes) < len(BOOT) or "failed" in self.state.boot.outcomes.values():  # noqa: ASYNC110
                 await trio.sleep(0.01)
-        return {"failures": self.boot.failures()}
+        return {"failures": self.state.boot.failures()}
 
     async def on_records(self, since: int) -> Facts:
         """Return what was noted since."""
-        return {"lines": [_shortened(describe(one)) for one in self.records.all[since:][-150:]], "lives": Subject.lives}
+        return {"lines": [_shortened(describe(record)) for record in self.records.all[since:][-150:]], "lives": Subject.lives}
 
     async def on_start(self, name: str) -> Facts:
         """Start a plain service; wait until it is started or failed."""
@@ -185,7 +185,7 @@ class Subject(Exercises):
         """Return the children that nobody reaps, once orphans have had their grace."""
         names: list[str] = []
         for _ in range(30):
-            names = [one.name for one in reaper.zombies(os.getpid())]
+            names = [process.name for process in reaper.zombies(os.getpid())]
             if not names:
                 break
             await trio.sleep(0.1)
@@ -222,9 +222,9 @@ class Subject(Exercises):
         await self.other_process(name, pid)
         return await self.on_service(name)
 
-    async def on_end(self, ending: agent.Ending) -> None:
+    async def on_end(self, ending: Ending) -> None:
         """Begin the way down."""
-        self.end(ending)
+        self.state.end(ending)
 
     async def on_inherited(self) -> Facts:
         """Say whether what the program before it left open still is."""
@@ -263,7 +263,7 @@ def become_init(order: Facts) -> None:
         os.write(adopted, order["state"].encode())
         for descriptor in (adopted, Subject.inherited):
             os.set_inheritable(descriptor, True)
-    agent.run(0, Subject, adopted=adopted)
+    entry.run(0, Subject, adopted=adopted)
 
 
 def accompany(order: Facts, status: int) -> None:

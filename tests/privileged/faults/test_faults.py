@@ -33,73 +33,73 @@ async def test_pid_1_and_its_services_outlive_whatever_fails_in(module: str, fac
     wrong: list[str] = []
     limiter = trio.CapacityLimiter(AT_ONCE)
 
-    async def one(function: str) -> None:
+    async def fail(function: str) -> None:
         wrong.extend(await run_function(factory, function, limiter))
 
     async with trio.open_nursery() as nursery:
         for function in FAULTS:
             if function.startswith(f"{module}."):
-                nursery.start_soon(one, function)
+                nursery.start_soon(fail, function)
     assert not wrong, "\n".join(wrong)
 
 
 async def test_a_machine_that_can_neither_be_switched_off_nor_reboot_stays_and_says_so(factory: Factory) -> None:
     refused = [("power.power_off", errno.EPERM, "always"), ("power.restart", errno.EINVAL, "always")]
-    async with factory.agent(*refused) as one:
-        await one.order("booted")
-        await one.order("end", ending="poweroff")
-        await one.shown('end failed: ending=poweroff error="[Errno 1]')
-        await one.shown('end failed: ending=poweroff error="[Errno 22]')
-        assert one.lives()
+    async with factory.agent(*refused) as agent:
+        await agent.order("booted")
+        await agent.order("end", ending="poweroff")
+        await agent.shown('end failed: ending=poweroff error="[Errno 1]')
+        await agent.shown('end failed: ending=poweroff error="[Errno 22]')
+        assert agent.lives()
 
 
 async def test_services_outlive_the_failure_of_any_task_of_pid_1_and_go_on_being_supervised(factory: Factory) -> None:
-    async with factory.agent() as one:
-        await one.order("booted")
-        witness = await one.order("start", name="witness")
-        tasks = (await one.order("kept"))["tasks"]
+    async with factory.agent() as agent:
+        await agent.order("booted")
+        witness = await agent.order("start", name="witness")
+        tasks = (await agent.order("kept"))["tasks"]
         assert {"supervisor", "reaper", "signals", "log", "watchdog", "verifier", "local-api", "convergence"} <= set(tasks)
         for task in tasks:
-            await one.order("spoil", task=task)
-            await one.noted(f"task failed: task={task}")
-            assert (await one.order("service", name="witness"))["pid"] == witness["pid"], f"{task} took a service with it"
-        await _is_well(one, witness["pid"])
+            await agent.order("spoil", task=task)
+            await agent.noted(f"task failed: task={task}")
+            assert (await agent.order("service", name="witness"))["pid"] == witness["pid"], f"{task} took a service with it"
+        await _is_well(agent, witness["pid"])
 
 
 async def test_services_outlive_the_failure_of_the_agent_as_a_whole_and_the_next_one_supervises_them(factory: Factory) -> None:
-    async with factory.agent() as one:
-        await one.order("booted")
-        witness = await one.order("start", name="witness")
-        dhcp = await one.order("service", name="dhcp")
+    async with factory.agent() as agent:
+        await agent.order("booted")
+        witness = await agent.order("start", name="witness")
+        dhcp = await agent.order("service", name="dhcp")
         for _ in range(2):
-            await one.order("spoil", task="live")
-            await one.noted("agent failed")
-            boot = await one.order("booted")
+            await agent.order("spoil", task="live")
+            await agent.noted("agent failed")
+            boot = await agent.order("booted")
             assert set(boot["outcomes"].values()) == {"done"}, boot
-        assert await one.order("service", name="dhcp") == dhcp, "it was started twice, or is lost"
-        await _is_well(one, witness["pid"])
+        assert await agent.order("service", name="dhcp") == dhcp, "it was started twice, or is lost"
+        await _is_well(agent, witness["pid"])
 
 
 @pytest.mark.parametrize("state", ["no JSON", '{"format":"milkyway.supervisor/1"}'])
 async def test_with_a_state_that_cannot_be_read_the_agent_begins_as_after_a_boot(state: str, factory: Factory) -> None:
-    async with factory.agent(state=state) as one:
-        boot = await one.order("booted")
+    async with factory.agent(state=state) as agent:
+        boot = await agent.order("booted")
         assert set(boot["outcomes"].values()) == {"done"}, boot
-        await one.noted("state not adopted")
-        assert not (await one.order("inherited"))["open"]
-        assert (await one.order("service", name="dhcp"))["state"] == "started"
-        witness = await one.order("start", name="witness")
-        await _is_well(one, witness["pid"])
+        await agent.noted("state not adopted")
+        assert not (await agent.order("inherited"))["open"]
+        assert (await agent.order("service", name="dhcp"))["state"] == "started"
+        witness = await agent.order("start", name="witness")
+        await _is_well(agent, witness["pid"])
 
 
-async def _is_well(one: Faulty, pid: int) -> None:
+async def _is_well(agent: Faulty, pid: int) -> None:
     """Assert that the witness *pid* lives, is started again when it dies, and that PID 1 does all that it should."""
-    witness = await one.order("service", name="witness")
+    witness = await agent.order("service", name="witness")
     assert (witness["state"], witness["pid"], witness["alive"]) == ("started", pid, True)
-    again = await one.order("kill", name="witness")
+    again = await agent.order("kill", name="witness")
     assert again["state"] == "started"
     assert again["pid"] != pid
-    assert (await one.order("start", name="fresh"))["state"] == "started"
-    assert not (await one.order("remove", name="fresh"))["left"]
-    assert (await one.order("api"))["answer"] == "HTTP/1.1 200 "
-    assert (await one.order("zombies"))["names"] == []
+    assert (await agent.order("start", name="fresh"))["state"] == "started"
+    assert not (await agent.order("remove", name="fresh"))["left"]
+    assert (await agent.order("api"))["answer"] == "HTTP/1.1 200 "
+    assert (await agent.order("zombies"))["names"] == []

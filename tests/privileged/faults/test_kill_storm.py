@@ -10,7 +10,7 @@ pytestmark = pytest.mark.privileged
 
 
 def test_five_hundred_kills_and_five_re_executions_leave_everything_as_it_was() -> None:
-    with storm_struck() as one:
-        before = standing(one)
-        storm(one, 500, 5, random.Random(1))
-        check(before, standing(one), one)
+    with storm_struck() as supervisor:
+        before = standing(supervisor)
+        storm(supervisor, 500, 5, random.Random(1))
+        check(before, standing(supervisor), supervisor)

@@ -88,7 +88,7 @@ class Supervising:
         """Return all services by name, as ``mwctl services --json`` shows them."""
         code, said = self.ask("services", "--json")
         assert code == 0, said
-        return {one["name"]: one for one in json.loads(said)["services"]}
+        return {service["name"]: service for service in json.loads(said)["services"]}
 
     def printed(self) -> str:
         """Return what it has printed so far."""
@@ -138,7 +138,11 @@ class Supervising:
     def kill(self) -> None:
         """End it and, by its control group or session, what it has started."""
         if self._process is not None and self._process.poll() is None:
-            pids = [one["pid"] for one in self.services().values() if one["pid"]] if self.ask("services")[0] == 0 else []
+            pids = (
+                [service["pid"] for service in self.services().values() if service["pid"]]
+                if self.ask("services")[0] == 0
+                else []
+            )
             self._process.kill()
             self._process.wait()
             for pid in pids:
@@ -176,8 +180,8 @@ def supervising(*, own_program: bool = False) -> Iterator[Supervising]:
         if own_program:
             program = place / "agent"
             shutil.copytree(ROOT / "agent/milkyway_agent", program / "milkyway_agent")
-        one = Supervising(place, program)
+        supervisor = Supervising(place, program)
         try:
-            yield one
+            yield supervisor
         finally:
-            one.kill()
+            supervisor.kill()

@@ -26,51 +26,53 @@ pytestmark = pytest.mark.privileged
 SLEEP = ["/bin/sleep", "1000"]
 
 
-def pid_of(one: Supervising, name: str) -> int:
+def pid_of(supervisor: Supervising, name: str) -> int:
     """Return the process of a service once it is started."""
-    pid: int = one.wait_until(lambda: one.services()[name]["state"] == "started" and one.services()[name]["pid"], name)
+    pid: int = supervisor.wait_until(
+        lambda: supervisor.services()[name]["state"] == "started" and supervisor.services()[name]["pid"], name
+    )
     return pid
 
 
-def refused(one: Supervising, *options: str) -> tuple[int, str]:
+def refused(supervisor: Supervising, *options: str) -> tuple[int, str]:
     """Start a supervisor that does not come to life; return its exit code and what it printed, which has no traceback."""
-    before = len(one.printed())
-    one.start(*options, waits=False)
-    code, said = one.wait(), one.printed()[before:]
+    before = len(supervisor.printed())
+    supervisor.start(*options, waits=False)
+    code, said = supervisor.wait(), supervisor.printed()[before:]
     assert "Traceback" not in said
     return code, said
 
 
 def test_a_second_supervisor_of_a_runtime_directory_is_refused_and_the_first_lives_on() -> None:
-    with supervising() as one:
-        one.define("web", SLEEP)
-        one.start()
-        pid, first = pid_of(one, "web"), one.pid
-        done = one.run_second()
+    with supervising() as supervisor:
+        supervisor.define("web", SLEEP)
+        supervisor.start()
+        pid, first = pid_of(supervisor, "web"), supervisor.pid
+        done = supervisor.run_second()
         assert done.returncode == 4
-        assert f"process {first} supervises with {one.runtime} already" in done.stderr
+        assert f"process {first} supervises with {supervisor.runtime} already" in done.stderr
         assert "Traceback" not in done.stderr
-        assert one.services()["web"]["pid"] == pid
-        one.reexecute()
-        assert one.run_second().returncode == 4, "the lock outlives an execution"
-        assert one.services()["web"]["pid"] == pid
+        assert supervisor.services()["web"]["pid"] == pid
+        supervisor.reexecute()
+        assert supervisor.run_second().returncode == 4, "the lock outlives an execution"
+        assert supervisor.services()["web"]["pid"] == pid
 
 
 def test_what_a_killed_supervisor_has_left_is_asked_to_end_before_it_is_started_again(tmp_path: Path) -> None:
-    with supervising() as one:
+    with supervising() as supervisor:
         # Nobody reads its output any more: what a shell says of its child that ended would be its end (SIGPIPE).
         on_term = f"trap 'echo asked >>{tmp_path}/asked; exit' TERM"
         script = f"exec 2>/dev/null; {on_term}; echo $$ >>{tmp_path}/lives; while :; do sleep 0.1; done"
-        one.define("web", ["/bin/sh", "-c", script])
-        one.start()
-        left, groups = pid_of(one, "web"), one.groups()
-        os.kill(one.pid, signal.SIGKILL)
-        one.wait()
+        supervisor.define("web", ["/bin/sh", "-c", script])
+        supervisor.start()
+        left, groups = pid_of(supervisor, "web"), supervisor.groups()
+        os.kill(supervisor.pid, signal.SIGKILL)
+        supervisor.wait()
         assert Path(f"/proc/{left}").exists(), "services live through the end of their supervisor"
-        one.start()
-        assert pid_of(one, "web") != left
+        supervisor.start()
+        assert pid_of(supervisor, "web") != left
         assert not any(process.pid == left and process.state != "Z" for process in processes.processes()), "it has no parent"
-        assert "a supervisor was killed; its services are ended first: web" in one.printed()
+        assert "a supervisor was killed; its services are ended first: web" in supervisor.printed()
         assert (tmp_path / "asked").read_text() == "asked\n"
         assert len((tmp_path / "lives").read_text().split()) == 2
         assert not any(Path(group).exists() for group in groups)
@@ -110,190 +112,192 @@ def test_a_group_that_is_no_supervisors_is_not_touched() -> None:
 
 
 def test_whoever_takes_over_needs_no_lock() -> None:
-    with supervising() as one:
-        one.define("web", SLEEP)
-        one.start()
-        pid = pid_of(one, "web")
-        (one.runtime / "lock").unlink()
-        (one.runtime / "lock").mkdir()
-        one.reexecute()
-        assert one.services()["web"]["pid"] == pid
+    with supervising() as supervisor:
+        supervisor.define("web", SLEEP)
+        supervisor.start()
+        pid = pid_of(supervisor, "web")
+        (supervisor.runtime / "lock").unlink()
+        (supervisor.runtime / "lock").mkdir()
+        supervisor.reexecute()
+        assert supervisor.services()["web"]["pid"] == pid
 
 
 def test_with_a_plan_nothing_is_started_that_nobody_wants() -> None:
-    with supervising() as one:
+    with supervising() as supervisor:
         for name in ("needed", "other"):
-            one.define(name, SLEEP)
-        (one.definitions / "default.yaml").write_text("{name: default, type: bundle, requires: [needed]}")
-        assert one.check()[0] == 0
+            supervisor.define(name, SLEEP)
+        (supervisor.definitions / "default.yaml").write_text("{name: default, type: bundle, requires: [needed]}")
+        assert supervisor.check()[0] == 0
         for options in ((), ("--start", "default"), ("--start", "needed")):
-            one.start(*options)
-            pid_of(one, "needed")
-            assert one.services()["other"]["state"] == "stopped"
-            assert "other: service process started" not in one.printed()
-            assert one.stop() == 0
-        (one.definitions / "default.yaml").unlink()
-        assert one.check()[0] == 0
-        one.start("--start", "needed")
-        pid_of(one, "needed")
-        assert one.services()["other"]["state"] == "stopped"
+            supervisor.start(*options)
+            pid_of(supervisor, "needed")
+            assert supervisor.services()["other"]["state"] == "stopped"
+            assert "other: service process started" not in supervisor.printed()
+            assert supervisor.stop() == 0
+        (supervisor.definitions / "default.yaml").unlink()
+        assert supervisor.check()[0] == 0
+        supervisor.start("--start", "needed")
+        pid_of(supervisor, "needed")
+        assert supervisor.services()["other"]["state"] == "stopped"
 
 
 def test_a_bundle_and_its_part_that_go_together_fail_nobody() -> None:
-    with supervising() as one:
-        one.define("web", SLEEP)
-        one.define("part", ["/bin/true"], type="oneshot", readiness={"type": "exit"})
-        (one.definitions / "all.yaml").write_text("{name: all, type: bundle, wants: [part]}")
-        one.start()
-        one.wait_until(lambda: one.services()["all"]["state"] == "started", "the bundle")
+    with supervising() as supervisor:
+        supervisor.define("web", SLEEP)
+        supervisor.define("part", ["/bin/true"], type="oneshot", readiness={"type": "exit"})
+        (supervisor.definitions / "all.yaml").write_text("{name: all, type: bundle, wants: [part]}")
+        supervisor.start()
+        supervisor.wait_until(lambda: supervisor.services()["all"]["state"] == "started", "the bundle")
         for name in ("all", "part"):
-            (one.definitions / f"{name}.yaml").unlink()
-        os.kill(one.pid, signal.SIGHUP)
-        one.wait_until(lambda: list(one.services()) == ["web"], "what is left")
-        assert "failed" not in one.printed()
+            (supervisor.definitions / f"{name}.yaml").unlink()
+        os.kill(supervisor.pid, signal.SIGHUP)
+        supervisor.wait_until(lambda: list(supervisor.services()) == ["web"], "what is left")
+        assert "failed" not in supervisor.printed()
 
 
 def test_why_definitions_are_refused_is_in_the_log_and_an_editors_files_are_none() -> None:
-    with supervising() as one:
-        one.define("web", SLEEP)
-        (one.definitions / ".#web.yaml").symlink_to("nobody@nowhere.1")
-        one.start()
-        pid = pid_of(one, "web")
-        one.define("web", SLEEP, colour="red")
-        os.kill(one.pid, signal.SIGHUP)
-        one.wait_until(lambda: "definitions refused" in one.printed(), "the refusal")
-        assert f"definitions refused: why='cannot read {one.definitions}/web.yaml: line 1: " in one.printed()
-        assert "unknown field `colour`" in one.printed()
-        assert one.services()["web"]["pid"] == pid
+    with supervising() as supervisor:
+        supervisor.define("web", SLEEP)
+        (supervisor.definitions / ".#web.yaml").symlink_to("nobody@nowhere.1")
+        supervisor.start()
+        pid = pid_of(supervisor, "web")
+        supervisor.define("web", SLEEP, colour="red")
+        os.kill(supervisor.pid, signal.SIGHUP)
+        supervisor.wait_until(lambda: "definitions refused" in supervisor.printed(), "the refusal")
+        assert f"definitions refused: why='cannot read {supervisor.definitions}/web.yaml: line 1: " in supervisor.printed()
+        assert "unknown field `colour`" in supervisor.printed()
+        assert supervisor.services()["web"]["pid"] == pid
 
 
 def test_who_has_failed_is_found_among_what_went_wrong() -> None:
-    with supervising() as one:
-        one.define("web", ["/bin/false"], restart={"when": "never"})
-        one.start()
-        one.wait_until(lambda: one.services()["web"]["state"] == "failed", "its failure")
-        code, said = one.ask("logs", "--priority", "err")
+    with supervising() as supervisor:
+        supervisor.define("web", ["/bin/false"], restart={"when": "never"})
+        supervisor.start()
+        supervisor.wait_until(lambda: supervisor.services()["web"]["state"] == "failed", "its failure")
+        code, said = supervisor.ask("logs", "--priority", "err")
         assert code == 0
         assert "service failed" in said
 
 
 def test_a_start_that_cannot_come_is_answered_at_once_and_says_why() -> None:
-    with supervising() as one:
-        one.define("bad", ["/bin/false"], type="oneshot", readiness={"type": "exit"}, restart={"when": "never"})
-        one.define("needs", SLEEP, requires=["bad"])
-        one.define("where", SLEEP, conditions=[{"type": "path-exists", "path": "/nowhere"}])
-        one.start()
-        one.wait_until(lambda: one.services()["bad"]["state"] == "failed", "its failure")
+    with supervising() as supervisor:
+        supervisor.define("bad", ["/bin/false"], type="oneshot", readiness={"type": "exit"}, restart={"when": "never"})
+        supervisor.define("needs", SLEEP, requires=["bad"])
+        supervisor.define("where", SLEEP, conditions=[{"type": "path-exists", "path": "/nowhere"}])
+        supervisor.start()
+        supervisor.wait_until(lambda: supervisor.services()["bad"]["state"] == "failed", "its failure")
         for verb in ("start", "restart"):
-            code, said = one.ask(verb, "needs")
+            code, said = supervisor.ask(verb, "needs")
             assert (code, "cannot start needs: requires bad, which is failed" in said) == (4, True), said
-            code, said = one.ask(verb, "where")
+            code, said = supervisor.ask(verb, "where")
             assert (code, "cannot start where: " in said and "/nowhere" in said) == (4, True), said
 
 
 def test_an_order_to_end_does_not_wait_for_a_change_of_definitions() -> None:
-    with supervising() as one:
+    with supervising() as supervisor:
         deaf = ["/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]
-        one.define("deaf", deaf, stop={"timeout_ms": 3000})
-        one.define("web", SLEEP)
-        one.start()
-        pid_of(one, "deaf")
-        one.define("deaf", [*deaf[:2], f"{deaf[2]} # changed"], stop={"timeout_ms": 3000})
-        one.define("new", SLEEP)
-        os.kill(one.pid, signal.SIGHUP)
-        one.wait_until(lambda: "deaf: service state changed: was=started now=restarting" in one.printed(), "the change")
-        assert one.stop() == 0
-        printed = one.printed()
+        supervisor.define("deaf", deaf, stop={"timeout_ms": 3000})
+        supervisor.define("web", SLEEP)
+        supervisor.start()
+        pid_of(supervisor, "deaf")
+        supervisor.define("deaf", [*deaf[:2], f"{deaf[2]} # changed"], stop={"timeout_ms": 3000})
+        supervisor.define("new", SLEEP)
+        os.kill(supervisor.pid, signal.SIGHUP)
+        supervisor.wait_until(
+            lambda: "deaf: service state changed: was=started now=restarting" in supervisor.printed(), "the change"
+        )
+        assert supervisor.stop() == 0
+        printed = supervisor.printed()
         assert printed.index("end asked") < printed.index("deaf: service killed: after_ms=3000")
         assert printed.count("deaf: service process started") == 1
         assert "new: service process started" not in printed, "nobody would stop it"
 
 
 def test_a_directory_that_is_away_for_a_moment_costs_nothing() -> None:
-    with supervising() as one:
-        one.define("web", SLEEP)
-        one.start()
-        pid = pid_of(one, "web")
-        away = one.definitions.rename(one.definitions.with_name("away"))
-        one.reexecute()
-        os.kill(one.pid, signal.SIGHUP)
-        one.wait_until(lambda: "definitions refused" in one.printed(), "the refusal")
-        assert "Traceback" not in one.printed()
-        away.rename(one.definitions)
-        one.reexecute()
-        assert one.services()["web"]["pid"] == pid
+    with supervising() as supervisor:
+        supervisor.define("web", SLEEP)
+        supervisor.start()
+        pid = pid_of(supervisor, "web")
+        away = supervisor.definitions.rename(supervisor.definitions.with_name("away"))
+        supervisor.reexecute()
+        os.kill(supervisor.pid, signal.SIGHUP)
+        supervisor.wait_until(lambda: "definitions refused" in supervisor.printed(), "the refusal")
+        assert "Traceback" not in supervisor.printed()
+        away.rename(supervisor.definitions)
+        supervisor.reexecute()
+        assert supervisor.services()["web"]["pid"] == pid
 
 
 def test_whoever_asks_while_it_executes_itself_anew_waits_and_is_answered() -> None:
-    with supervising() as one, ThreadPoolExecutor(4) as askers:
-        one.define("web", SLEEP)
-        one.start()
-        pid = pid_of(one, "web")
+    with supervising() as supervisor, ThreadPoolExecutor(4) as askers:
+        supervisor.define("web", SLEEP)
+        supervisor.start()
+        pid = pid_of(supervisor, "web")
         over = Event()
 
         def ask_without_pause() -> int:
             answered = 0
             while not over.is_set():
-                assert ask_quickly(one) == 200
+                assert ask_quickly(supervisor) == 200
                 answered += 1
             return answered
 
         asking = [askers.submit(ask_without_pause) for _ in range(4)]
         try:
             for _ in range(3):
-                assert one.ask("reexec")[0] == 0
-                assert one.ask("services")[0] == 0
+                assert supervisor.ask("reexec")[0] == 0
+                assert supervisor.ask("services")[0] == 0
         finally:
             over.set()
         assert all(each.result() for each in asking)
-        one.wait_until(lambda: one.printed().count("supervisor re executed") == 3, "the third")
-        assert one.services()["web"]["pid"] == pid
+        supervisor.wait_until(lambda: supervisor.printed().count("supervisor re executed") == 3, "the third")
+        assert supervisor.services()["web"]["pid"] == pid
 
 
-def ask_quickly(one: Supervising) -> int:
+def ask_quickly(supervisor: Supervising) -> int:
     """Ask for the services, without starting a program for it; return the status."""
-    reply = client.ask(str(one.runtime / "mwctl.sock"), "GET", "/v1/services")
+    reply = client.ask(str(supervisor.runtime / "mwctl.sock"), "GET", "/v1/services")
     with reply.body:
         reply.read()
     return reply.status
 
 
 def test_relative_directories_are_those_of_where_it_began() -> None:
-    with supervising() as one:
-        one.define("told", ["/bin/sh", "-c", "echo at $NOTIFY_SOCKET; exec sleep 1000"], readiness={"type": "notify"})
-        relative = os.path.relpath(one.runtime)
-        one.start("--runtime", relative)
-        one.wait_until(lambda: f"told: at {Path.cwd()}/{relative}/notify/" in one.printed(), "its word")
+    with supervising() as supervisor:
+        supervisor.define("told", ["/bin/sh", "-c", "echo at $NOTIFY_SOCKET; exec sleep 1000"], readiness={"type": "notify"})
+        relative = os.path.relpath(supervisor.runtime)
+        supervisor.start("--runtime", relative)
+        supervisor.wait_until(lambda: f"told: at {Path.cwd()}/{relative}/notify/" in supervisor.printed(), "its word")
 
 
 def test_timers_keep_their_times_where_it_was_said(tmp_path: Path) -> None:
     timers = [{"calendar": ["*-*-* *:*:*"], "persistent": True}]
-    with supervising() as one:
-        one.define("job", ["/bin/true"], type="oneshot", readiness={"type": "exit"}, timers=timers)
-        one.start("--state", str(tmp_path / "volume/state"))
+    with supervising() as supervisor:
+        supervisor.define("job", ["/bin/true"], type="oneshot", readiness={"type": "exit"}, timers=timers)
+        supervisor.start("--state", str(tmp_path / "volume/state"))
         stamps = tmp_path / "volume/state/timer-stamps"
-        one.wait_until(lambda: stamps.exists() and b"job" in stamps.read_bytes(), "the first time")
+        supervisor.wait_until(lambda: stamps.exists() and b"job" in stamps.read_bytes(), "the first time")
         moved = tmp_path / "volume/elsewhere"
         stamps.parent.rename(moved)
-        one.reexecute()
-        one.wait_until(lambda: stamps.exists() and b"job" in stamps.read_bytes(), "a further time")
-        assert not (one.definitions / ".state").exists()
+        supervisor.reexecute()
+        supervisor.wait_until(lambda: stamps.exists() and b"job" in stamps.read_bytes(), "a further time")
+        assert not (supervisor.definitions / ".state").exists()
 
 
 def test_what_it_is_told_wrongly_is_said_in_one_line_and_nothing_is_left(tmp_path: Path) -> None:
-    with supervising() as one:
-        one.define("web", SLEEP)
-        assert one.check()[0] == 0  # with a plan its services are started before anything is looked at
+    with supervising() as supervisor:
+        supervisor.define("web", SLEEP)
+        assert supervisor.check()[0] == 0  # with a plan its services are started before anything is looked at
         (tmp_path / "file").touch()
-        code, said = refused(one, "--logs", f"{tmp_path}/file")
+        code, said = refused(supervisor, "--logs", f"{tmp_path}/file")
         assert (code, f"cannot keep logs in {tmp_path}/file: " in said) == (4, True)
-        assert one.groups() == []
-        code, said = refused(one, "--state", f"{tmp_path}/file/below")
+        assert supervisor.groups() == []
+        code, said = refused(supervisor, "--state", f"{tmp_path}/file/below")
         assert (code, f"cannot keep the times of timers in {tmp_path}/file/below: " in said) == (4, True)
-        assert one.groups() == []
-        code, said = refused(one, "--start", "nosuch", "--start", "web")
-        assert (code, f"cannot start nosuch: {one.definitions} defines no such service" in said) == (3, True)
-        assert one.groups() == []
+        assert supervisor.groups() == []
+        code, said = refused(supervisor, "--start", "nosuch", "--start", "web")
+        assert (code, f"cannot start nosuch: {supervisor.definitions} defines no such service" in said) == (3, True)
+        assert supervisor.groups() == []
 
 
 @pytest.mark.parametrize(
@@ -314,9 +318,9 @@ def test_what_it_is_told_wrongly_is_said_in_one_line_and_nothing_is_left(tmp_pat
     ],
 )
 def test_what_means_nothing_here_is_refused_by_name(fields: dict[str, object], why: str) -> None:
-    with supervising() as one:
-        one.define("web", SLEEP, **fields)
-        code, said = one.check()
+    with supervising() as supervisor:
+        supervisor.define("web", SLEEP, **fields)
+        code, said = supervisor.check()
         assert (code, why in said) == (3, True), said
 
 
@@ -326,6 +330,6 @@ def test_first_processes_of_different_namespaces_have_different_groups() -> None
         subprocess.run(["unshare", "--pid", "--fork", sys.executable, "-c", script], capture_output=True, text=True, check=True)
         for _ in range(2)
     ]
-    numbers = {one.stdout.strip() for one in said}
+    numbers = {answer.stdout.strip() for answer in said}
     assert all(number.startswith("1-") for number in numbers)
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip().isdigit()

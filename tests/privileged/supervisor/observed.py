@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from milkyway_agent.api.view import Observation
+from milkyway_agent.api.view import SupervisorView
 from milkyway_formats.report import ServiceStatus
 from tests.fakes.api import RunningApi, running_api
 from tests.fakes.machine import FakeMachine
@@ -17,10 +17,10 @@ class ObservedMachine(FakeMachine):
     def __init__(self, one: Supervised) -> None:
         super().__init__()
         self._one = one
-        self._observation = Observation(one.supervisor, one.log, version="0.1.0")
+        self._observation = SupervisorView(one.supervisor, one.log, version="0.1.0")
 
     @property
-    def view(self) -> Observation:  # type: ignore[override]  # the real one for the fake one
+    def view(self) -> SupervisorView:  # type: ignore[override]  # the real one for the fake one
         return self._observation
 
     async def reload(self, service: str) -> ServiceStatus:

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from milkyway_agent.api.machine import Peer
+from milkyway_agent.api.access import Peer
 from milkyway_agent.api.requests import Answers
 from milkyway_agent.front.routes import Route
 from milkyway_agent.front.server import Conversation

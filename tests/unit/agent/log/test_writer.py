@@ -11,8 +11,8 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from milkyway_agent.api.log_query import LogQuery
 from milkyway_agent.api.logs import open_log
-from milkyway_agent.api.machine import LogQuery
 from milkyway_agent.log.files import FLUSH_SECONDS, Batch, FileSink, Sync
 from milkyway_agent.log.log import Log
 from milkyway_agent.log.record import Record

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from milkyway_agent.pid1.reexecution import Succession
+from milkyway_agent.api.draining import Drain
+from milkyway_agent.pid1.reexecution import ServerReexecution
 from milkyway_formats.errors import UnavailableError
 
 
 class Convergence:
-    """As ``convergence.Convergence`` in what a succession asks of it."""
+    """As ``convergence.Convergence`` in what a re-execution asks of it."""
 
     def __init__(self) -> None:
         self.at_rest = False
@@ -34,9 +35,10 @@ class Services:
             self._meanwhile.pop()()
 
 
-def agent(convergence: Convergence | None, meanwhile: Any, **finished_ms: int) -> Any:
+def reexecution(convergence: Convergence | None, meanwhile: Any, **finished_ms: int) -> ServerReexecution:
     boot = SimpleNamespace(finished_ms=finished_ms)
-    return SimpleNamespace(boot=boot, convergence=convergence, supervisor=Services(meanwhile))
+    state: Any = SimpleNamespace(boot=boot, convergence=convergence, supervisor=Services(meanwhile))
+    return ServerReexecution(state, Drain())
 
 
 async def test_a_deployment_that_begins_anew_while_a_service_is_waited_for_is_waited_for_too() -> None:
@@ -45,14 +47,14 @@ async def test_a_deployment_that_begins_anew_while_a_service_is_waited_for_is_wa
     def begin_anew() -> None:
         convergence.at_rest = False
 
-    await Succession(agent(convergence, begin_anew, ready=1)).wait_at_rest()
+    await reexecution(convergence, begin_anew, ready=1).wait_at_rest()
     assert (convergence.at_rest, convergence.waits) == (True, 2)
 
 
 async def test_without_deployments_the_services_are_enough() -> None:
-    await Succession(agent(None, lambda: None, ready=1)).wait_at_rest()
+    await reexecution(None, lambda: None, ready=1).wait_at_rest()
 
 
 async def test_nothing_is_handed_on_before_the_boot_is_over() -> None:
     with pytest.raises(UnavailableError, match="the boot is not over"):
-        await Succession(agent(None, lambda: None)).wait_at_rest()
+        await reexecution(None, lambda: None).wait_at_rest()

@@ -66,7 +66,7 @@ assert not failures, failures
 """
 NAMES = """
 import inspect, re, types
-import milkyway_agent.api.server, milkyway_agent.pid1.agent
+import milkyway_agent.api.server, milkyway_agent.pid1.entry
 import milkyway_agent.standalone.machine_api, milkyway_agent.standalone.supervision
 names = set()
 for module in list(sys.modules.values()):
