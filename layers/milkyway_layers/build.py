@@ -25,7 +25,7 @@ from milkyway_formats.manifest import Image, LibraryReference, Manifest, PolicyO
 from milkyway_layers.assembly import file_sha256, write_layer
 from milkyway_layers.components import HostSettings, packages_of
 from milkyway_layers.compose import Bottom, Part, compose, compose_base, coreos_bottom, coreos_files
-from milkyway_layers.engines import Engine, ExtraRepository, Request, Root
+from milkyway_layers.engines.engine import Engine, ExtraRepository, Request, Root
 from milkyway_layers.image import OPTIONS, make_image
 from milkyway_layers.osbase import OsBase, interface, os_base
 from milkyway_layers.policy import check_policy_of

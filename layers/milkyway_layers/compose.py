@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.manifest import Package
-from milkyway_layers.engines import Installed, Root
+from milkyway_layers.engines.engine import Installed, Root
 from milkyway_layers.osbase import OsBase
 from milkyway_layers.spec import ImageSpec
 from milkyway_layers.tree import Entry, Source, Tree, file_entry, identity, parents, with_parents

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from milkyway_formats.errors import RefusedError, UnavailableError
 from milkyway_formats.manifest import Package
-from milkyway_layers.engines import Installed, Request, Root
+from milkyway_layers.engines.engine import Installed, Request, Root
 from milkyway_layers.tree import Entry, read_tar, text_identity
 
 _COLLECTED = ".milkyway"

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from milkyway_layers.assembly import file_sha256, read_layer
 from milkyway_layers.build import Built, Workshop, build
-from milkyway_layers.engines import Request
 from milkyway_layers.engines.apt import AptEngine
+from milkyway_layers.engines.engine import Request
 from milkyway_layers.progress import ConsoleProgress
 from milkyway_layers.signing import check_layer
 from milkyway_layers.tools import Tools

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from milkyway_agent.core.effects import effects_of
 from milkyway_agent.core.transition import plan, wanted_effects
@@ -14,7 +15,7 @@ from milkyway_agent.deployments.snapshot import KeptDeployments, KeptInstance
 from milkyway_agent.pid1.snapshot import KeptAgent, adopt, descriptors
 from milkyway_agent.runtime.reexecution import read_state, write_state
 from milkyway_agent.supervisor.snapshot import KeptService, KeptStream
-from milkyway_formats.codec import encode
+from milkyway_formats.codec import decode, encode
 from milkyway_formats.deployment import DataBinding, Deployment
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.policy_shared import Placed
@@ -52,6 +53,14 @@ def test_a_state_is_read_as_it_was_written() -> None:
         assert read_state(descriptor, KeptAgent) == STATE
     finally:
         os.close(descriptor)
+
+
+def test_it_is_written_to_the_letter_as_programs_of_before_write_it_and_read_it() -> None:
+    """The file was written by the last program before the rooms; whoever changes the state gives it another format."""
+    written = (Path(__file__).parent / "agent-state-1.json").read_bytes()
+    state = replace(STATE, services=[replace(STATE.services[0], cause="held")])
+    assert encode(state) == written
+    assert decode(written, KeptAgent, what="the state") == state
 
 
 def test_with_the_kept_effects_nothing_is_left_to_be_done() -> None:
