@@ -61,6 +61,7 @@ class Inhabitant:
         self.checked = False
         self.clients = 0  # who wait on its listener until somebody takes them
         self.serving = 0  # connections, where it accepts
+        self.calls: list[str] = []  # of organs that have nothing to do in this world
         # How it behaves from here on.
         self.nature = "well"  # or "crashes" as soon as it was started, or "mute": never ready
         self.obeys: int | None = 0
@@ -119,19 +120,27 @@ class WorldEngine(Engine):
 
 
 class World:
-    """All of it, at time ``now`` in milliseconds. *chance* is what a restart's jitter is drawn from."""
+    """All of it, at time ``now`` in milliseconds. *chance*: what a restart's jitter is drawn from; *organs*: of which kind."""
 
-    def __init__(self, definitions: Mapping[str, Service], chance: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        definitions: Mapping[str, Service],
+        chance: Callable[[], float],
+        organs: "type[WorldOrgans] | None" = None,
+    ) -> None:
         self.now = 0
         self.is_quiet = False
         self.alive: set[Process] = set()
         self.history: list[tuple[int, str, Row, Event, Row]] = []
         self.broken: list[str] = []  # laws
+        self.notes: list[tuple[str, dict[str, object]]] = []  # what the engine has logged
+        self.changes = 0  # how often it said that something has happened
+        self.reboots: list[str] = []  # who asked for one
         self.inhabitants: dict[str, Inhabitant] = {}
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._number = 0
-        self.organs = WorldOrgans(self)
-        self.engine = WorldEngine(self.organs, self, chance, note=self._note)
+        self.organs = (organs or WorldOrgans)(self)
+        self.engine = WorldEngine(self.organs, self, chance, note=self._note, on_change=self._count_change)
         self.engine.world = self
         for name, service in definitions.items():
             record = self.engine.new_record(Definition(name, service, NoStarter(), needs_of(service)))
@@ -307,8 +316,12 @@ class World:
 
     def _note(self, event: str, **facts: object) -> None:
         """Take what the engine logs: what it takes for a bug breaks a law."""
+        self.notes.append((event, facts))
         if event == "event_without_meaning" or (event == "service_task_failed" and "Fault(" not in str(facts["error"])):
             self.broken.append(f"{event}: {facts}")
+
+    def _count_change(self) -> None:
+        self.changes += 1
 
     # --- time and processes ---------------------------------------------------------------------------------------------
 
@@ -339,7 +352,7 @@ class World:
         """Have a process say that it is ready, if that is how it gets ready."""
         inhabitant = process.inhabitant
         if process.code is None and process.main and not isinstance(inhabitant.service.readiness, ReadyByExit):
-            self.engine.post(inhabitant.record, Event.READY, process.main)
+            self.organs.reports.post(inhabitant.record, Event.READY, process.main)
 
     def die(self, process: Process, code: int) -> None:
         """Have a process end; nothing where it has."""
@@ -348,7 +361,7 @@ class World:
         process.code = code
         self.alive.discard(process)
         if process.main is not None:  # else the engine attends to it when it has ended already
-            self.engine.post(process.inhabitant.record, Question.END, process.main)
+            self.organs.reports.post(process.inhabitant.record, Question.END, process.main)
 
     def kill(self, inhabitant: Inhabitant) -> None:
         """Kill what there is of a service. Whoever was not asked before must be one that the engine can't go on with."""
@@ -365,6 +378,12 @@ class WorldOrgans:
     def __init__(self, world: World) -> None:
         self._world = world
         self._reports: Reports | None = None
+
+    @property
+    def reports(self) -> Reports:
+        """Whom to report to."""
+        assert self._reports is not None, "the engine says so when it is made"
+        return self._reports
 
     def of(self, record: ServiceRecord) -> Inhabitant:
         """Return the inhabitant whose record it is."""
@@ -423,15 +442,19 @@ class WorldOrgans:
         if inhabitant.nature == "well":
             inhabitant.clients = 0
         if its.code is not None:
-            world.engine.post(record, Question.END, process)
+            self.reports.post(record, Question.END, process)
         elif isinstance(inhabitant.service.readiness, ReadyAtOnce):
             world.say_ready(its)
         if world.is_quiet:
             world.behave(its)
 
     def attend_again(self, record: ServiceRecord, process: MainProcess, *, is_ready: bool) -> None:
-        """Refuse: in this world no program becomes another."""
-        raise AssertionError("nothing is adopted here")
+        """Watch a process that a program before this one has started."""
+        inhabitant = self.of(record)
+        assert inhabitant.process is not None, "the test has put it there"
+        inhabitant.process.main = process
+        if not is_ready:
+            self._world.say_ready(inhabitant.process)
 
     def bury(self, record: ServiceRecord, process: MainProcess) -> int:
         """Reap its process."""
@@ -473,10 +496,12 @@ class WorldOrgans:
 
     def rest(self, record: ServiceRecord) -> None:
         """Keep nothing."""
+        self.of(record).calls.append("rest")
 
     def forget(self, record: ServiceRecord) -> None:
         """Close its listener, and send its clients away."""
         self.of(record).listening, self.of(record).clients = False, 0
+        self.of(record).calls.append("forget")
 
     @may_break
     def arm(self, record: ServiceRecord) -> None:
@@ -486,7 +511,7 @@ class WorldOrgans:
         world.law(not inhabitant.armed, f"{inhabitant.name} is armed twice")
         inhabitant.armed = True
         if inhabitant.clients:
-            world.later(0, lambda: world.engine.post(record, Event.TRIGGERED) if inhabitant.armed else None)
+            world.later(0, lambda: self.reports.post(record, Event.TRIGGERED) if inhabitant.armed else None)
 
     @may_break
     def disarm(self, record: ServiceRecord, done: Callable[[], None]) -> bool:
@@ -505,9 +530,11 @@ class WorldOrgans:
 
     def count_start(self, record: ServiceRecord) -> None:
         """Count nothing: times come when the test says so."""
+        self.of(record).calls.append("start counted")
 
     def count_end(self, record: ServiceRecord) -> None:
         """Count nothing."""
+        self.of(record).calls.append("end counted")
 
     @may_break
     def start_health_checks(self, record: ServiceRecord) -> None:
@@ -543,5 +570,5 @@ class WorldOrgans:
             alarm.callback = None
 
     def ask_for_reboot(self, name: str) -> None:
-        """Refuse: no service of this world asks for that."""
-        raise AssertionError(f"{name} asks for a reboot")
+        """Remember who asked."""
+        self._world.reboots.append(name)

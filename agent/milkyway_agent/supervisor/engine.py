@@ -438,8 +438,7 @@ class Engine:
         return str(error) if isinstance(error, (MilkyWayError, OSError)) else f"the supervisor failed: {error!r}"
 
     def _start_alarm(self, record: ServiceRecord, milliseconds: int, event: Event) -> None:
-        """Let *event* happen to a service in so many *milliseconds*, instead of what its alarm was set for."""
-        self._organs.cancel_alarm(record.alarm)
+        """Let *event* happen to a service in so many *milliseconds*; what its alarm was set for before has happened."""
         alarm = self._organs.set_alarm(milliseconds, lambda: self.post(record, event, alarm))
         record.alarm = alarm
 
