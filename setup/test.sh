@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every tier in order: checks and unit tests, native privileged tests, tests in a booted machine.
+# Every tier in order: checks and unit tests, lines broken on purpose, native privileged tests, tests in a booted machine.
 # Ends with the runner's own closing line over all of them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,4 +8,4 @@ ruff check --quiet .
 ruff format --check --quiet .
 mypy
 lint-imports --no-cache >build/lint-imports.log 2>&1 || { cat build/lint-imports.log; exit 1; }
-exec python -m pytest -q --durations=15 tests/unit tests/attacks tests/privileged tests/vm "$@"
+exec python -m pytest -q --durations=15 tests/unit tests/attacks tests/mutation tests/privileged tests/vm "$@"

@@ -599,6 +599,7 @@ def test_a_process_that_was_started_before_is_its_own() -> None:
     here.alive.add(process)
     here.engine.adopt(record(here), MainProcess(Running(7, -1)))
     assert (here.row("web"), len(record(here).starts.at)) == (Row.STARTING, 1)
+    assert causes(here) == [Event.WANTED, Event.PERMITTED], "as it would have started here"
     assert facts(here, "service_process_started") == [{"service": "web", "pid": 7}]
     here.pass_time(200)
     assert Event.START_TIMEOUT in causes(here)
