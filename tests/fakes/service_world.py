@@ -142,6 +142,7 @@ class World:
         self.organs = (organs or WorldOrgans)(self)
         self.engine = WorldEngine(self.organs, self, chance, note=self._note, on_change=self._count_change)
         self.engine.world = self
+        assert self.engine.graph.waves() == [], "as long as there is no service"
         for name, service in definitions.items():
             record = self.engine.new_record(Definition(name, service, NoStarter(), needs_of(service)))
             self.engine.services[name] = record

@@ -13,7 +13,12 @@ MODULES = ("engine", "inbox", "dependents")
 TESTS = ("tests/unit/agent/supervisor", "tests/unit/agent/core/test_service_life.py")
 SECONDS = 120.0  # a mutant that goes on for ever is as good as dead
 # Breaks that change nothing that anybody could see, and why.
-EQUIVALENT: dict[str, str] = {}
+EQUIVALENT = {
+    "engine.forget: without self._awaiting.pop(record.definition.name, None)": "it is passed over: nobody hears of it",
+    "engine.enter: without self._awaiting.pop(name, None)": "it is passed over: it awaits no permission any more",
+    "engine.permit: only record is not None": "whether it may start is asked again when the question is heard",
+    "inbox._make_ready: without record.queued = True": "it is found ready twice, and nothing waits the second time",
+}
 
 
 def mutants() -> list[Mutant]:

@@ -503,6 +503,14 @@ def test_one_that_starts_waits_for_no_permission_any_more() -> None:
     assert not record(here).awaits_permission
 
 
+def test_one_whose_start_is_under_way_counts_as_starting_for_others() -> None:
+    here = world(daemon(), daemon("mail"))
+    here.inhabitants["web"].starting_ms = 5
+    here.start("web")
+    assert dict(here.engine.rows) == {"web": Row.STARTING, "mail": Row.IDLE}
+    assert len(here.engine.rows) == 2
+
+
 def test_a_backoff_of_nothing_is_no_wait() -> None:
     here = world(daemon(restart=Restart(delay_ms=0)))
     here.start("web")
