@@ -351,6 +351,28 @@ def test_what_undoes_is_tried_each_by_itself_where_the_one_before_it_fails() -> 
     assert said == ["Fault('a task')", "Fault('forget')", "Fault('kill')"]
 
 
+def test_one_that_cannot_even_be_said_to_have_failed_is_cleaned_up_after() -> None:
+    here = world(daemon(), organs=Stubborn)
+    here.start("web")
+    here.inhabitants["web"].breaks_after = 0
+    here.reload("web")
+    assert (here.row("web"), here.alive) == (Row.FAILED, set())
+    said = [failure["error"] for failure in facts(here, "service_task_failed")]
+    assert said == ["Fault('reload')", "Fault('forget')", "Fault('kill')"]
+
+
+def test_what_is_to_be_undone_after_an_error_waits_for_connections_to_end() -> None:
+    here = world(daemon(listeners=[ACCEPTING]))
+    here.inhabitants["web"].obeys = 50
+    here.start("web")
+    here.come("web")
+    here.inhabitants["web"].breaks_after = 0  # disarming it
+    here.stop("web")
+    assert (here.row("web"), facts(here, "service_killed")) == (Row.FAILED, [])
+    here.pass_time(50)
+    assert facts(here, "service_killed") == [{"service": "web"}]
+
+
 def test_what_is_to_be_undone_after_connections_have_ended_is_undone_then() -> None:
     here = world(daemon(listeners=[ACCEPTING]))
     here.inhabitants["web"].obeys = 50
