@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.launching.starter import Abilities, TaskStarter
 
 
@@ -12,7 +12,7 @@ class NoStarter(TaskStarter):
     abilities = Abilities(listeners=True, execution=True, descriptors=True, commands=True, network=True)
     cgroup = ""
 
-    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = {}) -> Running:
+    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = {}) -> Child:
         raise AssertionError("there is nobody to start it")
 
     def kill(self) -> None:

@@ -14,12 +14,12 @@ from typing import Concatenate, ParamSpec, TypeVar
 from milkyway_agent.core.dependencies import Graph, needs_of
 from milkyway_agent.core.restart import is_on_demand, is_triggered
 from milkyway_agent.core.service_state import Event, Row, has_process, satisfies
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child, StartCallback
 from milkyway_agent.runtime.alarms import Alarm
 from milkyway_agent.supervisor.definition import Definition, accepts
 from milkyway_agent.supervisor.dependents import loss_of
 from milkyway_agent.supervisor.engine import Engine
-from milkyway_agent.supervisor.organs import Reports, Started
+from milkyway_agent.supervisor.organs import Reports
 from milkyway_agent.supervisor.service_record import MainProcess, Question, ServiceRecord
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.service import ReadyAtOnce, ReadyByExit, Service
@@ -388,7 +388,7 @@ class WorldOrgans:
         inhabitant.listening = True
 
     @may_break
-    def start(self, record: ServiceRecord, done: Started) -> None:
+    def start(self, record: ServiceRecord, done: StartCallback) -> None:
         """Start a process, in its time."""
         inhabitant, world = self.of(record), self._world
         world.law(inhabitant.wish, f"nobody wants {inhabitant.name}")
@@ -405,7 +405,7 @@ class WorldOrgans:
                 return
             process = inhabitant.process = Process(inhabitant)
             world.alive.add(process)
-            done(Running(len(world.history), -1))
+            done(Child(len(world.history), -1))
 
         world.later(inhabitant.starting_ms, answer)
 

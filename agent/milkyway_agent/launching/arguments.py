@@ -30,7 +30,7 @@ def capability_mask(names: Iterable[str]) -> int:
     return mask
 
 
-def words_of(
+def arguments_of(
     command: Sequence[str],
     *,
     cgroup: str = "",

@@ -21,88 +21,91 @@ BURY_SECONDS = 10.0
 UNKNOWN_END = 255  # as an exit status: what ended so is started again by a policy that starts again what failed
 
 
-class Running(NamedTuple):
+class Child(NamedTuple):
     """A service's main process: a child of ours, claimed, and its descriptor, which whoever reaps it closes."""
 
     pid: int
     pidfd: int
 
 
-async def bury(running: Running, kill: Callable[[], None], reaper: Reaper) -> int | None:
-    """Reap *running* when it has ended; *kill* it first if it hasn't. Returns its exit status, or minus its signal.
+StartCallback = Callable[[Child | Exception], None]  # called with the child that was started, or with why there is none
+
+
+async def bury(child: Child, kill: Callable[[], None], reaper: Reaper) -> int | None:
+    """Reap *child* when it has ended; *kill* it first if it hasn't. Returns its exit status, or minus its signal.
 
     None: it does not end. Then it is an orphan like any other from now on. Not to be cancelled.
     """
-    if not processes.has_ended(running.pidfd):
+    if not processes.has_ended(child.pidfd):
         kill()
     with trio.move_on_after(BURY_SECONDS, shield=True):
-        await trio.lowlevel.wait_readable(running.pidfd)
-    if processes.has_ended(running.pidfd):
-        return let_go(running, reaper)
-    os.close(running.pidfd)
-    reaper.release(running.pid)
+        await trio.lowlevel.wait_readable(child.pidfd)
+    if processes.has_ended(child.pidfd):
+        return let_go(child, reaper)
+    os.close(child.pidfd)
+    reaper.release(child.pid)
     return None
 
 
-def hold(pid: int, reaper: Reaper) -> Running:
+def hold(pid: int, reaper: Reaper) -> Child:
     """Claim the child *pid*, not yet reaped, and hold it by a descriptor. Undo: reap it, then release and close.
 
     Raises OSError when it can't be held: it is an orphan like any other then.
     """
     reaper.claim(pid)
     try:
-        return Running(pid, processes.pidfd_open(pid))
+        return Child(pid, processes.pidfd_open(pid))
     except OSError:
         reaper.release(pid)
         raise
 
 
-def let_go(running: Running, reaper: Reaper) -> int:
-    """Reap *running*, which has ended; return its exit status, or minus the signal that killed it.
+def let_go(child: Child, reaper: Reaper) -> int:
+    """Reap *child*, which has ended; return its exit status, or minus the signal that killed it.
 
     UNKNOWN_END where the kernel does not say, which is noted: somebody else has reaped it, or it is the reaper's now.
     """
     try:
-        code = processes.reap(running.pidfd).code
+        code = processes.reap(child.pidfd).code
     except OSError as error:
-        reaper.note_unknown_end(running.pid, error)
+        reaper.note_unknown_end(child.pid, error)
         code = UNKNOWN_END
-    os.close(running.pidfd)
-    reaper.release(running.pid)
+    os.close(child.pidfd)
+    reaper.release(child.pid)
     return code
 
 
-def end_now(running: Running) -> None:
+def end_now(child: Child) -> None:
     """Kill the main process itself, which is not in its group yet when it was started just now. No error if it has ended."""
     with contextlib.suppress(OSError):  # then its group is killed, or whoever waits for its end is not told of any
-        processes.pidfd_send_signal(running.pidfd, 9)
+        processes.pidfd_send_signal(child.pidfd, 9)
 
 
-def abandon(running: Running, reaper: Reaper) -> None:
-    """Kill *running* and leave its end to the reaper, as an orphan's."""
-    end_now(running)
-    trio.lowlevel.notify_closing(running.pidfd)
-    os.close(running.pidfd)
-    reaper.release(running.pid)
+def abandon(child: Child, reaper: Reaper) -> None:
+    """Kill *child* and leave its end to the reaper, as an orphan's."""
+    end_now(child)
+    trio.lowlevel.notify_closing(child.pidfd)
+    os.close(child.pidfd)
+    reaper.release(child.pid)
 
 
-async def settled(running: Running, context: str, reaper: Reaper) -> Running:
-    """Return *running* once it is in *context* ("": at once) or has ended.
+async def settled(child: Child, context: str, reaper: Reaper) -> Child:
+    """Return *child* once it is in *context* ("": at once) or has ended.
 
     Raises UnavailableError when it does not get there in time, or OSError: it was killed then, and let go of.
     """
     pause = 0.001
     deadline = trio.current_time() + SETTLE_SECONDS
     try:
-        while context and (seen := selinux.getcon(running.pid)) != context and not processes.has_ended(running.pidfd):
+        while context and (seen := selinux.getcon(child.pid)) != context and not processes.has_ended(child.pidfd):
             if trio.current_time() > deadline:
                 raise UnavailableError(f"cannot start it: it runs as {seen}, not as {context}")
             await trio.sleep(pause)
             pause = min(pause * 2, 0.05)
     except BaseException:
-        abandon(running, reaper)
+        abandon(child, reaper)
         raise
-    return running
+    return child
 
 
 def kill_process_group(leader: int) -> None:

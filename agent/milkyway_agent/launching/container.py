@@ -19,9 +19,9 @@ import msgspec
 import trio
 
 from milkyway_agent.core.contexts import process_context
-from milkyway_agent.launching.child import Running, bury, end_now, hold, kill_process_group, settled
+from milkyway_agent.launching.child import Child, bury, end_now, hold, kill_process_group, settled
 from milkyway_agent.launching.control_groups import clear_group, kill_group
-from milkyway_agent.launching.oci_config import Machine, configuration, domain_of, group_of
+from milkyway_agent.launching.oci_config import Host, configuration, domain_of, group_of
 from milkyway_agent.launching.run_to_end import collect
 from milkyway_agent.launching.starter import NONE, Abilities, TaskStarter
 from milkyway_agent.runtime.reaper import Reaper
@@ -38,12 +38,12 @@ BUNDLES = "/run/milkyway/bundles"
 CGROUPS = "/sys/fs/cgroup"
 
 
-def _kill_with_its_own(running: Running) -> None:
-    end_now(running)
-    kill_process_group(running.pid)
+def _kill_with_its_own(child: Child) -> None:
+    end_now(child)
+    kill_process_group(child.pid)
 
 
-class Container(TaskStarter):
+class ContainerStarter(TaskStarter):
     """Starts one service of a deployment through crun."""
 
     abilities = Abilities(listeners=True, execution=True, commands=True)  # PID 1 asks nobody over the network
@@ -53,7 +53,7 @@ class Container(TaskStarter):
         service: Service,
         deployment: Deployment,
         manifest: Manifest,
-        machine: Machine,
+        host: Host,
         reaper: Reaper,
         *,
         crun: str = CRUN,
@@ -63,18 +63,18 @@ class Container(TaskStarter):
         self._service = service
         self._deployment = deployment
         self._manifest = manifest
-        self._machine = machine
+        self._host = host
         self._reaper = reaper
         self._name = f"{deployment.id}.v{deployment.generation}.{service.name}"
         self._bundle = Path(BUNDLES, self._name)
         self._crun = [crun, "--cgroup-manager=cgroupfs", "--root", CRUN_STATE]
         self._commands = count()
-        self._context = process_context(domain_of(deployment, service)) if machine.selinux else ""
+        self._context = process_context(domain_of(deployment, service)) if host.selinux else ""
 
-    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Running:
+    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Child:
         """Create the container, hold its first process, let it execute the program; return when it is in its domain."""
         config = configuration(
-            self._service, self._deployment, self._manifest, self._machine, notify=notify, listeners=tuple(listeners)
+            self._service, self._deployment, self._manifest, self._host, notify=notify, listeners=tuple(listeners)
         )
         passed = dict(enumerate(listeners.values(), start=FIRST_LISTENER))
         if Path(CRUN_STATE, self._name).exists():  # of a start that was cut off
@@ -86,15 +86,15 @@ class Container(TaskStarter):
         with self._reaper.holding():
             words = ["--bundle", str(self._bundle), "--pid-file", str(pid_file), "--preserve-fds", str(len(passed)), self._name]
             await self._run("create", words, output, passed)
-            running = hold(int(pid_file.read_text()), self._reaper)
+            child = hold(int(pid_file.read_text()), self._reaper)
         try:
             await self._run("start", [self._name], output)
         except BaseException:
             self.kill()
-            os.close(running.pidfd)
-            self._reaper.release(running.pid)  # it is an orphan like any other now
+            os.close(child.pidfd)
+            self._reaper.release(child.pid)  # it is an orphan like any other now
             raise
-        return await settled(running, self._context, self._reaper)
+        return await settled(child, self._context, self._reaper)
 
     async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str], output: int = -1) -> int | None:
         """Run *command* in the container, as the service is; see ``Starter``."""
@@ -112,23 +112,23 @@ class Container(TaskStarter):
         self, command: list[str], seconds: float, environment: Mapping[str, str], output: int, unread: int = -1
     ) -> int | None:
         """Run *command* as ``execute`` does. *unread*: the other end of *output*, where nobody wants what it writes."""
-        running = await self._begin(command, environment, output)
+        child = await self._begin(command, environment, output)
         in_time = False
         try:
             async with trio.open_nursery() as nursery:
                 if unread >= 0:  # it must not wait for us
                     nursery.start_soon(collect, unread, bytearray(), 0)
                 with trio.move_on_after(seconds):
-                    await trio.lowlevel.wait_readable(running.pidfd)
+                    await trio.lowlevel.wait_readable(child.pidfd)
                     in_time = True
                 nursery.cancel_scope.cancel()
         finally:
-            code = await bury(running, partial(_kill_with_its_own, running), self._reaper)
+            code = await bury(child, partial(_kill_with_its_own, child), self._reaper)
         return code if in_time else None
 
-    async def _begin(self, command: list[str], environment: Mapping[str, str], output: int) -> Running:
+    async def _begin(self, command: list[str], environment: Mapping[str, str], output: int) -> Child:
         """Have crun execute *command* as the service's own process is executed; hold it."""
-        process = configuration(self._service, self._deployment, self._manifest, self._machine)["process"]
+        process = configuration(self._service, self._deployment, self._manifest, self._host)["process"]
         inside = {**environment, "MAINPID": "1"} if "MAINPID" in environment else environment
         process |= {"args": command, "env": process["env"] + [f"{name}={value}" for name, value in inside.items()]}
         number = next(self._commands)

@@ -31,7 +31,7 @@ class Secret(NamedTuple):
     source: str
 
 
-class Kept(Enum):
+class Storage(Enum):
     """In what secrets are kept; the worse, the later."""
 
     TMPFS = "tmpfs without swap"
@@ -39,7 +39,7 @@ class Kept(Enum):
     DIRECTORY = "a directory, as the mount was refused"
 
 
-def place(directory: str, secrets: Sequence[Secret], user: int, group: int) -> Kept:
+def place(directory: str, secrets: Sequence[Secret], user: int, group: int) -> Storage:
     """Give *secrets* to *user* and its main *group* in *directory*, which is made; return in what they are kept.
 
     What was there before is removed. Raises RefusedError for a source that is missing, or too large, or no file, and
@@ -53,7 +53,7 @@ def place(directory: str, secrets: Sequence[Secret], user: int, group: int) -> K
         for name, text in texts.items():
             _write(f"{directory}/{name}", text, user, group)
         _give(directory, user, group, 0o500)
-        if kept is not Kept.DIRECTORY:
+        if kept is not Storage.DIRECTORY:
             mounts.remount(directory, mounts.MS_BIND | mounts.MS_RDONLY | _FLAGS)
     except OSError as error:
         remove(directory)
@@ -70,16 +70,16 @@ def remove(directory: str) -> None:
     shutil.rmtree(directory)
 
 
-def _mount(directory: str, size: int, count: int) -> Kept:
+def _mount(directory: str, size: int, count: int) -> Storage:
     """Mount the best that this kernel has; fail only where a mount succeeded and is not what was asked for."""
     # Each file takes whole pages; the directory takes one inode too.
     options = f"mode=0700,size={size + (count + 1) * 4096},nr_inodes={count + 2},noswap"
-    for kept, kind, data in ((Kept.TMPFS, "tmpfs", options), (Kept.RAMFS, "ramfs", "mode=0700")):
+    for kept, kind, data in ((Storage.TMPFS, "tmpfs", options), (Storage.RAMFS, "ramfs", "mode=0700")):
         # noswap: Linux 6.4, and no tmpfs of a user namespace has it (tmpfs(5)); ramfs is never swapped.
         with contextlib.suppress(OSError):
             mounts.mount(kind, directory, kind, _FLAGS, data)
             return kept
-    return Kept.DIRECTORY
+    return Storage.DIRECTORY
 
 
 def _unmount(directory: str) -> None:

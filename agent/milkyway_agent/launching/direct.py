@@ -14,47 +14,47 @@ import trio
 from milkyway_agent.early.launcher import encoded
 from milkyway_agent.launching import credentials
 from milkyway_agent.launching.accounts import Account, busy_users, resolve
-from milkyway_agent.launching.child import Running, bury, kill_process_group
+from milkyway_agent.launching.child import Child, StartCallback, bury, kill_process_group
 from milkyway_agent.launching.control_groups import clear_group, kill_group
 from milkyway_agent.launching.credentials import Secret
-from milkyway_agent.launching.launcher_link import Launching
+from milkyway_agent.launching.launcher_link import LauncherLink
 from milkyway_agent.launching.places import Places
-from milkyway_agent.launching.service_arguments import plan_words
-from milkyway_agent.launching.starter import Abilities, Done, Spawn, Start
+from milkyway_agent.launching.service_arguments import arguments_for
+from milkyway_agent.launching.starter import Abilities, Spawn, Start
 from milkyway_agent.system import cgroups
 from milkyway_formats.service import Service
 
 NO_COMMANDS: dict[trio.Event, int] = {}  # one for all at rest; never changed, only replaced
 
 
-class Direct:
+class DirectStarter:
     """Starts one service through the launcher."""
 
     abilities = Abilities(listeners=True, execution=True, descriptors=True, commands=True, network=True)
-    __slots__ = ("_commands", "_launching", "_name", "_places", "_same", "_secrets", "_service", "_session", "cgroup")
+    __slots__ = ("_commands", "_link", "_name", "_places", "_same", "_secrets", "_service", "_session", "cgroup")
 
-    def __init__(self, name: str, service: Service, launching: Launching, places: Places) -> None:
+    def __init__(self, name: str, service: Service, link: LauncherLink, places: Places) -> None:
         self.cgroup = f"{places.groups}/{name}" if places.groups else ""
         self._name = name
         self._service = service
-        self._launching = launching
+        self._link = link
         self._places = places
         self._session = 0  # the leader's pid, for as long as it is not reaped: without a group, what can be killed
         self._commands = NO_COMMANDS  # what ``execute`` runs: set once it is reaped, to its pid (0: not known yet)
         self._secrets = ""  # where they are, while they are
         self._same = b""  # the words of each start, once known, where no start differs from another
 
-    def submit(self, start: Start, done: Done, spawn: Spawn) -> None:  # noqa: ARG002 (it needs no task)
+    def submit(self, start: Start, done: StartCallback, spawn: Spawn) -> None:  # noqa: ARG002 (it needs no task)
         """Start the service; see ``Starter``."""
         self._submit(start, partial(self._started, done))
 
-    def serve(self, start: Start, done: Done) -> None:
+    def serve(self, start: Start, done: StartCallback) -> None:
         """Start a process for one connection; see ``Starter``."""
         self._submit(start, done)
 
-    def _submit(self, start: Start, done: Done) -> None:
+    def _submit(self, start: Start, done: StartCallback) -> None:
         words = self._same if self._same and not start.environment else self._words(start)
-        self._launching.submit(words, {1: start.output, 2: start.output, **start.descriptors}, done)
+        self._link.submit(words, {1: start.output, 2: start.output, **start.descriptors}, done)
 
     def _words(self, start: Start) -> list[str] | bytes:
         account = self._account()
@@ -62,24 +62,24 @@ class Direct:
         if self._service.execution.credentials:
             self._place_secrets(account)
             environment[credentials.ENVIRONMENT] = self._secrets
-        words = plan_words(self._service, self._places, self.cgroup, account, environment, self._service.command)
+        words = arguments_for(self._service, self._places, self.cgroup, account, environment, self._service.command)
         execution = self._service.execution
         if start.environment or account or execution.credentials or execution.seccomp == "default":
             return words  # they depend on the moment, or on what must be made anew if it is gone
         self._same = encoded(words)
         return self._same
 
-    def _started(self, done: Done, outcome: Running | Exception) -> None:
-        if isinstance(outcome, Running):
+    def _started(self, done: StartCallback, outcome: Child | Exception) -> None:
+        if isinstance(outcome, Child):
             self._session = outcome.pid
         done(outcome)
 
     async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str], output: int = -1) -> int | None:
         """Run *command* as the service is; see ``Starter``."""
         told = trio.Event()
-        answers: list[Running | Exception] = []
+        answers: list[Child | Exception] = []
 
-        def answered(outcome: Running | Exception) -> None:
+        def answered(outcome: Child | Exception) -> None:
             answers.append(outcome)
             told.set()
 
@@ -87,8 +87,8 @@ class Direct:
         if self._secrets:
             variables[credentials.ENVIRONMENT] = self._secrets
         # It does not make the group: where that has been cleared away meanwhile, the command must not be started.
-        words = plan_words(self._service, self._places, self.cgroup, self._account(), variables, command, beside=True)
-        self._launching.submit(words, {1: output, 2: output} if output >= 0 else {}, answered)
+        words = arguments_for(self._service, self._places, self.cgroup, self._account(), variables, command, beside=True)
+        self._link.submit(words, {1: output, 2: output} if output >= 0 else {}, answered)
         gone = trio.Event()
         # From now on whoever clears up waits for it: it is under way, and may run already.
         self._commands = {**self._commands, gone: 0}
@@ -107,7 +107,7 @@ class Direct:
                     await trio.lowlevel.wait_readable(outcome.pidfd)
                     in_time = True
             finally:
-                ended = await bury(outcome, partial(kill_process_group, outcome.pid), self._launching.reaper)
+                ended = await bury(outcome, partial(kill_process_group, outcome.pid), self._link.reaper)
         finally:
             gone.set()
             self._commands = {event: pid for event, pid in self._commands.items() if event is not gone}
@@ -117,9 +117,9 @@ class Direct:
         """Start it by *words* from now on, by which it was started early: then no start of it differs from another."""
         self._same = words
 
-    def adopt(self, running: Running) -> None:
+    def adopt(self, child: Child) -> None:
         """Take over the main process; see ``Starter``."""
-        self._session = running.pid
+        self._session = child.pid
         if self._service.execution.credentials:
             self._secrets = self._place()
 

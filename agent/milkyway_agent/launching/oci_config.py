@@ -29,7 +29,7 @@ MASKED = (
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
-class Machine(NamedTuple):
+class Host(NamedTuple):
     """What of the machine shapes a container: its controllers, and whether there is SELinux."""
 
     controllers: frozenset[str]
@@ -60,7 +60,7 @@ def configuration(
     service: Service,
     deployment: Deployment,
     manifest: Manifest,
-    machine: Machine,
+    host: Host,
     *,
     notify: str | None = None,
     listeners: Sequence[str] = (),
@@ -99,10 +99,10 @@ def configuration(
         "maskedPaths": list(MASKED),
         "readonlyPaths": list(READ_ONLY),
     }
-    if files := group_files_of(service, machine.controllers):
+    if files := group_files_of(service, host.controllers):
         linux["resources"] = {"unified": files}
     scratch = ""
-    if machine.selinux:
+    if host.selinux:
         process["selinuxLabel"] = process_context(domain_of(deployment, service))
         scratch = object_context(type_name(deployment.id, deployment.generation, "scratch"))
     return {

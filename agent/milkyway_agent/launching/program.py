@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from milkyway_agent.launching.arguments import words_of
+from milkyway_agent.launching.arguments import arguments_of
 from milkyway_agent.system import cgroups
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Program(NamedTuple):
 def launch_command(program: Program, cgroup: str, notify: str | None, launch: str = LAUNCH) -> list[str]:
     """Return the words that have the static launcher make *program* what it should be, and execute it."""
     namespaces = [*(["mount"] if program.own_mounts else []), *(["network"] if program.empty_network else [])]
-    words = words_of(
+    words = arguments_of(
         program.command,
         cgroup=cgroup,
         context=program.context,

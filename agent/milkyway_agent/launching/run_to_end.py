@@ -20,27 +20,27 @@ async def run_to_end(starter: TaskStarter, reaper: Reaper, *, output_bytes: int 
     kept = bytearray()
     try:
         try:
-            running = await starter.start(writing, None)
+            child = await starter.start(writing, None)
         finally:
             os.close(writing)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(collect, reading, kept, output_bytes)
-                await trio.lowlevel.wait_readable(running.pidfd)
+                await trio.lowlevel.wait_readable(child.pidfd)
                 # What it left behind may hold the pipe open: it ends with the main process.
                 try:
                     starter.kill()
                 except OSError:  # clean_up tries again; what it writes until then is nobody's
                     nursery.cancel_scope.cancel()
         except BaseException:
-            end_now(running)
+            end_now(child)
             raise
         finally:
             with contextlib.suppress(OSError):
                 starter.kill()
             with trio.CancelScope(shield=True):
-                await trio.lowlevel.wait_readable(running.pidfd)
-                code = let_go(running, reaper)
+                await trio.lowlevel.wait_readable(child.pidfd)
+                code = let_go(child, reaper)
         return code, bytes(kept)
     finally:
         os.close(reading)

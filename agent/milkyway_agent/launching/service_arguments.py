@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 from milkyway_agent.core.group_files import group_files
 from milkyway_agent.launching.accounts import Account
-from milkyway_agent.launching.arguments import words_of
+from milkyway_agent.launching.arguments import arguments_of
 from milkyway_agent.launching.places import Places
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.service import Service
 
 
-def plan_words(
+def arguments_for(
     service: Service,
     places: Places | None,
     cgroup: str,
@@ -26,7 +26,7 @@ def plan_words(
     """
     execution = service.execution
     try:
-        return words_of(
+        return arguments_of(
             command,
             cgroup=cgroup,
             make_cgroup=bool(cgroup) and not beside,

@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 
-from milkyway_agent.launching.child import Running, hold, settled
+from milkyway_agent.launching.child import Child, hold, settled
 from milkyway_agent.launching.control_groups import clear_group, kill_group
 from milkyway_agent.launching.program import ENVIRONMENT, LAUNCH, Program, launch_command, make_group
 from milkyway_agent.launching.starter import NONE, Abilities, TaskStarter
@@ -12,7 +12,7 @@ from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.system import cgroups, processes
 
 
-class Launched(TaskStarter):
+class SpawnedStarter(TaskStarter):
     """Starts a CoreOS service through the static launcher, in a control group of its own."""
 
     abilities = Abilities()
@@ -23,7 +23,7 @@ class Launched(TaskStarter):
         self._reaper = reaper
         self._launch = launch
 
-    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Running:
+    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Child:
         """Start the program; return when it is in its own domain.
 
         What is left in its group, of a life that could not be cleared away, is cleared away first: none runs twice.

@@ -16,7 +16,7 @@ from typing import ClassVar, NamedTuple, Protocol
 
 import trio
 
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child, StartCallback
 from milkyway_formats.errors import UnavailableError
 
 START_SECONDS = 60.0
@@ -51,7 +51,6 @@ class Abilities(NamedTuple):
     network: bool = False
 
 
-Done = Callable[[Running | Exception], None]
 Spawn = Callable[..., None]  # runs a function that waits, with its arguments, as a task
 
 
@@ -66,7 +65,7 @@ class Starter(Protocol):
     def abilities(self) -> Abilities:
         """What it gives beside a process."""
 
-    def submit(self, start: Start, done: Done, spawn: Spawn) -> None:
+    def submit(self, start: Start, done: StartCallback, spawn: Spawn) -> None:
         """Start the service; *done* is called later with its process, claimed, or with the MilkyWayError or OSError.
 
         The descriptors of *start* are the caller's, and may be closed when this returns. *spawn* runs a task where the start
@@ -74,11 +73,11 @@ class Starter(Protocol):
         OSError, with everything it began taken back but what ``clean_up`` removes.
         """
 
-    def serve(self, start: Start, done: Done) -> None:
+    def serve(self, start: Start, done: StartCallback) -> None:
         """Start one more process of the service, for a connection; else as ``submit``. For those that give descriptors."""
 
-    def adopt(self, running: Running) -> None:
-        """Take *running*, which was started before there was this starter, for what ``submit`` started."""
+    def adopt(self, child: Child) -> None:
+        """Take *child*, which was started before there was this starter, for what ``submit`` started."""
 
     async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str], output: int = -1) -> int | None:
         """Run *command* beside the service's process; return its exit status, None when it was killed for taking longer.
@@ -107,7 +106,7 @@ class TaskStarter(ABC):
     abilities: ClassVar[Abilities]
 
     @abstractmethod
-    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Running:
+    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Child:
         """Start the service. *output*, *notify* and *listeners* are as in ``Start``. Raises as ``submit`` answers."""
 
     @abstractmethod
@@ -118,12 +117,12 @@ class TaskStarter(ABC):
     async def clean_up(self) -> None:
         """Undo ``start``. Idempotent."""
 
-    def submit(self, start: Start, done: Done, spawn: Spawn) -> None:
+    def submit(self, start: Start, done: StartCallback, spawn: Spawn) -> None:
         """Have a task start the service and call *done*."""
         spawn(self._answer, start._replace(output=fcntl.fcntl(start.output, fcntl.F_DUPFD_CLOEXEC)), done)
 
-    async def _answer(self, start: Start, done: Done) -> None:
-        outcome: Running | Exception
+    async def _answer(self, start: Start, done: StartCallback) -> None:
+        outcome: Child | Exception
         try:
             with trio.fail_after(START_SECONDS):
                 outcome = await self.start(start.output, start.notify, dict(start.listeners))
@@ -134,11 +133,11 @@ class TaskStarter(ABC):
         os.close(start.output)  # not when this was cut off: then it is begun anew, with the same pipe
         done(outcome)
 
-    def serve(self, start: Start, done: Done) -> None:  # noqa: ARG002 (see below)
+    def serve(self, start: Start, done: StartCallback) -> None:  # noqa: ARG002 (see below)
         """Refuse: it starts no process for a connection, and a definition that asks for one was refused."""
         raise UnavailableError("cannot serve a connection: its starter does not")
 
-    def adopt(self, running: Running) -> None:  # noqa: B027 (its processes are known by their group)
+    def adopt(self, child: Child) -> None:  # noqa: B027 (its processes are known by their group)
         """Do nothing."""
 
     async def execute(

@@ -30,7 +30,7 @@ from milkyway_agent.core.service_state import (
     judges_end,
     step,
 )
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.supervisor.definition import Definition, accepts
 from milkyway_agent.supervisor.dependents import RowsForOthers, losses
 from milkyway_agent.supervisor.inbox import Inbox
@@ -354,7 +354,7 @@ class Engine:
             return self._not_started(record, error)
         return None
 
-    def _started(self, record: ServiceRecord, outcome: Running | Exception) -> None:
+    def _started(self, record: ServiceRecord, outcome: Child | Exception) -> None:
         """Go on with what came of a start. Never raises: whoever tells has others to tell."""
         event = None
         try:
@@ -372,7 +372,7 @@ class Engine:
     def _attend(self, record: ServiceRecord, process: MainProcess) -> None:
         record.process = process
         record.times = record.times.with_process(self._clock.boottime_ms())
-        self._note("service_process_started", service=record.definition.name, pid=process.running.pid)
+        self._note("service_process_started", service=record.definition.name, pid=process.child.pid)
         self._organs.attend(record, process)
 
     def _not_started(self, record: ServiceRecord, error: Exception) -> Event:

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 from functools import partial
 
+from milkyway_agent.launching.child import StartCallback
 from milkyway_agent.log.log import Log
 from milkyway_agent.runtime.alarms import Alarm, Alarms
 from milkyway_agent.runtime.reaper import Reaper
@@ -13,7 +14,7 @@ from milkyway_agent.supervisor.activation.conditions import unmet
 from milkyway_agent.supervisor.activation.connections import Connections
 from milkyway_agent.supervisor.activation.triggers import Triggers
 from milkyway_agent.supervisor.definition import accepts
-from milkyway_agent.supervisor.organs import Reports, Started
+from milkyway_agent.supervisor.organs import Reports
 from milkyway_agent.supervisor.process.cleanup import Cleanup, clear
 from milkyway_agent.supervisor.process.commands import ServiceCommands
 from milkyway_agent.supervisor.process.health import HealthChecks
@@ -75,7 +76,7 @@ class LiveOrgans:
         """Open its listeners."""
         self.triggers.sockets.open(record)
 
-    def start(self, record: ServiceRecord, done: Started) -> None:
+    def start(self, record: ServiceRecord, done: StartCallback) -> None:
         """Have its starter start it."""
         self.io.start(record, self.triggers.sockets.handed_over(record), done)
 
@@ -87,21 +88,21 @@ class LiveOrgans:
 
     def attend(self, record: ServiceRecord, process: MainProcess) -> None:
         """Watch a process that has started."""
-        self._watch.add(process.running.pidfd, partial(self._ended, record, process))
+        self._watch.add(process.child.pidfd, partial(self._ended, record, process))
         self.io.attend(record, process)
 
     def attend_again(self, record: ServiceRecord, process: MainProcess, *, is_ready: bool) -> None:
         """Watch a process that a program before this one has started."""
-        self._reaper.claim(process.running.pid)
-        record.definition.starter.adopt(process.running)
-        self._watch.add(process.running.pidfd, partial(self._ended, record, process))
+        self._reaper.claim(process.child.pid)
+        record.definition.starter.adopt(process.child)
+        self._watch.add(process.child.pidfd, partial(self._ended, record, process))
         self.io.attend_again(record, process, is_ready=is_ready)
 
     # --- ending --------------------------------------------------------------------------------------------------------
 
     def _ended(self, record: ServiceRecord, process: MainProcess, _events: int) -> None:
         """Hear *process* out, and ask what its end is. For ``watch`` to call, once."""
-        self._watch.remove(process.running.pidfd)
+        self._watch.remove(process.child.pidfd)
         try:
             self.io.hear_out(record, process)
         except OSError as error:  # its end must not be missed for it
@@ -155,8 +156,8 @@ class LiveOrgans:
         self.output.close(record)
         if record.process is not None:
             self.io.close(record, record.process)
-            self._watch.remove(record.process.running.pidfd)
-            os.close(record.process.running.pidfd)
+            self._watch.remove(record.process.child.pidfd)
+            os.close(record.process.child.pidfd)
         self.connections.let_go(record)
         self.triggers.sockets.close(record)
 

@@ -8,11 +8,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from milkyway_agent.core.service_state import Event
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import StartCallback
 from milkyway_agent.runtime.alarms import Alarm
 from milkyway_agent.supervisor.service_record import MainProcess, Question, ServiceRecord
-
-Started = Callable[[Running | Exception], None]
 
 
 class Post(Protocol):
@@ -53,7 +51,7 @@ class Organs(Protocol):
     def open_listeners(self, record: ServiceRecord) -> None:
         """Open its listeners, if they are not. Raises MilkyWayError or OSError when one can't be; then none is."""
 
-    def start(self, record: ServiceRecord, done: Started) -> None:
+    def start(self, record: ServiceRecord, done: StartCallback) -> None:
         """Start its main process; *done* is told it, or why there is none. Raises MilkyWayError or OSError."""
 
     def last_words(self, record: ServiceRecord) -> str:

@@ -12,7 +12,7 @@ from milkyway_agent.core.explanation import Origin
 from milkyway_agent.core.restart import Starts
 from milkyway_agent.core.service_state import Effect, Event, Row, has_process
 from milkyway_agent.core.start_times import Times
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.runtime.alarms import Alarm
 from milkyway_agent.supervisor.definition import Definition
 from milkyway_agent.system import processes
@@ -34,10 +34,10 @@ class MainProcess:
     ``probing``: the alarm of its readiness probe; ``unready``: what that said last, while it is not ready.
     """
 
-    __slots__ = ("ended", "notify", "probing", "ready_pipe", "running", "unready")
+    __slots__ = ("child", "ended", "notify", "probing", "ready_pipe", "unready")
 
-    def __init__(self, running: Running) -> None:
-        self.running = running
+    def __init__(self, child: Child) -> None:
+        self.child = child
         self.ended = False
         self.notify = -1
         self.ready_pipe = -1
@@ -46,8 +46,8 @@ class MainProcess:
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it is still there."""
-        if not processes.has_ended(self.running.pidfd):
-            processes.pidfd_send_signal(self.running.pidfd, number)
+        if not processes.has_ended(self.child.pidfd):
+            processes.pidfd_send_signal(self.child.pidfd, number)
 
 
 class Question(Enum):

@@ -16,7 +16,7 @@ from milkyway_agent.core.restart import Starts
 from milkyway_agent.core.schedule import Past
 from milkyway_agent.core.service_state import Event, Row
 from milkyway_agent.core.start_times import Times
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.supervisor.live_organs import LiveOrgans
 from milkyway_agent.supervisor.service_record import MainProcess, ServiceRecord
 from milkyway_formats.codec import Document
@@ -126,8 +126,8 @@ def _keep(record: ServiceRecord, organs: LiveOrgans, now: float) -> KeptService:
     return KeptService(
         name=record.definition.name,
         row=record.row.label,
-        pid=process.running.pid if process else 0,
-        pidfd=process.running.pidfd if process else -1,
+        pid=process.child.pid if process else 0,
+        pidfd=process.child.pidfd if process else -1,
         notify=process.notify if process else -1,
         ready_pipe=process.ready_pipe if process else -1,
         streams=[KeptStream(descriptor=stream.descriptor, rest=stream.rest) for stream in organs.output.streams(record)],
@@ -137,9 +137,9 @@ def _keep(record: ServiceRecord, organs: LiveOrgans, now: float) -> KeptService:
             for entry in organs.notify.stored(record)
         ],
         connections=[
-            KeptConnection(listener=connection.listener, pid=connection.running.pid, pidfd=connection.running.pidfd)
+            KeptConnection(listener=connection.listener, pid=connection.child.pid, pidfd=connection.child.pidfd)
             for connection in organs.connections.serving(record)
-            if connection.running
+            if connection.child
         ],
         restarts=record.restarts,
         since_ms=record.since_ms,
@@ -167,5 +167,5 @@ def restore(record: ServiceRecord, kept: KeptService, now_ms: int) -> None:
     record.origin, record.times = kept.origin, kept.times
     record.awaits_permission = kept.awaits_permission
     if kept.pid:
-        process = record.process = MainProcess(Running(kept.pid, kept.pidfd))
+        process = record.process = MainProcess(Child(kept.pid, kept.pidfd))
         process.notify, process.ready_pipe = kept.notify, kept.ready_pipe

@@ -14,7 +14,7 @@ import trio
 from milkyway_agent.core.dependencies import Changes, Graph, changed
 from milkyway_agent.core.explanation import Origin, Seen, origins
 from milkyway_agent.core.service_state import Event, Row, has_process, satisfies
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.log.log import Log
 from milkyway_agent.runtime.alarms import Alarms
 from milkyway_agent.runtime.reaper import Reaper
@@ -123,12 +123,12 @@ class Supervisor:
 
     # --- taking over, and being taken over -------------------------------------------------------------------------------
 
-    def adopt(self, name: str, running: Running, output: int, writing: int = -1) -> None:
+    def adopt(self, name: str, child: Child, output: int, writing: int = -1) -> None:
         """Take a process that was started for a service before there was a supervisor; *output*: its pipe's reading end.
 
         *writing*: the other end, if that is kept for its next process.
         """
-        self._adoption.adopt(self._find(name), running, output, writing)
+        self._adoption.adopt(self._find(name), child, output, writing)
 
     async def wait_at_rest(self) -> None:
         """Return when no start and no clearing away is under way."""
@@ -438,7 +438,7 @@ class Supervisor:
             self._changed = trio.Event()
 
     def _status(self, record: ServiceRecord) -> ServiceStatus:
-        pid = record.process.running.pid if record.process else 0
+        pid = record.process.child.pid if record.process else 0
         context = ""
         if pid:
             try:

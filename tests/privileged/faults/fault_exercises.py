@@ -21,10 +21,10 @@ from milkyway_agent.deployments.layers import LayerPlane
 from milkyway_agent.deployments.policy import PolicyPlane
 from milkyway_agent.early import launcher
 from milkyway_agent.launching import direct
-from milkyway_agent.launching.launcher_link import Launching
+from milkyway_agent.launching.launcher_link import LauncherLink
 from milkyway_agent.launching.places import Places
 from milkyway_agent.launching.program import Program
-from milkyway_agent.launching.spawned import Launched
+from milkyway_agent.launching.spawned import SpawnedStarter
 from milkyway_agent.pid1 import agent, program_table
 from milkyway_agent.pid1.state import ServerState
 from milkyway_agent.supervisor.definition import Definition
@@ -58,7 +58,7 @@ class Exercises(agent.Agent):
         super().__init__(state)
         self.supervisor = state.supervisor
         self._numbers = count()
-        self._launching: Launching | None = None
+        self._link: LauncherLink | None = None
 
     async def exercise(self, what: str) -> None:
         """Do the exercise *what*."""
@@ -68,15 +68,15 @@ class Exercises(agent.Agent):
         """Supervise a service that is started as those of CoreOS are."""
         program_of = Program(tuple(service.command), environment=service.environment, limits=service.limits, **program)
         self.supervisor.add(
-            Definition(name, service, Launched(program_of, f"{program_table.GROUPS}/{name}", self.state.reaper))
+            Definition(name, service, SpawnedStarter(program_of, f"{program_table.GROUPS}/{name}", self.state.reaper))
         )
 
     def _add_direct(self, name: str, service: Service, *, socket_context: str = "") -> None:
         """Supervise a service that is started by the waiting launcher, as those of ``--supervise`` are."""
-        if self._launching is None:
-            self._launching = Launching(launcher.Launcher(), self.state.watch, self.state.alarms, self.state.reaper)
+        if self._link is None:
+            self._link = LauncherLink(launcher.Launcher(), self.state.watch, self.state.alarms, self.state.reaper)
         places = Places(program_table.GROUPS, Path("/run/milkyway"))
-        starter = direct.Direct(name, service, self._launching, places)
+        starter = direct.DirectStarter(name, service, self._link, places)
         self.supervisor.add(Definition(name, service, starter, socket_context=socket_context))
 
     def _name(self) -> str:

@@ -15,9 +15,9 @@ from milkyway_agent.core.effects import MakeGroup, MountStack, RunServices
 from milkyway_agent.core.uid_range import RANGE, first_uid
 from milkyway_agent.deployments.services import ServicePlane
 from milkyway_agent.deployments.stacks import StackPlane
-from milkyway_agent.launching.container import BUNDLES, CRUN_STATE, Container
+from milkyway_agent.launching.container import BUNDLES, CRUN_STATE, ContainerStarter
 from milkyway_agent.launching.control_groups import clear_group
-from milkyway_agent.launching.oci_config import Machine
+from milkyway_agent.launching.oci_config import Host
 from milkyway_agent.launching.program import make_group
 from milkyway_agent.supervisor.definition import Definition
 from milkyway_agent.system import mounts
@@ -52,11 +52,11 @@ class Site:
     def __init__(self, one: Supervised, crun: str) -> None:
         self.one = one
         self.crun = crun
-        self.machine = Machine(frozenset(), selinux=False)
+        self.host = Host(frozenset(), selinux=False)
 
     def add(self, service: Service, grants: tuple[Grant, ...] = ()) -> str:
         where = {"crun": self.crun, "cgroups_root": cgroup_root()}
-        starter = Container(service, deployment(*grants), MANIFEST, self.machine, self.one.reaper, **where)
+        starter = ContainerStarter(service, deployment(*grants), MANIFEST, self.host, self.one.reaper, **where)
         first = first_uid(ID)
         name = f"web/{service.name}"
         self.one.supervisor.add(Definition(name, service, starter, users=range(first, first + RANGE)))
@@ -275,7 +275,7 @@ async def test_the_service_plane_runs_a_deployments_services_and_takes_them_back
             manifest = msgspec.structs.replace(MANIFEST, services=list(services))
             return RunServices(deployment(), manifest)
 
-        plane = ServicePlane(supervisor, here.one.reaper, here.machine, crun=here.crun, cgroups_root=cgroup_root())
+        plane = ServicePlane(supervisor, here.one.reaper, here.host, crun=here.crun, cgroups_root=cgroup_root())
         await plane.do(run(fine, bad))
         assert supervisor.status_of("web/fine").state == "started"
         assert supervisor.status_of("web/bad").state != "started"

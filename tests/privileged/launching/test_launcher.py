@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from milkyway_agent.early.launcher import Launcher, NotStarted, Started, request
-from milkyway_agent.launching.arguments import words_of
+from milkyway_agent.launching.arguments import arguments_of
 from milkyway_agent.system import cgroups, processes
 from tests.privileged.supervisor.supervised import cgroup_root, launch
 
@@ -79,7 +79,7 @@ def said(launcher: Launcher, script: str, **options: Any) -> str:
     reading, writing = os.pipe2(os.O_CLOEXEC)
     with open(reading) as pipe:  # noqa: PTH123 (a descriptor)
         try:
-            child = start(launcher, words_of([SH, "-c", script], **options), {1: writing, 2: writing})
+            child = start(launcher, arguments_of([SH, "-c", script], **options), {1: writing, 2: writing})
         finally:
             os.close(writing)
         text = pipe.read()
@@ -93,7 +93,7 @@ def status_line(text: str, name: str) -> str:
 
 def test_a_child_is_ours_and_leads_a_session_of_its_own() -> None:
     with launching() as launcher:
-        child = start(launcher, words_of(["/bin/sleep", "1000"]))
+        child = start(launcher, arguments_of(["/bin/sleep", "1000"]))
         found = {one.pid: one for one in processes.processes()}[child.pid]
         assert (found.name, found.parent, os.getsid(child.pid)) == ("sleep", os.getpid(), child.pid)
         processes.pidfd_send_signal(child.pidfd, signal.SIGTERM)
@@ -134,16 +134,16 @@ def test_a_child_with_a_group_of_version_1_joins_it_by_itself() -> None:
 def test_a_file_that_a_group_must_have_and_one_that_it_may_have() -> None:
     with launching() as launcher, group() as path:
         assert said(launcher, "true", cgroup=path, make_cgroup=True, cgroup_files_if_there={"none.max": "1"}) == ""
-        words = words_of(["/bin/true"], cgroup=path, cgroup_files={"none.max": "1"})
+        words = arguments_of(["/bin/true"], cgroup=path, cgroup_files={"none.max": "1"})
         answer = refused(launcher, words)
         assert (answer.errno, answer.why) == (errno.ENOENT, f"cannot open {path}/none.max: No such file or directory")
-        words = words_of(["/bin/true"], cgroup=path, cgroup_files_if_there={"cgroup.max.depth": "deep"})
+        words = arguments_of(["/bin/true"], cgroup=path, cgroup_files_if_there={"cgroup.max.depth": "deep"})
         assert refused(launcher, words).why == f"cannot write to {path}/cgroup.max.depth: Invalid argument"
 
 
 def test_a_group_that_is_not_there_is_named() -> None:
     with launching() as launcher:
-        answer = refused(launcher, words_of(["/bin/true"], cgroup=f"{cgroup_root()}/milkyway-none"))
+        answer = refused(launcher, arguments_of(["/bin/true"], cgroup=f"{cgroup_root()}/milkyway-none"))
         assert answer.errno == errno.ENOENT
         assert answer.why == f"cannot open {cgroup_root()}/milkyway-none/cgroup.procs: No such file or directory"
 
@@ -159,7 +159,7 @@ def test_a_group_that_is_not_there_is_named() -> None:
 )
 def test_a_program_that_cannot_be_executed_is_told_precisely(command: str, number: int, why: str) -> None:
     with launching() as launcher:
-        answer = refused(launcher, words_of([command]))
+        answer = refused(launcher, arguments_of([command]))
         assert (answer.errno, answer.why) == (number, why)
         assert said(launcher, "echo and on") == "and on"
 
@@ -185,7 +185,7 @@ def test_a_program_that_cannot_be_executed_is_told_precisely(command: str, numbe
 )
 def test_what_is_asked_for_wrongly_is_refused_and_nothing_runs(option: list[str], why: str) -> None:
     with launching() as launcher:
-        words = words_of(["/bin/true"])
+        words = arguments_of(["/bin/true"])
         # the last has no argument to take
         assert refused(launcher, [*option, *words] if option != ["--user"] else option).why == why
         assert processes_of_ours() == {launcher.pid}
@@ -214,7 +214,7 @@ def test_descriptors_come_where_they_were_asked_for_even_crosswise() -> None:
     pipes = [os.pipe2(os.O_CLOEXEC) for _ in targets]
     with launching() as launcher:
         script = "for each in $0; do echo $each >/proc/self/fd/$each; done; ls /proc/self/fd >/proc/self/fd/255"
-        words = words_of([SH, "-c", script, " ".join(map(str, targets))])
+        words = arguments_of([SH, "-c", script, " ".join(map(str, targets))])
         child = start(launcher, words, {target: pipe[1] for target, pipe in zip(targets, pipes, strict=True)})
         assert ended(child) == 0
     texts = []
@@ -233,7 +233,7 @@ def test_signals_are_as_they_were_born() -> None:
     try:
         with launching() as launcher:
             reading, writing = os.pipe2(os.O_CLOEXEC)
-            child = start(launcher, words_of(["/bin/cat", "/proc/self/status"]), {1: writing})
+            child = start(launcher, arguments_of(["/bin/cat", "/proc/self/status"]), {1: writing})
             os.close(writing)
             with open(reading) as pipe:  # noqa: PTH123 (a descriptor)
                 text = pipe.read()
@@ -304,7 +304,7 @@ def test_a_child_has_the_namespaces_it_should_have() -> None:
 def test_a_child_learns_its_own_pid_where_it_listens() -> None:
     with launching() as launcher:
         reading, writing = os.pipe2(os.O_CLOEXEC)
-        words = words_of([SH, "-c", "echo $$ $LISTEN_PID $LISTEN_FDS"], listen_pid=True, environment={"LISTEN_FDS": "1"})
+        words = arguments_of([SH, "-c", "echo $$ $LISTEN_PID $LISTEN_FDS"], listen_pid=True, environment={"LISTEN_FDS": "1"})
         child = start(launcher, words, {1: writing, 3: reading})
         assert ended(child) == 0
         assert os.read(reading, 100).split() == [str(child.pid).encode(), str(child.pid).encode(), b"1"]
@@ -314,7 +314,7 @@ def test_a_child_learns_its_own_pid_where_it_listens() -> None:
 
 def test_children_outlive_the_launcher_and_the_next_start_has_another() -> None:
     with launching() as launcher:
-        child = start(launcher, words_of(["/bin/sleep", "1000"]))
+        child = start(launcher, arguments_of(["/bin/sleep", "1000"]))
         watched, first = launcher.fileno(), launcher.pid
         os.kill(first, signal.SIGKILL)
         assert select.select([launcher], [], [], 30)[0]
@@ -330,7 +330,7 @@ def test_a_launcher_killed_in_the_middle_answers_what_was_asked_of_it() -> None:
     with launching() as launcher:
         os.kill(launcher.pid, signal.SIGSTOP)
         for number in (1, 2, 3):
-            launcher.submit(number, words_of(["/bin/true"]), {})
+            launcher.submit(number, arguments_of(["/bin/true"]), {})
         os.kill(launcher.pid, signal.SIGKILL)
         got = answers(launcher)
         assert [(one.number, type(one)) for one in got] == [(1, NotStarted), (2, NotStarted), (3, NotStarted)]
@@ -342,7 +342,7 @@ def test_a_launcher_killed_in_the_middle_answers_what_was_asked_of_it() -> None:
 def test_requests_for_which_there_is_no_room_wait_their_turn() -> None:
     with launching() as launcher:
         os.kill(launcher.pid, signal.SIGSTOP)
-        words = words_of([SH, "-c", "exit 3", "x" * 100_000])
+        words = arguments_of([SH, "-c", "exit 3", "x" * 100_000])
         numbers = list(range(200))
         reading, writing = os.pipe2(os.O_CLOEXEC)
         for number in numbers:
@@ -359,9 +359,9 @@ def test_requests_for_which_there_is_no_room_wait_their_turn() -> None:
 def test_what_cannot_even_be_asked_for_is_said_at_once() -> None:
     with launching() as launcher:
         with pytest.raises(OSError, match="NUL"):
-            launcher.submit(1, words_of(["/bin/true", "a\0b"]), {})
+            launcher.submit(1, arguments_of(["/bin/true", "a\0b"]), {})
         with pytest.raises(OSError, match="Bad file descriptor"):
-            launcher.submit(1, words_of(["/bin/true"]), {1: 9999})
+            launcher.submit(1, arguments_of(["/bin/true"]), {1: 9999})
         assert launcher.pending == 0
     with pytest.raises(OSError, match="No such file"):
         Launcher("/none")
@@ -386,7 +386,7 @@ def test_a_thousand_starts_leave_no_zombie_and_no_descriptor() -> None:
         reading, writing = os.pipe2(os.O_CLOEXEC)
         for number in range(1000):
             command = ["/bin/true"] if number % 10 else ["/bin/none"]
-            launcher.submit(number, words_of(command, cgroup=path, make_cgroup=True), {1: writing, 2: writing})
+            launcher.submit(number, arguments_of(command, cgroup=path, make_cgroup=True), {1: writing, 2: writing})
         got = answers(launcher)
         assert [one.number for one in got] == list(range(1000))
         assert sum(isinstance(one, NotStarted) for one in got) == 100
@@ -401,8 +401,8 @@ def test_a_thousand_starts_leave_no_zombie_and_no_descriptor() -> None:
 def test_alone_it_becomes_the_program_or_says_why_not() -> None:
     reading, writing = os.pipe2(os.O_CLOEXEC)
     for words in (
-        words_of([SH, "-c", "echo $0 $A"], environment={"A": "1"}, nice=3),
-        words_of(["/none"]),
+        arguments_of([SH, "-c", "echo $0 $A"], environment={"A": "1"}, nice=3),
+        arguments_of(["/none"]),
         ["--pid-private", "--", "/bin/true"],
     ):
         pid = processes.spawn([launch(), *words], {}, {1: writing, 2: writing})

@@ -22,11 +22,11 @@ import trio
 from milkyway_agent.core.dependencies import Needs, needs_of
 from milkyway_agent.early.launcher import Launcher
 from milkyway_agent.launching.control_groups import clear_group
-from milkyway_agent.launching.direct import Direct
-from milkyway_agent.launching.launcher_link import Launching
+from milkyway_agent.launching.direct import DirectStarter
+from milkyway_agent.launching.launcher_link import LauncherLink
 from milkyway_agent.launching.places import Places
 from milkyway_agent.launching.program import Program, make_group
-from milkyway_agent.launching.spawned import Launched
+from milkyway_agent.launching.spawned import SpawnedStarter
 from milkyway_agent.log.log import Log
 from milkyway_agent.log.record import OUTPUT
 from milkyway_agent.runtime.alarms import Alarms
@@ -88,7 +88,7 @@ class Supervised:
         self.runtime = runtime
         self.launcher: Launcher | None = None
         self.patience = 60.0  # with it
-        self._launching: Launching | None = None
+        self._link: LauncherLink | None = None
         self.tell_address = str(told.getsockname())
         self.heard: list[Told] = []
         self._listening = trio.socket.from_stdlib_socket(told)
@@ -113,17 +113,17 @@ class Supervised:
             directory=service.working_directory,
             limits=service.limits,
         )
-        starter = Launched(program, cgroup, self.reaper, launch())
+        starter = SpawnedStarter(program, cgroup, self.reaper, launch())
         self.supervisor.add(Definition(service.name, service, starter, needs or Needs(), users))
         return cgroup
 
     def definition(self, service: Service, *, needs: Needs | None = None, grouped: bool = True) -> Definition:
         """Return *service* as one that the waiting launcher starts, in a control group or (not *grouped*) in none."""
-        if self._launching is None:
+        if self._link is None:
             self.launcher = Launcher(launch())
-            self._launching = Launching(self.launcher, self.watch, self.alarms, self.reaper, self.patience)
+            self._link = LauncherLink(self.launcher, self.watch, self.alarms, self.reaper, self.patience)
         places = Places(self.group if grouped else "", self.runtime)
-        starter = Direct(service.name, service, self._launching, places)
+        starter = DirectStarter(service.name, service, self._link, places)
         return Definition(service.name, service, starter, needs or Needs())
 
     def add_direct(self, *services: Service, grouped: bool = True) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.launching.program import Program
-from milkyway_agent.launching.spawned import Launched
+from milkyway_agent.launching.spawned import SpawnedStarter
 from milkyway_agent.launching.starter import NONE
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.supervisor.definition import Definition
@@ -21,7 +21,7 @@ UP = ["waiting", "starting", "started"]
 SLEEPS = ["/bin/sleep", "1000"]
 
 
-class HeldUp(Launched):
+class HeldUp(SpawnedStarter):
     """Starts its program when it is let, as one does whose group must be emptied first."""
 
     def __init__(self, program: Program, cgroup: str, reaper: Reaper) -> None:
@@ -29,7 +29,7 @@ class HeldUp(Launched):
         self.begun = trio.Event()
         self.may_go_on = trio.Event()
 
-    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Running:
+    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Child:
         self.begun.set()
         await self.may_go_on.wait()
         return await super().start(output, notify, listeners)

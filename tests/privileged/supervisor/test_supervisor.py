@@ -8,10 +8,10 @@ import pytest
 import trio
 
 from milkyway_agent.core.dependencies import Needs
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.launching.program import Program
 from milkyway_agent.launching.run_to_end import run_to_end
-from milkyway_agent.launching.spawned import Launched
+from milkyway_agent.launching.spawned import SpawnedStarter
 from milkyway_agent.launching.starter import NONE, Abilities, TaskStarter
 from milkyway_agent.supervisor.definition import Definition
 from milkyway_agent.system import cgroups, processes
@@ -278,7 +278,7 @@ class Broken(TaskStarter):
     abilities = Abilities()
     cgroup = "/nonexistent"
 
-    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Running:
+    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Child:
         raise ZeroDivisionError
 
     def kill(self) -> None:
@@ -330,7 +330,7 @@ async def test_a_helper_runs_to_its_end_with_what_it_was_given() -> None:
         os.write(writing, b"from PID 1")
         os.close(writing)
         program = Program(("/bin/sh", "-c", "cat <&5; id -u; exit 3"), user=4711, descriptors=lambda: {5: reading})
-        starter = Launched(program, f"{one.group}/helper", one.reaper, launch())
+        starter = SpawnedStarter(program, f"{one.group}/helper", one.reaper, launch())
         assert await run_to_end(starter, one.reaper) == (3, b"from PID 14711\n")
         assert not Path(starter.cgroup).exists()
 

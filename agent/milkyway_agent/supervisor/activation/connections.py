@@ -13,7 +13,7 @@ from functools import partial
 
 import trio
 
-from milkyway_agent.launching.child import Running, kill_process_group, let_go
+from milkyway_agent.launching.child import Child, kill_process_group, let_go
 from milkyway_agent.launching.listeners import Connection
 from milkyway_agent.launching.starter import Start
 from milkyway_agent.runtime.reaper import Reaper
@@ -28,18 +28,18 @@ BURY_SECONDS = 10.0
 
 
 class ConnectionProcess:
-    """One connection's process. ``running``: None while its start is under way."""
+    """One connection's process. ``child``: None while its start is under way."""
 
-    __slots__ = ("listener", "running")
+    __slots__ = ("child", "listener")
 
     def __init__(self, listener: str) -> None:
         self.listener = listener
-        self.running: Running | None = None
+        self.child: Child | None = None
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to it, if it is there."""
-        if self.running is not None and not processes.has_ended(self.running.pidfd):
-            processes.pidfd_send_signal(self.running.pidfd, number)
+        if self.child is not None and not processes.has_ended(self.child.pidfd):
+            processes.pidfd_send_signal(self.child.pidfd, number)
 
 
 class Connections:
@@ -90,16 +90,16 @@ class Connections:
 
     async def wait_answered(self) -> None:
         """Return when no connection's start is under way."""
-        while any(process.running is None for found in self._processes.values() for process in found):
+        while any(process.child is None for found in self._processes.values() for process in found):
             self._answered = trio.Event()
             await self._answered.wait()
 
-    def adopt(self, record: ServiceRecord, listener: str, running: Running) -> None:
+    def adopt(self, record: ServiceRecord, listener: str, child: Child) -> None:
         """Take over a process that an agent before us started for a connection to *listener*."""
         process = ConnectionProcess(listener)
         self._processes.setdefault(record, []).append(process)
-        self._reaper.claim(running.pid)
-        self._hold(record, process, running)
+        self._reaper.claim(child.pid)
+        self._hold(record, process, child)
 
     async def end(self, record: ServiceRecord) -> None:
         """End all of the service's connections: ask, wait as long as it may take to stop, kill; clear away what is left."""
@@ -127,21 +127,21 @@ class Connections:
     def let_go(self, record: ServiceRecord) -> None:
         """Close every descriptor of the service's connections; their processes go on without us."""
         for process in self._processes.pop(record, ()):
-            if process.running is not None:
-                self._watch.remove(process.running.pidfd)
-                os.close(process.running.pidfd)
-                self._reaper.release(process.running.pid)
+            if process.child is not None:
+                self._watch.remove(process.child.pidfd)
+                os.close(process.child.pidfd)
+                self._reaper.release(process.child.pid)
 
     async def _wait_empty(self, record: ServiceRecord, empty: trio.Event) -> None:
         if record in self._processes:
             await empty.wait()
 
-    def _started(self, record: ServiceRecord, process: ConnectionProcess, outcome: Running | Exception) -> None:
+    def _started(self, record: ServiceRecord, process: ConnectionProcess, outcome: Child | Exception) -> None:
         if process not in self._processes.get(record, ()):
-            if isinstance(outcome, Running):  # it was let go of meanwhile
+            if isinstance(outcome, Child):  # it was let go of meanwhile
                 os.close(outcome.pidfd)
                 self._reaper.release(outcome.pid)
-        elif isinstance(outcome, Running):
+        elif isinstance(outcome, Child):
             self._hold(record, process, outcome)
             if record in self._ending:
                 process.signal(signal.Signals[f"SIG{record.definition.service.stop.signal}"])
@@ -150,24 +150,24 @@ class Connections:
             self._remove(record, process)
         self._answered.set()
 
-    def _hold(self, record: ServiceRecord, process: ConnectionProcess, running: Running) -> None:
-        process.running = running
-        self._note("connection_process_started", service=record.definition.name, pid=running.pid)
+    def _hold(self, record: ServiceRecord, process: ConnectionProcess, child: Child) -> None:
+        process.child = child
+        self._note("connection_process_started", service=record.definition.name, pid=child.pid)
         try:
-            self._watch.add(running.pidfd, lambda _: self._ended(record, process, running))
+            self._watch.add(child.pidfd, lambda _: self._ended(record, process, child))
         except OSError as error:  # what can't be watched must not run
             self._note("connection_not_served", service=record.definition.name, why=str(error))
             process.signal(signal.SIGKILL)
-            os.close(running.pidfd)
-            self._reaper.release(running.pid)
+            os.close(child.pidfd)
+            self._reaper.release(child.pid)
             self._remove(record, process)
 
-    def _ended(self, record: ServiceRecord, process: ConnectionProcess, running: Running) -> None:
-        self._watch.remove(running.pidfd)
+    def _ended(self, record: ServiceRecord, process: ConnectionProcess, child: Child) -> None:
+        self._watch.remove(child.pidfd)
         if not record.definition.starter.cgroup:
-            kill_process_group(running.pid)  # what it leaves; once it is reaped, its number may be another's
-        code = let_go(running, self._reaper)
-        self._note("connection_process_ended", service=record.definition.name, pid=running.pid, code=code)
+            kill_process_group(child.pid)  # what it leaves; once it is reaped, its number may be another's
+        code = let_go(child, self._reaper)
+        self._note("connection_process_ended", service=record.definition.name, pid=child.pid, code=code)
         self._remove(record, process)
 
     def _remove(self, record: ServiceRecord, process: ConnectionProcess) -> None:

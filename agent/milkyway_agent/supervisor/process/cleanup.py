@@ -35,7 +35,7 @@ class Cleanup:
     def bury(self, record: ServiceRecord, process: MainProcess) -> int:
         """Reap *process*, which has ended, and close what was open for it; see ``Organs.bury``."""
         record.definition.starter.ended()
-        code = let_go(process.running, self._reaper)
+        code = let_go(process.child, self._reaper)
         self._io.close(record, process)
         return code
 
@@ -60,14 +60,14 @@ class Cleanup:
         if scope.cancelled_caught:
             self._note("cleaning_up_failed", service=name, error=f"not done within {BURY_SECONDS:g} s")
         if alive is not None:  # it does not die; when it does, it is an orphan like any other
-            self._reaper.release(alive.running.pid)
-            os.close(alive.running.pidfd)
+            self._reaper.release(alive.child.pid)
+            os.close(alive.child.pidfd)
             self._io.close(record, alive)
         done()
 
     async def _end(self, record: ServiceRecord, process: MainProcess) -> None:
-        self._watch.remove(process.running.pidfd)
+        self._watch.remove(process.child.pidfd)
         record.definition.starter.kill()
         process.signal(signal.SIGKILL)
-        await trio.lowlevel.wait_readable(process.running.pidfd)
+        await trio.lowlevel.wait_readable(process.child.pidfd)
         self.bury(record, process)

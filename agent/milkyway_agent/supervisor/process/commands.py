@@ -10,7 +10,7 @@ from collections.abc import Callable
 import trio
 
 from milkyway_agent.log.log import Log
-from milkyway_agent.log.service_output import carry_lines
+from milkyway_agent.log.service_output import log_lines
 from milkyway_agent.supervisor.service_record import MainProcess, ServiceRecord
 from milkyway_formats.errors import MilkyWayError
 
@@ -113,7 +113,7 @@ class ServiceCommands:
 
     async def _carry(self, record: ServiceRecord, reading: int) -> None:
         try:
-            await carry_lines(reading, record.definition.name, self._log)
+            await log_lines(reading, record.definition.name, self._log)
         except Exception:  # not when it is cancelled: then it is begun anew, with the same pipe
             os.close(reading)
             raise
@@ -122,7 +122,7 @@ class ServiceCommands:
 
 def environment_for_commands(record: ServiceRecord) -> dict[str, str]:
     """Return the variables for a command that is run beside the service: it has none of its descriptors."""
-    return {"MAINPID": str(record.process.running.pid)} if record.process else {}
+    return {"MAINPID": str(record.process.child.pid)} if record.process else {}
 
 
 def _is_over(record: ServiceRecord, process: MainProcess) -> bool:

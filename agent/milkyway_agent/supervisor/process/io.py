@@ -10,7 +10,8 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 
 from milkyway_agent.launching import listeners as listener_sockets
-from milkyway_agent.launching.starter import Done, Start
+from milkyway_agent.launching.child import StartCallback
+from milkyway_agent.launching.starter import Start
 from milkyway_agent.supervisor.definition import FIRST_LISTENER
 from milkyway_agent.supervisor.process.notify import NotifySockets, has_notify
 from milkyway_agent.supervisor.process.output_pipes import OutputPipes
@@ -34,7 +35,7 @@ class StartIO:
         self._spawn = spawn
         self._opened: dict[ServiceRecord, tuple[socket.socket | None, int]] = {}  # while its start is under way
 
-    def start(self, record: ServiceRecord, listeners: Listeners, done: Done) -> None:
+    def start(self, record: ServiceRecord, listeners: Listeners, done: StartCallback) -> None:
         """Open what the service needs and have its starter start it. Raises MilkyWayError or OSError, having undone it."""
         service, starter = record.definition.service, record.definition.starter
         stored = self._notify.stored(record)

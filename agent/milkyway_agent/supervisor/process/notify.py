@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from milkyway_agent.core.service_state import Event
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.launching.starter import notify_path
 from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.supervisor.fd_store import FdStore, Stored
@@ -84,7 +84,7 @@ class NotifySockets:
             os.unlink(notify_path(self._directory, record.definition.name))
 
     def _came(self, record: ServiceRecord, process: MainProcess, _events: int) -> None:
-        belongs = belongs_to(process.running, record.definition.starter.cgroup)
+        belongs = belongs_to(process.child, record.definition.starter.cgroup)
         with sockets.borrowed(process.notify) as opened:
             for _ in range(MESSAGES_AT_ONCE):
                 message = sockets.receive_notify(opened)
@@ -163,18 +163,18 @@ def has_notify(service: Service) -> bool:
     return bool(isinstance(service.readiness, ReadyByNotify) or service.watchdog_ms or service.stored_descriptors)
 
 
-def belongs_to(running: Running, cgroup: str) -> Callable[[int], bool]:
+def belongs_to(child: Child, cgroup: str) -> Callable[[int], bool]:
     """Return a test of whether a process is the service's: its main process, or one in its control group.
 
     Where it has no group ("") of its own: one in the session that its main process leads.
     """
 
     def belongs(pid: int) -> bool:
-        if pid == running.pid:
+        if pid == child.pid:
             return True
         try:
             if not cgroup:
-                return os.getsid(pid) == running.pid
+                return os.getsid(pid) == child.pid
             own = cgroups.of_process(pid)
         except OSError:
             return False  # it has ended, and can't be told any more

@@ -52,7 +52,7 @@ class OutputPipes:
         It is when nobody has called ``give_up`` since: then nothing is left of the last process that could write.
         """
         writing = self._writing.get(record, -1)
-        if writing >= 0 and self._streams[record][-1].begin_anew(trio.current_time()):
+        if writing >= 0 and self._streams[record][-1].begin_run(trio.current_time()):
             # All of its flags: what a program makes of its standard output is so for all who share the description.
             fcntl.fcntl(writing, fcntl.F_SETFL, 0)
             return writing

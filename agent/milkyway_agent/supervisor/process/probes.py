@@ -36,7 +36,7 @@ async def probe(record: ServiceRecord, process: MainProcess, asked: Probe, secon
 
 def is_listening(record: ServiceRecord, process: MainProcess, port: int) -> bool:
     """Tell whether one of the service's users listens: the kernel's table is read, so the service sees no client."""
-    users = processes.listening_users(process.running.pid, port)
+    users = processes.listening_users(process.child.pid, port)
     allowed = record.definition.users
     return bool(users) and (allowed is None or any(user in allowed for user in users))
 

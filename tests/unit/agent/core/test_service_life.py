@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milkyway_agent.core.service_state import TABLE, Event, Row, Step
+from milkyway_agent.core.service_state import TABLE, Event, Row, Transition
 from milkyway_formats.listener import Listener, Tcp
 from milkyway_formats.service import ReadyByNotify, Restart, Service, Stop
 from tests.fakes.service_lives import live
@@ -96,12 +96,12 @@ def test_a_bundle_is_up_when_its_parts_are_and_dissolves_with_one_of_them() -> N
 @pytest.mark.parametrize(
     ("pair", "wrong", "said"),
     [
-        ((Row.STARTED, Event.UNWANTED), Step(Row.IDLE), "web has a process in"),
-        ((Row.WAITING, Event.UNWANTED), Step(Row.WAITING), "web is wanted: False in"),
-        ((Row.STARTED, Event.GAVE_UP), Step(Row.FAILED), "web is checked: True in"),
+        ((Row.STARTED, Event.UNWANTED), Transition(Row.IDLE), "web has a process in"),
+        ((Row.WAITING, Event.UNWANTED), Transition(Row.WAITING), "web is wanted: False in"),
+        ((Row.STARTED, Event.GAVE_UP), Transition(Row.FAILED), "web is checked: True in"),
     ],
 )
-def test_the_world_refuses_a_wrong_table(pair: tuple[Row, Event], wrong: Step, said: str) -> None:
+def test_the_world_refuses_a_wrong_table(pair: tuple[Row, Event], wrong: Transition, said: str) -> None:
     right = TABLE[pair]
     TABLE[pair] = wrong
     try:

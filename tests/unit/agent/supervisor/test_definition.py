@@ -2,9 +2,9 @@
 
 import pytest
 
-from milkyway_agent.launching.direct import Direct
+from milkyway_agent.launching.direct import DirectStarter
 from milkyway_agent.launching.program import Program
-from milkyway_agent.launching.spawned import Launched
+from milkyway_agent.launching.spawned import SpawnedStarter
 from milkyway_agent.log.log import Log
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.supervisor.definition import Definition, check
@@ -42,11 +42,11 @@ COMMAND = ["/bin/true"]
 )
 def test_what_contradicts_itself_is_refused(service: Service, why: str) -> None:
     with pytest.raises(RefusedError, match=why):
-        check(Definition("a", service, Direct.__new__(Direct)))
+        check(Definition("a", service, DirectStarter.__new__(DirectStarter)))
 
 
 def test_a_starter_that_gives_no_descriptors_is_asked_for_none() -> None:
     log = Log(lambda: 0)
-    starter = Launched(Program(("/bin/true",)), "/nowhere", Reaper(log))
+    starter = SpawnedStarter(Program(("/bin/true",)), "/nowhere", Reaper(log))
     with pytest.raises(RefusedError, match="its starter gives it no listeners"):
         check(Definition("a", Service(name="a", command=COMMAND, listeners=[ONE]), starter))
