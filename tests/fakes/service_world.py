@@ -270,7 +270,11 @@ class World:
     def check(self) -> None:
         """Raise AssertionError unless every law was kept, every process is owned, and every row has what belongs to it."""
         assert not self.broken, self.broken[0]
-        owned = {one.process for one in self.inhabitants.values() if one.process is not None and one.process.code is None}
+        owned = {
+            inhabitant.process
+            for inhabitant in self.inhabitants.values()
+            if inhabitant.process is not None and inhabitant.process.code is None
+        }
         assert owned == self.alive, "a process is lost"
         for inhabitant in self.inhabitants.values():
             if not inhabitant.record.busy:

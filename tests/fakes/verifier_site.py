@@ -183,9 +183,9 @@ def deployment(*layers: MadeLayer, generation: int = 1, **changes: object) -> De
 
 def to_pid1(outgoing: list[Outgoing], kind: type[MessageT]) -> list[MessageT]:
     """Return the messages of *kind* for PID 1."""
-    return [one.message for one in outgoing if isinstance(one, ToPid1) and isinstance(one.message, kind)]
+    return [message.message for message in outgoing if isinstance(message, ToPid1) and isinstance(message.message, kind)]
 
 
 def for_uplink(outgoing: list[Outgoing], kind: type[MessageT]) -> list[MessageT]:
     """Return the messages of *kind* for the uplink."""
-    return [one.message for one in outgoing if isinstance(one, ForUplink) and isinstance(one.message, kind)]
+    return [message.message for message in outgoing if isinstance(message, ForUplink) and isinstance(message.message, kind)]

@@ -49,17 +49,17 @@ def deployment(*grants: Grant) -> Deployment:
 class Site:
     """A deployment whose stack is this machine's own root under an empty layer."""
 
-    def __init__(self, one: Supervised, crun: str) -> None:
-        self.one = one
+    def __init__(self, harness: Supervised, crun: str) -> None:
+        self.harness = harness
         self.crun = crun
         self.host = Host(frozenset(), selinux=False)
 
     def add(self, service: Service, grants: tuple[Grant, ...] = ()) -> str:
         where = {"crun": self.crun, "cgroups_root": cgroup_root()}
-        starter = ContainerStarter(service, deployment(*grants), MANIFEST, self.host, self.one.reaper, **where)
+        starter = ContainerStarter(service, deployment(*grants), MANIFEST, self.host, self.harness.reaper, **where)
         first = first_uid(ID)
         name = f"web/{service.name}"
-        self.one.supervisor.add(Definition(name, service, starter, users=range(first, first + RANGE)))
+        self.harness.supervisor.add(Definition(name, service, starter, users=range(first, first + RANGE)))
         return name
 
     async def output_of(self, script: str, grants: tuple[Grant, ...] = (), **fields: object) -> list[str]:
@@ -74,12 +74,12 @@ class Site:
             **fields,  # type: ignore[arg-type] # as msgspec takes them
         )
         name = self.add(service, grants)
-        self.one.supervisor.start(name)
+        self.harness.supervisor.start(name)
         with trio.fail_after(20):
-            state = await self.one.supervisor.wait_state(name, "started", "failed")
-        assert state == "started", (self.one.supervisor.status_of(name).reason, self.one.lines(name))
-        await self.one.line(name, "end")
-        return self.one.lines(name)[:-1]
+            state = await self.harness.supervisor.wait_state(name, "started", "failed")
+        assert state == "started", (self.harness.supervisor.status_of(name).reason, self.harness.lines(name))
+        await self.harness.line(name, "end")
+        return self.harness.lines(name)[:-1]
 
 
 @asynccontextmanager
@@ -97,8 +97,8 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     make_group(f"{parent}/{MakeGroup(ID).deployment}")
     try:
         await plane.do(effect)
-        async with supervised() as one:
-            yield Site(one, str(crun))
+        async with supervised() as harness:
+            yield Site(harness, str(crun))
     finally:
         await plane.undo(effect)
         await clear_group(f"{parent}/{ID}")
@@ -186,7 +186,7 @@ async def test_a_longrun_is_adopted_watched_and_stopped_without_trace(tmp_path: 
             stop=Stop(timeout_ms=50),  # as PID 1 of its namespace it is deaf to what it has no handler for
         )
         name = here.add(service)
-        supervisor = here.one.supervisor
+        supervisor = here.harness.supervisor
         supervisor.start(name)
         with trio.fail_after(20):
             assert await supervisor.wait_state(name, "started", "failed") == "started"
@@ -215,18 +215,18 @@ async def test_a_start_that_was_cut_off_after_the_container_was_made_is_begun_ag
             first, rest = CRUN.split("\n", 1)
             Path(here.crun).write_text(first + CRUN_ONCE_STUCK.format(tmp_path) + rest)
             name = here.add(Service(name="server", command=["/bin/sleep", "1000"], stop=Stop(timeout_ms=50)))
-            here.one.supervisor.start(name)
+            here.harness.supervisor.start(name)
             await asked()
             before = _pid_of_container()
-            await here.one.begin_again(nursery)
+            await here.harness.begin_again(nursery)
             with trio.fail_after(20):
-                await here.one.supervisor.wait_state(name, "started", "failed")
-            assert here.one.path(name) == ["waiting", "starting", "started"]
-            assert here.one.supervisor.status_of(name).pid == _pid_of_container() != before
+                await here.harness.supervisor.wait_state(name, "started", "failed")
+            assert here.harness.path(name) == ["waiting", "starting", "started"]
+            assert here.harness.supervisor.status_of(name).pid == _pid_of_container() != before
             with trio.fail_after(10):  # it is an orphan like any other, which have their grace
                 while Path(f"/proc/{before}").exists():
                     await trio.lowlevel.checkpoint()
-            await here.one.supervisor.stop(name)
+            await here.harness.supervisor.stop(name)
             assert os.listdir(CRUN_STATE) == []
             assert os.listdir(BUNDLES) == []
             nursery.cancel_scope.cancel()
@@ -248,18 +248,18 @@ async def test_sd_notify_reaches_out_of_the_container(tmp_path: Path) -> None:
                 stop=Stop(timeout_ms=50),
             )
         )
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(20):
-            assert await here.one.supervisor.wait_state(name, "started", "failed") == "started"
+            assert await here.harness.supervisor.wait_state(name, "started", "failed") == "started"
 
 
 async def test_a_program_that_is_not_there_fails_with_crun_s_own_words(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
         name = here.add(Service(name="none", command=["/nonexistent"], restart=Restart(when="never")))
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(20):
-            await here.one.supervisor.wait_state(name, "failed")
-        reason = here.one.supervisor.status_of(name).reason
+            await here.harness.supervisor.wait_state(name, "failed")
+        reason = here.harness.supervisor.status_of(name).reason
         assert reason.startswith("cannot create the container: crun ended with 1 (")
         assert "/nonexistent" in reason
         assert os.listdir(CRUN_STATE) == []
@@ -269,13 +269,13 @@ async def test_the_service_plane_runs_a_deployments_services_and_takes_them_back
     async with site(tmp_path) as here:
         fine = Service(name="fine", command=["/bin/sleep", "1000"], stop=Stop(timeout_ms=50))
         bad = Service(name="bad", command=["/bin/false"], readiness=ReadyByTcp(port=1), restart=Restart(delay_ms=1))
-        supervisor = here.one.supervisor
+        supervisor = here.harness.supervisor
 
         def run(*services: Service) -> RunServices:
             manifest = msgspec.structs.replace(MANIFEST, services=list(services))
             return RunServices(deployment(), manifest)
 
-        plane = ServicePlane(supervisor, here.one.reaper, here.host, crun=here.crun, cgroups_root=cgroup_root())
+        plane = ServicePlane(supervisor, here.harness.reaper, here.host, crun=here.crun, cgroups_root=cgroup_root())
         await plane.do(run(fine, bad))
         assert supervisor.status_of("web/fine").state == "started"
         assert supervisor.status_of("web/bad").state != "started"

@@ -36,10 +36,10 @@ async def test_a_probe_is_run_as_the_service_is_until_it_is_well(tmp_path: Path)
             stop=QUICK,
         )
         name = here.add(service)
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(30):
-            assert await here.one.supervisor.wait_state(name, "started", "failed") == "started"
-        await here.one.supervisor.stop(name)
+            assert await here.harness.supervisor.wait_state(name, "started", "failed") == "started"
+        await here.harness.supervisor.stop(name)
         assert os.listdir(CRUN_STATE) == []
         assert os.listdir(BUNDLES) == []
 
@@ -49,14 +49,14 @@ async def test_who_is_unwell_is_started_again_and_a_probe_that_hangs_is_killed(t
         health = Health(probe=ExecProbe(command=shell("sleep 1000 & sleep 1000")), interval_ms=10, timeout_ms=50, failures=2)
         service = Service(name="server", command=["/bin/sleep", "1000"], health=health, restart=Restart(delay_ms=1), stop=QUICK)
         name = here.add(service)
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(30):
-            while here.one.supervisor.status_of(name).restarts < 1:
-                await here.one.event("service_unwell")
+            while here.harness.supervisor.status_of(name).restarts < 1:
+                await here.harness.event("service_unwell")
                 await trio.lowlevel.checkpoint()
-            await here.one.supervisor.wait_state(name, "started")
-        assert "its probe took longer than 0.05 s" in str([one.facts for one in here.one.log.ring.records])
-        await here.one.supervisor.stop(name)
+            await here.harness.supervisor.wait_state(name, "started")
+        assert "its probe took longer than 0.05 s" in str([record.facts for record in here.harness.log.ring.records])
+        await here.harness.supervisor.stop(name)
         assert os.listdir(CRUN_STATE) == []
 
 
@@ -72,16 +72,16 @@ async def test_a_command_has_it_read_its_configuration_and_another_stops_it(tmp_
             stop=Stop(command=shell("kill -USR1 $MAINPID"), timeout_ms=20_000),
         )
         name = here.add(service)
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(30):
-            await here.one.supervisor.wait_state(name, "started")
-            await here.one.line(name, "begun")
-            await here.one.supervisor.reload(name)
-            await here.one.line(name, "new")
-            await here.one.line(name, "asked to")
-            await here.one.supervisor.stop(name)
-        assert here.one.lines(name)[-1] == "told"
-        assert "service_killed" not in here.one.log.ring.events()
+            await here.harness.supervisor.wait_state(name, "started")
+            await here.harness.line(name, "begun")
+            await here.harness.supervisor.reload(name)
+            await here.harness.line(name, "new")
+            await here.harness.line(name, "asked to")
+            await here.harness.supervisor.stop(name)
+        assert here.harness.lines(name)[-1] == "told"
+        assert "service_killed" not in here.harness.log.ring.events()
         assert os.listdir(BUNDLES) == []
 
 
@@ -89,24 +89,24 @@ async def test_a_command_may_write_more_than_a_pipe_takes_and_reads_nothing(tmp_
     async with site(tmp_path) as here:
         asks = ReadyByProbe(probe=ExecProbe(command=shell("head -c 1000000 /dev/zero; test -z $(cat)")), interval_ms=1000)
         name = here.add(Service(name="server", command=["/bin/sleep", "1000"], readiness=asks, stop=QUICK))
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(30):
-            assert await here.one.supervisor.wait_state(name, "started", "failed") == "started"
-        await here.one.supervisor.stop(name)
+            assert await here.harness.supervisor.wait_state(name, "started", "failed") == "started"
+        await here.harness.supervisor.stop(name)
 
 
 async def test_a_command_that_is_not_there_is_noted_and_changes_nothing(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
         service = Service(name="server", command=["/bin/sleep", "1000"], reload=Reload(command=["/no/such"]), stop=QUICK)
         name = here.add(service)
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(30):
-            await here.one.supervisor.wait_state(name, "started")
+            await here.harness.supervisor.wait_state(name, "started")
             with pytest.raises(UnavailableError, match="its command failed: cannot exec the container: crun ended with"):
-                await here.one.supervisor.reload(name)
-            await here.one.event("service_reload_command_failed")
-        assert here.one.supervisor.status_of(name).state == "started"
-        await here.one.supervisor.stop(name)
+                await here.harness.supervisor.reload(name)
+            await here.harness.event("service_reload_command_failed")
+        assert here.harness.supervisor.status_of(name).state == "started"
+        await here.harness.supervisor.stop(name)
 
 
 WATCHED = (
@@ -126,12 +126,12 @@ async def test_whose_watchdog_hears_nothing_is_started_again(tmp_path: Path) -> 
             stop=QUICK,
         )
         name = here.add(service)
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(30):
-            await here.one.event("service_hung")
-            await here.one.supervisor.wait_state(name, "stopped", "starting")
-            await here.one.supervisor.wait_state(name, "started")
-        await here.one.supervisor.stop(name)
+            await here.harness.event("service_hung")
+            await here.harness.supervisor.wait_state(name, "stopped", "starting")
+            await here.harness.supervisor.wait_state(name, "started")
+        await here.harness.supervisor.stop(name)
 
 
 async def test_a_service_is_executed_as_it_says_and_so_is_what_runs_beside_it(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ async def test_a_service_is_executed_as_it_says_and_so_is_what_runs_beside_it(tm
             stop=QUICK,
         )
         name = here.add(service)
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(30):
-            assert await here.one.supervisor.wait_state(name, "started", "failed") == "started"
-        await here.one.supervisor.stop(name)
+            assert await here.harness.supervisor.wait_state(name, "started", "failed") == "started"
+        await here.harness.supervisor.stop(name)

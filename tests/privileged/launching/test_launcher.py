@@ -94,7 +94,7 @@ def status_line(text: str, name: str) -> str:
 def test_a_child_is_ours_and_leads_a_session_of_its_own() -> None:
     with launching() as launcher:
         child = start(launcher, arguments_of(["/bin/sleep", "1000"]))
-        found = {one.pid: one for one in processes.processes()}[child.pid]
+        found = {process.pid: process for process in processes.processes()}[child.pid]
         assert (found.name, found.parent, os.getsid(child.pid)) == ("sleep", os.getpid(), child.pid)
         processes.pidfd_send_signal(child.pidfd, signal.SIGTERM)
         assert ended(child) == -signal.SIGTERM
@@ -192,7 +192,7 @@ def test_what_is_asked_for_wrongly_is_refused_and_nothing_runs(option: list[str]
 
 
 def processes_of_ours() -> set[int]:
-    return {one.pid for one in processes.processes() if one.parent == os.getpid()}
+    return {process.pid for process in processes.processes() if process.parent == os.getpid()}
 
 
 def test_a_child_has_only_the_descriptors_it_was_given() -> None:
@@ -333,8 +333,8 @@ def test_a_launcher_killed_in_the_middle_answers_what_was_asked_of_it() -> None:
             launcher.submit(number, arguments_of(["/bin/true"]), {})
         os.kill(launcher.pid, signal.SIGKILL)
         got = answers(launcher)
-        assert [(one.number, type(one)) for one in got] == [(1, NotStarted), (2, NotStarted), (3, NotStarted)]
-        assert {one.why for one in got if isinstance(one, NotStarted)} == {"cannot start it: the launcher ended"}
+        assert [(answer.number, type(answer)) for answer in got] == [(1, NotStarted), (2, NotStarted), (3, NotStarted)]
+        assert {answer.why for answer in got if isinstance(answer, NotStarted)} == {"cannot start it: the launcher ended"}
         assert processes_of_ours() == set()
         assert said(launcher, "echo again") == "again"
 
@@ -350,8 +350,8 @@ def test_requests_for_which_there_is_no_room_wait_their_turn() -> None:
         os.close(writing)  # the launcher has its own
         os.kill(launcher.pid, signal.SIGCONT)
         got = answers(launcher)
-        assert [one.number for one in got] == numbers
-        assert {ended(one) for one in got if isinstance(one, Started)} == {3}
+        assert [answer.number for answer in got] == numbers
+        assert {ended(answer) for answer in got if isinstance(answer, Started)} == {3}
         assert os.read(reading, 1) == b""  # and nobody holds a copy any longer
         os.close(reading)
 
@@ -373,9 +373,9 @@ def test_a_message_that_is_none_is_refused_and_the_next_is_served() -> None:
         # cut short in its head, in its words, and with a descriptor announced that does not come
         for message in (b"\1\0\0\0", whole[:8], whole[:-1], request(1, ["--", "/bin/true"], [1])):
             assert launcher._send(1, message, [])
-            (one,) = answers(launcher)
-            assert isinstance(one, NotStarted)
-            assert one.why == "cannot read the request: it is not whole"
+            (answer,) = answers(launcher)
+            assert isinstance(answer, NotStarted)
+            assert answer.why == "cannot read the request: it is not whole"
         assert said(launcher, "echo and on") == "and on"
 
 
@@ -388,9 +388,9 @@ def test_a_thousand_starts_leave_no_zombie_and_no_descriptor() -> None:
             command = ["/bin/true"] if number % 10 else ["/bin/none"]
             launcher.submit(number, arguments_of(command, cgroup=path, make_cgroup=True), {1: writing, 2: writing})
         got = answers(launcher)
-        assert [one.number for one in got] == list(range(1000))
-        assert sum(isinstance(one, NotStarted) for one in got) == 100
-        assert {ended(one) for one in got if isinstance(one, Started)} == {0}
+        assert [answer.number for answer in got] == list(range(1000))
+        assert sum(isinstance(answer, NotStarted) for answer in got) == 100
+        assert {ended(answer) for answer in got if isinstance(answer, Started)} == {0}
         os.close(reading)
         os.close(writing)
         assert processes_of_ours() == {launcher.pid}

@@ -141,7 +141,7 @@ def test_a_secret_is_readable_by_its_user_alone_from_memory_that_is_not_swapped(
         assert mount.fstype == kept.name.lower()
         assert {"ro", "nosuid", "nodev", "noexec"} <= set(mount.options.split(","))
         found = {name: Path(place, name).stat() for name in os.listdir(place)}
-        assert {name: (one.st_uid, one.st_mode & 0o7777) for name, one in found.items()} == dict.fromkeys(
+        assert {name: (entry.st_uid, entry.st_mode & 0o7777) for name, entry in found.items()} == dict.fromkeys(
             ("key", "empty"), (NOBODY, 0o400)
         )
         script = f"cat {place}/key; echo; touch {place}/new"
@@ -161,9 +161,9 @@ def test_a_secret_is_readable_by_its_user_alone_from_memory_that_is_not_swapped(
 def test_who_may_not_mount_gets_a_directory_and_is_told(tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.mkdir()
-    one = secret(own, "key", "s3cret")
+    key = secret(own, "key", "s3cret")
     os.chown(own, NOBODY, NOBODY)
-    os.chown(one.source, NOBODY, NOBODY)
+    os.chown(key.source, NOBODY, NOBODY)
     child = os.fork()
     if child == 0:  # its own answer is its exit status
         try:

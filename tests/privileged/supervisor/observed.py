@@ -14,10 +14,10 @@ from tests.privileged.supervisor.supervised import Supervised, supervised
 class ObservedMachine(FakeMachine):
     """The fake machine, with the view and the services of a real supervisor."""
 
-    def __init__(self, one: Supervised) -> None:
+    def __init__(self, harness: Supervised) -> None:
         super().__init__()
-        self._one = one
-        self._observation = SupervisorView(one.supervisor, one.log, version="0.1.0")
+        self._harness = harness
+        self._observation = SupervisorView(harness.supervisor, harness.log, version="0.1.0")
 
     @property
     def view(self) -> SupervisorView:  # type: ignore[override]  # the real one for the fake one
@@ -25,19 +25,19 @@ class ObservedMachine(FakeMachine):
 
     async def reload(self, service: str) -> ServiceStatus:
         self.view.check_name("reload", service)
-        await self._one.supervisor.reload(service)
-        return self._one.supervisor.status_of(service)
+        await self._harness.supervisor.reload(service)
+        return self._harness.supervisor.status_of(service)
 
 
 class Observed(NamedTuple):
     """A supervisor and the API that shows it."""
 
-    one: Supervised
+    harness: Supervised
     api: RunningApi
 
 
 @asynccontextmanager
 async def observed() -> AsyncIterator[Observed]:
     """Give a running supervisor with an API; afterwards nothing of either is left."""
-    async with supervised() as one, running_api(ObservedMachine(one)) as api:
-        yield Observed(one, api)
+    async with supervised() as harness, running_api(ObservedMachine(harness)) as api:
+        yield Observed(harness, api)

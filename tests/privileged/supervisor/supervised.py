@@ -39,7 +39,7 @@ from milkyway_agent.system import cgroups, kernel, mounts, processes, reaper, so
 from milkyway_coreos.image.programs import compile_program
 from milkyway_formats.service import Service
 
-Child: TypeAlias = tuple[int, int, str]  # pid, start and name: one process for good
+Identity: TypeAlias = tuple[int, int, str]  # pid, start time and name: never the same for two processes
 
 LIMITING = ("cpu", "memory", "pids")
 LAUNCH_SOURCE = Path(__file__).parents[3] / "agent/launch/launch.c"
@@ -128,7 +128,7 @@ class Supervised:
 
     def add_direct(self, *services: Service, grouped: bool = True) -> None:
         """Supervise *services*, as ``definition`` has them, with the needs that they name."""
-        self.supervisor.add(*(self.definition(one, needs=needs_of(one), grouped=grouped) for one in services))
+        self.supervisor.add(*(self.definition(service, needs=needs_of(service), grouped=grouped) for service in services))
 
     def kept(self, name: str) -> KeptService | None:
         """Return what the supervisor would keep of a service; None while something is under way with it."""
@@ -140,7 +140,9 @@ class Supervised:
 
     def lines(self, name: str) -> list[str]:
         """Return what a service wrote."""
-        return [str(one.facts["line"]) for one in self.log.ring.records if (one.event, one.service) == (OUTPUT, name)]
+        return [
+            str(record.facts["line"]) for record in self.log.ring.records if (record.event, record.service) == (OUTPUT, name)
+        ]
 
     async def line(self, name: str, line: str) -> None:
         """Wait until a service has written *line*."""
@@ -163,7 +165,7 @@ class Supervised:
     async def told(self, word: str, times: int = 1) -> int:
         """Wait until programs have told *word* so many *times*; return the pid of the one that told it last."""
         with trio.fail_after(10):
-            while len(tellers := [one.pid for one in self.heard if one.word == word]) < times:
+            while len(tellers := [told.pid for told in self.heard if told.word == word]) < times:
                 await self._news.wait()
         return tellers[times - 1]
 
@@ -214,7 +216,7 @@ class Supervised:
             self.launcher.close()
             self.launcher = None
 
-    async def nothing_is_left(self, children: set[Child]) -> None:
+    async def nothing_is_left(self, children: set[Identity]) -> None:
         """Assert that nothing of the services is left, beyond the *children* that we had before."""
         with trio.fail_after(10), self.log.follow() as records:
             while own_children("Z") - children:  # orphans are reaped after a grace, which is noted; others without a word
@@ -222,21 +224,21 @@ class Supervised:
                     await records.receive()
         assert own_children() - children == set(), "a child outlived its service"
         assert cgroups.children(self.group) == [], "a control group outlived its service"
-        running = {one.pid for one in self.heard if not has_ended(one)}
+        running = {told.pid for told in self.heard if not has_ended(told)}
         assert running == set(), "a process outlived its service"
 
     def close(self) -> None:
         """Let go of the processes that told something, and of the launcher."""
         self.end_launcher()
-        for one in self.heard:
-            if one.pidfd is not None:
-                os.close(one.pidfd)
+        for told in self.heard:
+            if told.pidfd is not None:
+                os.close(told.pidfd)
 
 
-def own_children(state: str = "") -> set[Child]:
+def own_children(state: str = "") -> set[Identity]:
     """Return our children: all, or those in one *state* ("Z": ended and not reaped)."""
-    ours = [one for one in processes.processes() if one.parent == os.getpid()]
-    return {(one.pid, one.start, one.name) for one in ours if state in ("", one.state)}
+    ours = [process for process in processes.processes() if process.parent == os.getpid()]
+    return {(process.pid, process.start, process.name) for process in ours if state in ("", process.state)}
 
 
 def has_ended(told: Told) -> bool:
@@ -303,17 +305,17 @@ async def supervised(**options: Any) -> AsyncIterator[Supervised]:
         reaper.set_child_subreaper(True)
         try:
             with closing(sockets.datagram(f"{directory}/told", 0o666)) as told:
-                one = Supervised(group, runtime, told, options)
-                with closing(one):
+                harness = Supervised(group, runtime, told, options)
+                with closing(harness):
                     async with trio.open_nursery() as nursery:
-                        nursery.start_soon(one.reaper.run)
-                        nursery.start_soon(one.listen)
-                        await nursery.start(one.run)
-                        yield one
+                        nursery.start_soon(harness.reaper.run)
+                        nursery.start_soon(harness.listen)
+                        await nursery.start(harness.run)
+                        yield harness
                         with trio.fail_after(30):
-                            await one.supervisor.stop_all()
-                        one.end_launcher()
-                        await one.nothing_is_left(children)
+                            await harness.supervisor.stop_all()
+                        harness.end_launcher()
+                        await harness.nothing_is_left(children)
                         nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):

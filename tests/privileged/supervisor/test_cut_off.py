@@ -43,46 +43,46 @@ def answers_the_second_time(place: Path, code: int) -> ExecProbe:
 
 
 async def test_a_start_that_was_cut_off_is_begun_again() -> None:
-    async with supervised() as one, trio.open_nursery() as nursery:
-        starter = HeldUp(Program(tuple(SLEEPS)), f"{one.group}/web", one.reaper)
-        one.supervisor.add(Definition("web", Service(name="web", command=SLEEPS), starter))
-        one.supervisor.start("web")
+    async with supervised() as harness, trio.open_nursery() as nursery:
+        starter = HeldUp(Program(tuple(SLEEPS)), f"{harness.group}/web", harness.reaper)
+        harness.supervisor.add(Definition("web", Service(name="web", command=SLEEPS), starter))
+        harness.supervisor.start("web")
         await starter.begun.wait()
-        await one.begin_again(nursery)
+        await harness.begin_again(nursery)
         starter.may_go_on.set()
         with trio.fail_after(10):
-            await one.supervisor.wait_state("web", "started")
-        assert one.path("web") == UP
-        pid = one.supervisor.status_of("web").pid
-        await one.begin_again(nursery)
-        assert one.supervisor.status_of("web").pid == pid
-        await one.supervisor.stop("web")
+            await harness.supervisor.wait_state("web", "started")
+        assert harness.path("web") == UP
+        pid = harness.supervisor.status_of("web").pid
+        await harness.begin_again(nursery)
+        assert harness.supervisor.status_of("web").pid == pid
+        await harness.supervisor.stop("web")
         nursery.cancel_scope.cancel()
 
 
 async def test_a_probe_that_was_cut_off_is_asked_again(tmp_path: Path) -> None:
     with heard_through(tmp_path / "asked") as asked:
-        async with supervised() as one, trio.open_nursery() as nursery:
+        async with supervised() as harness, trio.open_nursery() as nursery:
             probe = answers_the_second_time(tmp_path, 0)
-            one.add_direct(Service(name="web", command=SLEEPS, readiness=ReadyByProbe(probe=probe, interval_ms=60_000)))
-            one.supervisor.start("web")
+            harness.add_direct(Service(name="web", command=SLEEPS, readiness=ReadyByProbe(probe=probe, interval_ms=60_000)))
+            harness.supervisor.start("web")
             await asked()
-            await one.begin_again(nursery)
+            await harness.begin_again(nursery)
             with trio.fail_after(10):
-                await one.supervisor.wait_state("web", "started")
-            assert one.path("web") == UP
-            await one.supervisor.stop("web")
+                await harness.supervisor.wait_state("web", "started")
+            assert harness.path("web") == UP
+            await harness.supervisor.stop("web")
             nursery.cancel_scope.cancel()
 
 
 async def test_health_goes_on_being_asked_for(tmp_path: Path) -> None:
     with heard_through(tmp_path / "asked") as asked:
-        async with supervised() as one, trio.open_nursery() as nursery:
+        async with supervised() as harness, trio.open_nursery() as nursery:
             health = Health(probe=answers_the_second_time(tmp_path, 1), interval_ms=1, timeout_ms=60_000, failures=1)
-            one.add_direct(Service(name="web", command=SLEEPS, health=health))
-            one.supervisor.start("web")
+            harness.add_direct(Service(name="web", command=SLEEPS, health=health))
+            harness.supervisor.start("web")
             await asked()
-            await one.begin_again(nursery)
-            await one.event("service_unwell")
-            await one.supervisor.stop("web")
+            await harness.begin_again(nursery)
+            await harness.event("service_unwell")
+            await harness.supervisor.stop("web")
             nursery.cancel_scope.cancel()

@@ -28,7 +28,7 @@ def seen(**given: Seen) -> dict[str, Seen]:
 
 def explained(name: str, **given: Seen) -> Why:
     all_of_them = seen(**given)
-    return why(name, all_of_them, Graph(NEEDS), {one: each.row for one, each in all_of_them.items()}, 10_000)
+    return why(name, all_of_them, Graph(NEEDS), {other: seen.row for other, seen in all_of_them.items()}, 10_000)
 
 
 def waiting(origin: Origin = ASKED) -> Seen:
@@ -54,7 +54,7 @@ def test_who_is_asked_for_is_asked_for_and_the_rest_pulled_in_by_the_nearest() -
 
 def test_the_chain_of_reasons_goes_down_to_the_last() -> None:
     found = explained("web", web=waiting(), php=waiting(Origin("pulled-in", "web")), db=FAILED, cache=Seen(row=Row.STARTED))
-    assert [(one.depth, one.relation, one.service, one.row, one.why) for one in found.because] == [
+    assert [(reason.depth, reason.relation, reason.service, reason.row, reason.why) for reason in found.because] == [
         (1, "requires", "php", "waiting", "requires db, which has failed"),
         (2, "requires", "db", "failed", "ended with status 1"),
     ]
@@ -63,7 +63,7 @@ def test_the_chain_of_reasons_goes_down_to_the_last() -> None:
 
 def test_what_is_met_again_is_not_told_again() -> None:
     found = explained("shop", shop=waiting(), web=waiting(), report=waiting(), php=waiting(), db=waiting(), disk=STARTING)
-    assert [(one.depth, one.service, one.why) for one in found.because] == [
+    assert [(reason.depth, reason.service, reason.why) for reason in found.because] == [
         (1, "web", "requires php, which is waiting"),
         (2, "php", "requires db, which is waiting"),
         (3, "db", "requires disk, which is starting"),
@@ -83,14 +83,16 @@ def test_two_that_wait_for_each_other_are_an_end() -> None:
     needs = {"a": Needs(conflicts=("b",)), "b": Needs(conflicts=("a",))}
     stopping = Seen(row=Row.RESTARTING, cause=Event.DEPENDENCY_LOST)
     found = why("a", {"a": waiting(), "b": stopping}, Graph(needs), {"a": Row.WAITING, "b": Row.RESTARTING}, 0)
-    assert [(one.relation, one.service) for one in found.because] == [("conflicts with", "b")]
+    assert [(reason.relation, reason.service) for reason in found.because] == [("conflicts with", "b")]
     assert found.holds_back == []
 
 
 def test_what_is_required_and_not_there_is_named() -> None:
     found = why("web", {"web": waiting()}, Graph({"web": Needs(requires=("nowhere",))}), {"web": Row.WAITING}, 0)
     assert found.why == "requires nowhere, which is not there"
-    assert [(one.service, one.row, one.why) for one in found.because] == [("nowhere", "", "there is no such service")]
+    assert [(reason.service, reason.row, reason.why) for reason in found.because] == [
+        ("nowhere", "", "there is no such service")
+    ]
 
 
 def test_a_chain_however_long_has_an_end() -> None:
@@ -108,7 +110,7 @@ def test_whoever_wants_it_is_followed_up_to_whoever_asked() -> None:
         "web": Seen(row=Row.STARTED, origin=ASKED),
     }
     found = explained("db", **given)
-    assert [(one.service, one.kind, one.who) for one in found.wanted_by] == [
+    assert [(wish.service, wish.kind, wish.who) for wish in found.wanted_by] == [
         ("db", "pulled-in", "php"),
         ("php", "pulled-in", "web"),
         ("web", "asked", "the boot"),
@@ -123,7 +125,7 @@ def test_who_waits_for_it_is_named_and_who_waits_for_another_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "sentence"),
+    ("seen", "sentence"),
     [
         (Seen(), "nobody has asked for it"),
         (Seen(origin=Origin("stopped", "mwctl")), "stopped by mwctl"),
@@ -149,8 +151,8 @@ def test_who_waits_for_it_is_named_and_who_waits_for_another_is_not() -> None:
         (FAILED, "ended with status 1"),
     ],
 )
-def test_each_state_has_its_sentence(one: Seen, sentence: str) -> None:
-    assert brief(one, []) == sentence
+def test_each_state_has_its_sentence(seen: Seen, sentence: str) -> None:
+    assert brief(seen, []) == sentence
 
 
 def test_every_row_has_a_sentence() -> None:
@@ -160,9 +162,9 @@ def test_every_row_has_a_sentence() -> None:
 
 def test_the_tree_has_every_service_and_begins_with_those_that_nobody_needs() -> None:
     all_of_them = seen(shop=waiting(), db=STARTING, report=waiting(), php=waiting(), web=waiting())
-    found = tree(all_of_them, Graph(NEEDS), {name: one.row for name, one in all_of_them.items()}, 10_000)
+    found = tree(all_of_them, Graph(NEEDS), {name: seen.row for name, seen in all_of_them.items()}, 10_000)
     assert found.roots == ["shop"]
-    assert [one.name for one in found.services] == list(NEEDS)
+    assert [entry.name for entry in found.services] == list(NEEDS)
     shop = found.services[0]
     assert (shop.state, shop.row, shop.wanted_by) == ("stopped", "waiting", "asked for by the boot")
     assert shop.why == "comes after web, which is waiting; comes after report, which is waiting"
@@ -171,6 +173,6 @@ def test_the_tree_has_every_service_and_begins_with_those_that_nobody_needs() ->
 def test_many_obstacles_are_two_and_a_number() -> None:
     needs = {"all": Needs(requires=("a", "b", "c", "d")), "a": Needs(), "b": Needs(), "c": Needs(), "d": Needs()}
     everyone = {name: waiting() if name == "all" else Seen() for name in needs}
-    found = why("all", everyone, Graph(needs), {name: one.row for name, one in everyone.items()}, 0)
+    found = why("all", everyone, Graph(needs), {name: seen.row for name, seen in everyone.items()}, 0)
     assert found.why == "requires a, which is stopped; requires b, which is stopped; and 2 more"
     assert len(found.because) == 4

@@ -9,7 +9,7 @@ from milkyway_formats.errors import RefusedError
 
 
 def deployment(*hashes: str) -> Deployment:
-    pins = [LayerPin(path=f"example/{one[0]}", version="1", sha256=one, size=1, root_hash=one) for one in hashes]
+    pins = [LayerPin(path=f"example/{sha256[0]}", version="1", sha256=sha256, size=1, root_hash=sha256) for sha256 in hashes]
     return Deployment(id="web_1", name="web", generation=3, stack=pins)
 
 

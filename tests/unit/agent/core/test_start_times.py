@@ -71,7 +71,7 @@ def test_the_longest_is_blamed_first_and_waiting_is_not_its_fault() -> None:
         "hangs": Times(1000, 1000, 1001),
     }
     found = blame(times, {"ready": 900}, NOW)
-    assert [(one.service, one.outcome, one.waited_ms, one.took_ms) for one in found.services] == [
+    assert [(entry.service, entry.outcome, entry.waited_ms, entry.took_ms) for entry in found.services] == [
         ("hangs", "underway", 0, 99_000),
         ("slow", "ready", 200, 4000),
         ("failed", "failed", 0, 500),

@@ -39,11 +39,11 @@ def config(*grants: Grant, host: Host = HOST, notify: str | None = None) -> dict
 
 
 def namespaces(found: dict[str, Any]) -> set[str]:
-    return {one["type"] for one in found["linux"]["namespaces"]}
+    return {namespace["type"] for namespace in found["linux"]["namespaces"]}
 
 
 def mounts(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {one["destination"]: one for one in found["mounts"]}
+    return {mount["destination"]: mount for mount in found["mounts"]}
 
 
 def test_it_runs_in_its_own_domain_on_its_own_read_only_stack() -> None:
