@@ -318,37 +318,3 @@ def _next_second(calendar: Calendar, second_of_day: int) -> int | None:
 
 def _from(values: Sequence[int], lowest: int) -> Sequence[int]:
     return values[bisect_left(values, lowest) :]
-
-
-def describe(calendar: Calendar) -> str:
-    """Return *calendar* written one way, whatever way it was written first: ``parse`` reads the same times from it."""
-    weekdays = "" if len(calendar.weekdays) == 7 else f"{_spell_weekdays(calendar.weekdays)} "
-    date = f"{_spell(calendar.years, _YEAR)}-{_spell(calendar.months, _MONTH)}"
-    days = f"~{_spell(calendar.days, _LAST_DAY)}" if calendar.from_end else f"-{_spell(calendar.days, _DAY)}"
-    clock = (
-        _spell(calendar.hours, _HOUR),
-        _spell(calendar.minutes, _MINUTE),
-        _spell(calendar.seconds, _SECOND),
-    )
-    return f"{weekdays}{date}{days} {':'.join(clock)} UTC"
-
-
-def _spell(values: tuple[int, ...], field: _Field) -> str:
-    if len(values) == field.highest - field.lowest + 1 and field is not _LAST_DAY:  # ~* would be every day
-        return "*"
-    step = values[1] - values[0] if len(values) > 2 else 0
-    if step > 1 and values == tuple(range(values[0], values[-1] + 1, step)):
-        return f"{values[0]:02}..{values[-1]:02}/{step}"
-    return ",".join(f"{a:02}" if a == b else f"{a:02}..{b:02}" for a, b in _runs(values))
-
-
-def _spell_weekdays(weekdays: tuple[int, ...]) -> str:
-    names = [name[:3].capitalize() for name in _WEEKDAYS]
-    return ",".join(names[a] if a == b else f"{names[a]}..{names[b]}" for a, b in _runs(weekdays))
-
-
-def _runs(values: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Return first and last of each row of consecutive *values*."""
-    begins = [value for value in values if value - 1 not in values]
-    ends = [value for value in values if value + 1 not in values]
-    return list(zip(begins, ends, strict=True))

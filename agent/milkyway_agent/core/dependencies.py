@@ -6,8 +6,7 @@ alone: they pull nobody in), ``conflicts`` (never both at once; whichever side s
 order as well. What a bundle requires and wants are its parts.
 
 ``Graph`` is made once per change of definitions and answers without looking at all services: what
-follows from one service costs as much as it has neighbours. The functions of the same names are for those
-who ask once.
+follows from one service costs as much as it has neighbours.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -150,7 +149,7 @@ class Graph:
         for name in self._conflicting:
             if name in self._conflicting[name]:
                 raise RefusedError(f"cannot start {name}: it conflicts with itself")
-            needed = self._closure([name], lambda one: self._needs[one].requires)
+            needed = self._closure([name], lambda other: self._needs[other].requires)
             for other in self._conflicting[name]:
                 if other in needed:
                     raise RefusedError(f"cannot start {name}: it requires {other}, with which it conflicts")
@@ -164,18 +163,18 @@ class Graph:
             path: list[tuple[str, Iterator[str]]] = []
             self._descend(name, entered, path)
             while path:
-                one, others = path[-1]
-                following = next(others, None)
+                last, needed = path[-1]
+                following = next(needed, None)
                 if following is not None:
                     self._descend(following, entered, path)
                 else:
-                    found[one] = None
+                    found[last] = None
                     path.pop()
         return tuple(found)
 
     def dependents(self, name: str) -> tuple[str, ...]:
         """Return the services that can't run without *name*, directly or through others."""
-        found = self._closure([name], lambda one: self._required_by.get(one, ()))
+        found = self._closure([name], lambda other: self._required_by.get(other, ()))
         found.pop(name, None)
         return tuple(found)
 
@@ -204,22 +203,22 @@ class Graph:
 
     def holding_back(self, name: str, rows: Mapping[str, Row]) -> list[str]:
         """Return why *name* may not start now, as sentences; none: it may."""
-        return [one.describe() for one in self.obstacles(name, rows)]
+        return [obstacle.describe() for obstacle in self.obstacles(name, rows)]
 
     def is_stuck(self, name: str, rows: Mapping[str, Row]) -> bool:
         """Tell whether *name* waits for what nobody is bringing up: whoever merely comes after it would wait for ever."""
         seen: set[str] = set()
         queue = [name]
         while queue:
-            one = queue.pop()
-            if one in seen or rows.get(one) is not Row.WAITING or one not in self._needs:
+            waiting = queue.pop()
+            if waiting in seen or rows.get(waiting) is not Row.WAITING or waiting not in self._needs:
                 continue
-            seen.add(one)
-            for other in self._needs[one].requires:
-                row = rows.get(other)
+            seen.add(waiting)
+            for required in self._needs[waiting].requires:
+                row = rows.get(required)
                 if row is None or row in _GIVEN_UP:
                     return True
-                queue.append(other)
+                queue.append(required)
         return False
 
     def _descend(self, name: str, entered: set[str], path: list[tuple[str, Iterator[str]]]) -> None:
@@ -232,8 +231,8 @@ class Graph:
         """Return *names* and all that is reached from them, nearest first."""
         found: dict[str, None] = dict.fromkeys(names)
         queue = list(found)
-        for one in queue:  # which grows meanwhile
-            for other in following(one):
+        for reached in queue:  # which grows meanwhile
+            for other in following(reached):
                 if other in self._needs and other not in found:
                     found[other] = None
                     queue.append(other)
@@ -261,53 +260,16 @@ class Graph:
         return found
 
 
-def predecessors(needs: Mapping[str, Needs]) -> dict[str, tuple[str, ...]]:
-    """Return for each service those that come before it, of the ones that are there."""
-    graph = Graph(needs)
-    return {name: graph.predecessors(name) for name in needs}
-
-
-def waves(needs: Mapping[str, Needs]) -> list[tuple[str, ...]]:
-    """Return the services in the order of starting. Raises CycleError. See ``Graph.waves``."""
-    return Graph(needs).waves()
-
-
-def pulled_in(name: str, needs: Mapping[str, Needs]) -> tuple[str, ...]:
-    """Return the services that *name* needs up, itself last. See ``Graph.pulled_in``."""
-    return Graph(needs).pulled_in(name)
-
-
-def dependents(name: str, needs: Mapping[str, Needs]) -> tuple[str, ...]:
-    """Return the services that can't run without *name*, directly or through others."""
-    return Graph(needs).dependents(name)
-
-
-def conflicting(name: str, needs: Mapping[str, Needs]) -> tuple[str, ...]:
-    """Return those that must not run while *name* does, whichever of the two says so."""
-    return Graph(needs).conflicting(name)
-
-
-def isolated(name: str, needs: Mapping[str, Needs]) -> tuple[str, ...]:
-    """Return all services that *name* neither is nor needs, in the order of stopping. Raises CycleError."""
-    return Graph(needs).isolated(name)
-
-
-def holding_back(name: str, needs: Mapping[str, Needs], rows: Mapping[str, Row]) -> list[str]:
-    """Return why *name* may not start now, as sentences; none: it may."""
-    return Graph(needs).holding_back(name, rows)
-
-
 class Changes(NamedTuple):
     """How one set of definitions differs from another: names, each in the order of the set that has it.
 
-    ``restarted``: what their processes were made with is another now. ``adopted``: what changed is only asked by the
-    supervisor, which takes the new definition and goes on (and begins the health checks and timers anew).
+    ``restarted``: their processes were made with something that has changed. Where only the supervisor uses what changed, it
+    adopts the new definition (and begins health checks and timers anew); such a service is in none of these.
     """
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     restarted: tuple[str, ...] = ()
-    adopted: tuple[str, ...] = ()
 
 
 # What no process is made with. Not among them although it could seem so: watchdog_ms and readiness (the process was
@@ -322,9 +284,8 @@ _NOT_OF_THE_PROCESS = frozenset(
 
 
 def changed(old: Mapping[str, Service], new: Mapping[str, Service]) -> Changes:
-    """Return what is to be done so that *new* is supervised where *old* was. A service that is the same is in none."""
+    """Return what must be done for *new* to be supervised instead of *old*."""
     restarted: list[str] = []
-    adopted: list[str] = []
     for name, service in new.items():
         was = old.get(name)
         if was is None or was == service:
@@ -332,12 +293,12 @@ def changed(old: Mapping[str, Service], new: Mapping[str, Service]) -> Changes:
         fields = {field for field in Service.__struct_fields__ if getattr(was, field) != getattr(service, field)}
         # One that waits for no trigger any more would stay armed for ever, and the other way round.
         is_other = is_triggered(was) != is_triggered(service)
-        (adopted if fields <= _NOT_OF_THE_PROCESS and not is_other else restarted).append(name)
+        if is_other or not fields <= _NOT_OF_THE_PROCESS:
+            restarted.append(name)
     return Changes(
         added=tuple(name for name in new if name not in old),
         removed=tuple(name for name in old if name not in new),
         restarted=tuple(restarted),
-        adopted=tuple(adopted),
     )
 
 

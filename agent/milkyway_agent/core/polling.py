@@ -23,9 +23,3 @@ def delay_ms(patience: Patience, failures: int, chance: float) -> int:
         return 0
     bound = min(patience.first_ms << min(failures - 1, 32), patience.limit_ms)
     return int(bound * chance)
-
-
-def spread_ms(period_ms: int, chance: float) -> int:
-    """Return a period that is up to a tenth shorter or longer than *period_ms*."""
-    assert 0 <= chance < 1, f"chance is a number from [0, 1), not {chance}"
-    return int(period_ms * (0.9 + 0.2 * chance))

@@ -219,8 +219,6 @@ TABLE: dict[tuple[Row, Event], Transition] = {
     (Row.FAILED, Event.PART_LOST): Transition(Row.FAILED),
 } | {(row, Event.INTERNAL_ERROR): Transition(Row.FAILED, _BREAK) for row in Row}
 
-# The answers to AWAIT_PERMISSION: they mean nothing to who has found something else to wait for meanwhile.
-PERMISSIONS = frozenset({Event.PERMITTED, Event.ARM, Event.SKIPPED})
 # The timer that may run in a row, by what it brings about.
 TIMERS = {
     Row.WAITING: Event.BACKOFF_OVER,
