@@ -20,12 +20,11 @@ _HIGHEST = (1 << 32) - 2  # -1 means "leave it as it is" to setresuid(2)
 
 
 class Account(NamedTuple):
-    """Whom a process runs as: *groups* are all that it belongs to, its main one first. *home*: "" where there is none."""
+    """Whom a process runs as: *groups* are all that it belongs to, its main one first."""
 
     user: int
     groups: tuple[int, ...]
     name: str = ""
-    home: str = ""
 
 
 class UnknownAccountError(RefusedError):
@@ -53,7 +52,7 @@ def resolve(account: str) -> Account:
         except (KeyError, ValueError):  # ValueError: it holds a NUL
             raise UnknownAccountError(f"cannot run as {account!r}: there is no account of that name") from None
     others = [group for group in os.getgrouplist(entry.pw_name, entry.pw_gid) if group != entry.pw_gid]
-    return Account(entry.pw_uid, (entry.pw_gid, *others), entry.pw_name, entry.pw_dir)
+    return Account(entry.pw_uid, (entry.pw_gid, *others), entry.pw_name)
 
 
 class DynamicUsers:

@@ -2,8 +2,7 @@
 
 A listener is a descriptor that is non-blocking and close-on-exec. A service gets it as sd_listen_fds(3) describes:
 ``environment`` gives the variables, all but LISTEN_PID, which only the launcher knows; ``hand_over`` is called before each
-start. ``adopt`` checks a descriptor that was kept over a re-execution. Waiting for somebody to come, and
-starting what they came for, is the supervisor's.
+start. Waiting for clients, and starting what they came for, is the supervisor's.
 """
 
 import contextlib
@@ -101,24 +100,6 @@ def close_listener(descriptor: int, listener: Listener) -> None:
         elif ours is None and not isinstance(address, Fifo):
             # without CAP_NET_ADMIN the kernel does not say which file it is: nobody's is as good as ours
             _remove_stale_socket(address.path, _KINDS[type(address)])
-
-
-def adopt(descriptor: int, listener: Listener) -> None:
-    """Check that *descriptor*, which was kept, is *listener*. Raises RefusedError, which says what it is instead."""
-    address = listener.address
-    try:
-        if isinstance(address, Fifo):
-            found = "" if _is_its_file(descriptor, address) else "it is not that named pipe"
-        else:
-            with sockets.borrowed(descriptor) as kept:
-                found = _difference(kept, listener)
-    except OSError as error:
-        found = "it is no socket" if error.errno == errno.ENOTSOCK else error.strerror or str(error)
-    if found:
-        place = describe_address(address)
-        raise RefusedError(f"cannot keep descriptor {descriptor} as listener {listener.name} ({place}): {found}")
-    os.set_inheritable(descriptor, False)
-    os.set_blocking(descriptor, False)
 
 
 def hand_over(descriptor: int) -> None:
@@ -245,36 +226,6 @@ def _is_its_file(descriptor: int, address: UnixStream | UnixDatagram | Fifo) -> 
         own = os.fstat(descriptor)
         return stat.S_ISFIFO(own.st_mode) and (own.st_dev, own.st_ino) == (at_path.st_dev, at_path.st_ino)
     return sockets.bound_file(descriptor) == (at_path.st_dev, at_path.st_ino)
-
-
-def _difference(kept: socket.socket, listener: Listener) -> str:
-    """Return what makes *kept* another socket than *listener*, "" when nothing does."""
-    address = listener.address
-    if kept.type != _KINDS[type(address)]:
-        return "it is a socket of another type"
-    streams = kept.type == socket.SOCK_STREAM
-    if bool(kept.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)) != streams:
-        return "it does not listen"
-    name = kept.getsockname()
-    if isinstance(address, Tcp | Udp):
-        if kept.family not in (socket.AF_INET, socket.AF_INET6):
-            return "it is a Unix socket"
-        both = kept.family == socket.AF_INET6 and not kept.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-        host = "" if both else str(name[0])
-        if name[1] != address.port or not _same_host(kept.family, host, address.address):
-            return f"it is bound to {name[0]} port {name[1]}"
-        return ""
-    assert not isinstance(address, Fifo), "adopt() has dealt with it"
-    if kept.family != socket.AF_UNIX or name != address.path:
-        return f"it is bound to {name!r}"
-    return ""
-
-
-def _same_host(family: int, bound: str, wanted: str) -> bool:
-    """Return whether an address as the kernel writes it (*bound*; "": all, of both families) is the one that is *wanted*."""
-    if not wanted or not bound:
-        return bound in ("", "0.0.0.0") and not wanted
-    return _family(wanted) == family and socket.inet_pton(family, wanted) == socket.inet_pton(family, bound)
 
 
 def _cannot(listener: Listener) -> str:

@@ -11,7 +11,6 @@ the same in the tests' world. What the rows mean is ``core.service_state``'s, wh
 """
 
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Protocol
@@ -35,10 +34,9 @@ from milkyway_agent.supervisor.definition import Definition, accepts
 from milkyway_agent.supervisor.dependents import RowsForOthers, losses
 from milkyway_agent.supervisor.inbox import Inbox
 from milkyway_agent.supervisor.organs import Organs
-from milkyway_agent.supervisor.service_record import Change, MainProcess, Message, Question, ServiceRecord
+from milkyway_agent.supervisor.service_record import MainProcess, Message, Question, ServiceRecord
 from milkyway_formats.errors import MilkyWayError
 
-HISTORY = 1000
 LEAST_DELAY_MS = 1  # after a start that came to nothing at once: starts without end must let others have their turn
 _AT_REST = frozenset({Row.IDLE, Row.ARMED, Row.COMPLETED, Row.FAILED})  # no process follows on its own
 
@@ -66,7 +64,6 @@ class Engine:
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """*note* logs an event; *on_change* is called after something has happened."""
-        self.history: deque[Change] = deque(maxlen=HISTORY)
         self.services: dict[str, ServiceRecord] = {}
         self.rows: Mapping[str, Row] = RowsForOthers(self.services)
         self.graph = Graph({})
@@ -253,7 +250,6 @@ class Engine:
             record.at_once = False
         record.since_ms = self._clock.boottime_ms()
         record.cause, record.times = cause, record.times.entered(row, record.since_ms)
-        self.history.append(Change(name, was, row, cause, record.since_ms))
         facts = {"reason": record.reason} if record.reason else {}
         self._note("service_state_changed", service=name, was=was.label, now=row.label, cause=cause.value, **facts)
         if is_lost(was, row):

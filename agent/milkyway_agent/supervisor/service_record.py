@@ -18,16 +18,6 @@ from milkyway_agent.supervisor.definition import Definition
 from milkyway_agent.system import processes
 
 
-class Change(NamedTuple):
-    """One change of row, for the history. *at_ms*: milliseconds of CLOCK_BOOTTIME."""
-
-    name: str
-    was: Row
-    now: Row
-    cause: Event
-    at_ms: int = 0
-
-
 class MainProcess:
     """The main process of a service, from its start to its burial, with what is open for it: its organs' to fill in.
 

@@ -81,7 +81,7 @@ class KeptService(Document, frozen=True):
     delay_ms: int = 0
     alarm_ms: int | None = None
     awaits_permission: bool = False
-    unwell: int = 0
+    unwell: int = 0  # earlier programs wrote it; nothing reads it
     cause: str = ""
     origin: Origin = Origin()
     times: Times = Times()
@@ -149,7 +149,6 @@ def _keep(record: ServiceRecord, organs: LiveOrgans, now: float) -> KeptService:
         delay_ms=record.delay_ms,
         alarm_ms=None if left is None else max(int(left * 1000), 0),
         awaits_permission=record.awaits_permission,
-        unwell=organs.health.failures(record),
         cause=_KEPT_NAMES.get(record.cause, record.cause.value) if record.cause else "",
         origin=record.origin,
         times=record.times,

@@ -4,7 +4,6 @@ What is asked for becomes events, which the ``engine`` feeds to the table of eac
 """
 
 import random
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Container, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,7 +25,7 @@ from milkyway_agent.supervisor.engine import Engine
 from milkyway_agent.supervisor.live_organs import LiveOrgans
 from milkyway_agent.supervisor.replacement import Replacement
 from milkyway_agent.supervisor.seen import seen_of
-from milkyway_agent.supervisor.service_record import Change, ServiceRecord
+from milkyway_agent.supervisor.service_record import ServiceRecord
 from milkyway_agent.supervisor.snapshot import KeptService, keep
 from milkyway_agent.supervisor.stop_order import end_in_order
 from milkyway_agent.supervisor.tasks import ServiceTasks
@@ -358,11 +357,6 @@ class Supervisor:
     def row(self, name: str) -> Row:
         """Return where the service is in its life."""
         return self._find(name).row
-
-    @property
-    def history(self) -> deque[Change]:
-        """The last changes of rows, of all services."""
-        return self._engine.history
 
     @property
     def graph(self) -> Graph:

@@ -11,7 +11,7 @@ import select
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 import trio
 
 from milkyway_agent.core.dependencies import Needs, needs_of
+from milkyway_agent.core.service_state import Row
 from milkyway_agent.early.launcher import Launcher
 from milkyway_agent.launching.control_groups import clear_group
 from milkyway_agent.launching.direct import DirectStarter
@@ -28,12 +29,12 @@ from milkyway_agent.launching.places import Places
 from milkyway_agent.launching.program import Program, make_group
 from milkyway_agent.launching.spawned import SpawnedStarter
 from milkyway_agent.log.log import Log
-from milkyway_agent.log.record import OUTPUT
+from milkyway_agent.log.record import OUTPUT, Record
 from milkyway_agent.runtime.alarms import Alarms
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.supervisor.definition import Definition
-from milkyway_agent.supervisor.snapshot import KeptService
+from milkyway_agent.supervisor.snapshot import ROWS, KeptService
 from milkyway_agent.supervisor.supervisor import Supervisor
 from milkyway_agent.system import cgroups, kernel, mounts, processes, reaper, sockets
 from milkyway_coreos.image.programs import compile_program
@@ -68,11 +69,20 @@ class Told(NamedTuple):
     pidfd: int | None
 
 
+class Change(NamedTuple):
+    """One change of a service's row, and when (ms of CLOCK_BOOTTIME)."""
+
+    name: str
+    now: Row
+    at_ms: int
+
+
 class Supervised:
     """The supervisor with what tests ask of it. *told* is the socket on which programs tell where they are."""
 
     def __init__(self, group: str, runtime: Path, told: socket.socket, options: dict[str, Any]) -> None:
-        self.log = Log(kernel.realtime_ms)
+        self.changes: list[Change] = []  # of all services, oldest first
+        self.log = Log(kernel.realtime_ms, self)
         self.reaper = Reaper(self.log)
         self.alarms = Alarms(self.log.note)
         self.watch = Watch(self.log.note, self.alarms)
@@ -134,9 +144,16 @@ class Supervised:
         """Return what the supervisor would keep of a service; None while something is under way with it."""
         return next((kept for kept in self.supervisor.keep(trio.current_time()) if kept.name == name), None)
 
+    def write(self, records: Sequence[Record]) -> None:
+        """Keep what the log says about changes of rows: implements ``log.Sink``."""
+        for record in records:
+            if record.event == "service_state_changed":
+                at_ms = self.supervisor.seen()[record.service].since_ms
+                self.changes.append(Change(record.service, ROWS[str(record.facts["now"])], at_ms))
+
     def path(self, name: str) -> list[str]:
         """Return the rows that a service went through."""
-        return [change.now.label for change in self.supervisor.history if change.name == name]
+        return [change.now.label for change in self.changes if change.name == name]
 
     def lines(self, name: str) -> list[str]:
         """Return what a service wrote."""

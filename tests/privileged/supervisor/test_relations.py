@@ -73,7 +73,7 @@ async def test_a_deaf_service_delays_what_it_needs_when_all_stop_and_nothing_els
         nursery.start_soon(harness.supervisor.stop_all)
         with trio.fail_after(10):
             await harness.supervisor.wait_state("base", "stopped")
-        stopped = [change.name for change in harness.supervisor.history if change.now is Row.IDLE]
+        stopped = [change.name for change in harness.changes if change.now is Row.IDLE]
         assert stopped == ["top", "middle", "base"]
         assert harness.supervisor.row("below") is Row.STARTED, "it is needed still"
         os.kill(harness.supervisor.status_of("deaf").pid, signal.SIGKILL)
@@ -127,7 +127,7 @@ async def test_who_conflicts_is_stopped_before_the_other_starts() -> None:
             await started(harness, now)
             assert harness.supervisor.status_of(then).pid == 0
             assert harness.path(then)[-2:] in ([], STOPPED)
-        rows = [(change.name, change.now.label) for change in harness.supervisor.history]
+        rows = [(change.name, change.now.label) for change in harness.changes]
         assert rows.index(("day", "idle")) < rows.index(("night", "starting"))
 
 
@@ -137,7 +137,7 @@ async def test_dependents_stop_before_what_they_need_and_wait_for_it() -> None:
         harness.supervisor.start("c")
         await started(harness, "c")
         await harness.supervisor.stop("a")
-        ended = [change.name for change in harness.supervisor.history if change.now.label in ("waiting", "idle")]
+        ended = [change.name for change in harness.changes if change.now.label in ("waiting", "idle")]
         assert ended[-3:] == ["c", "b", "a"]
         assert harness.path("c") == [*UP, "restarting", "waiting"], "once: it was not started again in between"
         harness.supervisor.start("a")

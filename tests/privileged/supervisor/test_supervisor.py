@@ -228,12 +228,12 @@ async def test_requirements_start_first_and_hold_back() -> None:
         harness.add(shell("web", "exec sleep 1000"), needs=Needs(requires=("database",)))
         harness.supervisor.start("web")
         await harness.supervisor.wait_state("web", "started")
-        order = [change.name for change in harness.supervisor.history if change.now.label == "started"]
+        order = [change.name for change in harness.changes if change.now.label == "started"]
         assert order == ["database", "web"]
         await harness.supervisor.stop("database")
         assert harness.supervisor.row("web").label == "waiting"
         assert harness.supervisor.status_of("web").reason == "requires database, which is idle"
-        stops = [change.name for change in harness.supervisor.history if change.now.current == "stopping"]
+        stops = [change.name for change in harness.changes if change.now.current == "stopping"]
         assert stops == ["web", "database"]
         harness.supervisor.start("database")
         await harness.supervisor.wait_state("web", "started")

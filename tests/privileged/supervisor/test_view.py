@@ -79,7 +79,7 @@ async def test_the_times_of_a_first_start_are_those_of_its_history() -> None:
         here.harness.add(shell("web"), needs=Needs(requires=("disk",)))
         supervisor.start("web")
         await supervisor.wait_state("web", "started")
-        at = {(change.name, change.now): change.at_ms for change in supervisor.history}
+        at = {(change.name, change.now): change.at_ms for change in here.harness.changes}
         times = supervisor.seen()["web"].times
         assert times.wanted_ms == at["web", Row.WAITING] > 0
         assert times.permitted_ms == at["web", Row.STARTING] >= at["disk", Row.COMPLETED]

@@ -42,11 +42,6 @@ class HealthChecks:
         self._checks: dict[ServiceRecord, _Checks] = {}
         self.reports: Reports | None = None
 
-    def failures(self, record: ServiceRecord) -> int:
-        """Return how often in a row the service was found unwell."""
-        checks = self._checks.get(record)
-        return checks.failures if checks else 0
-
     def close(self) -> None:
         """Close every descriptor."""
         self._pressure.close()

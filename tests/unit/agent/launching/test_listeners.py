@@ -11,7 +11,6 @@ import pytest
 
 from milkyway_agent.launching.listeners import (
     accept_connection,
-    adopt,
     close_listener,
     describe_address,
     environment,
@@ -74,27 +73,13 @@ def addresses(path: str) -> list[Address]:
     ]
 
 
-def test_every_kind_is_closed_on_exec_does_not_block_and_is_known_again(opened: Opening, path: str) -> None:
+def test_every_kind_is_closed_on_exec_and_blocks_only_when_handed_over(opened: Opening, path: str) -> None:
     for address in addresses(path):
         descriptor = opened(listener(address))
         assert not os.get_inheritable(descriptor)
         assert not os.get_blocking(descriptor)
         hand_over(descriptor)
         assert os.get_blocking(descriptor)
-        os.set_inheritable(descriptor, True)
-        adopt(descriptor, listener(address))
-        assert not os.get_inheritable(descriptor)
-        assert not os.get_blocking(descriptor)
-
-
-def test_no_kind_is_mistaken_for_another(opened: Opening, path: str) -> None:
-    every = addresses(path)
-    descriptors = [opened(listener(address)) for address in every]
-    for number, descriptor in enumerate(descriptors):
-        for other, address in enumerate(every):
-            if number != other:
-                with pytest.raises(RefusedError, match=f"cannot keep descriptor {descriptor} as listener web"):
-                    adopt(descriptor, listener(address))
 
 
 def test_an_address_of_all_takes_both_families(opened: Opening) -> None:
@@ -116,9 +101,7 @@ def test_an_address_of_one_family_leaves_the_other_alone(opened: Opening, host: 
     opened(listener(Tcp(port=port, address=host)))
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((other, port))
-    adopted_by = opened(listener(Tcp(port=port, address=other)))
-    with pytest.raises(RefusedError, match="it is bound to"):
-        adopt(adopted_by, listener(Tcp(port=port)))
+    opened(listener(Tcp(port=port, address=other)))
 
 
 def test_a_port_in_use_is_said_in_one_line(opened: Opening) -> None:
@@ -210,7 +193,7 @@ def test_closing_twice_over_a_missing_file_is_no_error(path: str, kind: FileKind
 def test_a_file_that_nobody_listens_at_is_replaced(opened: Opening, path: str, kind: FileKind) -> None:
     os.close(open_listener(listener(kind(path=path))))  # as a power cut leaves it
     before = os.lstat(path)
-    adopt(opened(listener(kind(path=path))), listener(kind(path=path)))
+    opened(listener(kind(path=path)))
     assert stat.S_IFMT(os.lstat(path).st_mode) == stat.S_IFMT(before.st_mode)
 
 
@@ -273,26 +256,6 @@ def test_a_pipe_never_ends_and_gives_what_was_written(opened: Opening, path: str
         assert os.read(descriptor, 100) == text
     with pytest.raises(BlockingIOError):
         os.read(descriptor, 100)
-
-
-def test_what_does_not_listen_is_not_adopted(path: str) -> None:
-    with socket.socket(socket.AF_UNIX) as bound:
-        bound.bind(path)
-        with pytest.raises(RefusedError, match="it does not listen"):
-            adopt(bound.fileno(), listener(UnixStream(path=path)))
-
-
-def test_what_is_no_socket_is_not_adopted(tmp_path: Path) -> None:
-    descriptor = os.open(tmp_path, os.O_RDONLY)
-    try:
-        with pytest.raises(RefusedError, match="it is no socket"):
-            adopt(descriptor, listener(Tcp(port=9)))
-        with pytest.raises(RefusedError, match="No such file"):
-            adopt(descriptor, listener(Fifo(path=str(tmp_path / "missing"))))
-    finally:
-        os.close(descriptor)
-    with pytest.raises(RefusedError, match="Bad file descriptor"):
-        adopt(descriptor, listener(Tcp(port=9)))
 
 
 def test_a_connection_is_closed_on_exec_blocks_and_says_who_it_is(opened: Opening) -> None:
