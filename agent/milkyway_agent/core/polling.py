@@ -1,4 +1,4 @@
-"""How long to wait before the next try: backoff that doubles, with jitter, so that a fleet does not come back in step.
+"""How long to wait before the next try: backoff that doubles, with jitter, so that a fleet does not come back all at once.
 
 Chance is an argument: a number from [0, 1).
 """
@@ -14,9 +14,9 @@ class Patience(NamedTuple):
 
 
 def delay_ms(patience: Patience, failures: int, chance: float) -> int:
-    """Return the wait after *failures* tries in a row that failed (0: the last one succeeded, try again at once).
+    """Return how long to wait after *failures* failed tries in a row (0: the last try succeeded; try again at once).
 
-    "Full jitter": anything from nothing to the bound, so that machines that failed together spread out.
+    "Full jitter": anything from 0 to the bound, so that machines that failed together spread out.
     """
     assert 0 <= chance < 1, f"chance is a number from [0, 1), not {chance}"
     if failures <= 0:

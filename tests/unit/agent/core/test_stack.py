@@ -41,7 +41,7 @@ def test_seventeen_layers_over_coreos_fit_one_page() -> None:
 
 @pytest.mark.parametrize("bad", [":", ",", "\\", '"', " "])
 def test_a_character_with_a_meaning_is_refused(bad: str) -> None:
-    with pytest.raises(RefusedError, match="holds a character that overlayfs gives a meaning"):
+    with pytest.raises(RefusedError, match="holds a character that is special to overlayfs"):
         stack.overlay_options(("/a", f"/b{bad}upperdir=/etc"))
 
 

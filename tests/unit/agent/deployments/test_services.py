@@ -37,7 +37,7 @@ def run_services(*grants: Grant, listeners: tuple[Listener, ...]) -> RunServices
 )
 def test_a_listener_that_was_not_granted_is_never_opened(grants: tuple[Grant, ...], address: Tcp | Udp) -> None:
     effect = run_services(*grants, listeners=(Listener(name="in", address=address),))
-    with pytest.raises(RefusedError, match="cannot run web/web: its listener in wants what was not granted"):
+    with pytest.raises(RefusedError, match="cannot run web/web: its listener in was not granted"):
         service_definitions(effect, Host(frozenset(), selinux=True), Reaper(Log(lambda: 0)))
 
 
