@@ -229,7 +229,7 @@ class Engine:
         record.busy = False
         effects, record.effects = record.effects, ()
         try:
-            self.permit(self.graph.concerned(record.definition.name))
+            self._wake_others(record)
             if event is not None:
                 self._happen(record, event)
             else:
@@ -262,8 +262,7 @@ class Engine:
         if row is Row.FAILED:
             self._note("service_failed", service=name, why=record.reason)
             self._on_failure(record)
-        # Who merely comes after one that waits in vain is let go, and need not be a neighbour of the one that makes it vain.
-        self.permit(list(self._awaiting) if row in (Row.IDLE, Row.FAILED, Row.WAITING) else self.graph.concerned(name))
+        self._wake_others(record)
 
     def _on_failure(self, record: ServiceRecord) -> None:
         name = record.definition.name
@@ -446,6 +445,14 @@ class Engine:
         if record.held:
             return ["is being stopped with what it requires, or changed"]
         return self.graph.holding_back(record.definition.name, self.rows)
+
+    def _wake_others(self, record: ServiceRecord) -> None:
+        """Let others start that need wait no longer: *record* is in another row, or is not ``busy`` any more."""
+        if record.row in (Row.IDLE, Row.FAILED, Row.WAITING):
+            # What requires it waits in vain, and what merely comes after that one, no neighbour of *record*, may start.
+            self.permit_all()
+        else:
+            self.permit(self.graph.concerned(record.definition.name))
 
     def permit(self, names: Iterable[str]) -> None:
         """Let those of *names* start that wait for others and need wait no longer."""

@@ -79,6 +79,17 @@ def test_of_two_that_conflict_the_one_that_was_asked_for_last_runs() -> None:
     assert (world.row("a"), world.row("b")) == (Row.IDLE, Row.STARTED)
 
 
+def test_what_comes_after_a_service_that_waits_in_vain_starts_once_the_failed_one_is_cleaned_up() -> None:
+    disk = daemon("disk", readiness=ReadyByNotify(), restart=Restart(when="never"))
+    world = world_of(disk, daemon("queue", requires=["disk"]), daemon("worker", wants=["queue"]))
+    world.inhabitants["disk"].cleaning_ms = 50
+    world.start("worker")
+    world.end("disk", 1)
+    assert (world.row("disk"), world.row("queue"), world.row("worker")) == (Row.FAILED, Row.WAITING, Row.WAITING)
+    world.pass_time(50)
+    assert (world.row("queue"), world.row("worker")) == (Row.WAITING, Row.STARTED)
+
+
 def test_a_bundle_is_up_when_its_parts_are_and_dissolves_with_one_of_them() -> None:
     world = world_of(daemon("part"), daemon("extra"), Service(name="all", type="bundle", requires=["part"], wants=["extra"]))
     world.start("all")
