@@ -437,7 +437,7 @@ class WorldOrgans:
         """Refuse: in this world no program becomes another."""
         raise AssertionError("nothing is adopted here")
 
-    def bury(self, record: ServiceRecord, process: MainProcess) -> int:
+    def reap(self, record: ServiceRecord, process: MainProcess) -> int:
         """Reap its process."""
         inhabitant = self.of(record)
         its = inhabitant.process

@@ -1,7 +1,6 @@
-"""Starting: what the supervisor asks of whoever turns a service into a process, and the way CoreOS services take.
+"""A child process that is held by a pidfd: claiming, killing and reaping it.
 
-A starter belongs to one service. It starts the service's main process as a child of ours held by a
-descriptor, kills all of its processes, and clears away what a start made; it decides nothing about when.
+While it is claimed, the ``Reaper`` leaves it alone, and its pid is not reused before it is reaped here.
 """
 
 import contextlib
@@ -17,12 +16,12 @@ from milkyway_agent.system import processes, selinux
 from milkyway_formats.errors import UnavailableError
 
 SETTLE_SECONDS = 10.0
-BURY_SECONDS = 10.0
-UNKNOWN_END = 255  # as an exit status: what ended so is started again by a policy that starts again what failed
+END_SECONDS = 10.0
+UNKNOWN_END = 255  # counts as a failure: a service that is restarted after failures is restarted after this
 
 
 class Child(NamedTuple):
-    """A service's main process: a child of ours, claimed, and its descriptor, which whoever reaps it closes."""
+    """A child of ours, claimed, with a pidfd, which is closed when it is reaped."""
 
     pid: int
     pidfd: int
@@ -31,26 +30,26 @@ class Child(NamedTuple):
 StartCallback = Callable[[Child | Exception], None]  # called with the child that was started, or with why there is none
 
 
-async def bury(child: Child, kill: Callable[[], None], reaper: Reaper) -> int | None:
+async def kill_and_reap(child: Child, kill: Callable[[], None], reaper: Reaper) -> int | None:
     """Reap *child* when it has ended; *kill* it first if it hasn't. Returns its exit status, or minus its signal.
 
-    None: it does not end. Then it is an orphan like any other from now on. Not to be cancelled.
+    None: it does not end within END_SECONDS, and is left to the reaper like any orphan. This can't be cancelled.
     """
     if not processes.has_ended(child.pidfd):
         kill()
-    with trio.move_on_after(BURY_SECONDS, shield=True):
+    with trio.move_on_after(END_SECONDS, shield=True):
         await trio.lowlevel.wait_readable(child.pidfd)
     if processes.has_ended(child.pidfd):
-        return let_go(child, reaper)
+        return reap(child, reaper)
     os.close(child.pidfd)
     reaper.release(child.pid)
     return None
 
 
 def hold(pid: int, reaper: Reaper) -> Child:
-    """Claim the child *pid*, not yet reaped, and hold it by a descriptor. Undo: reap it, then release and close.
+    """Claim the child *pid*, not yet reaped, and open a pidfd for it. Undo: ``reap``.
 
-    Raises OSError when it can't be held: it is an orphan like any other then.
+    Raises OSError if there is no pidfd to be had; then the child is left to the reaper like any orphan.
     """
     reaper.claim(pid)
     try:
@@ -60,10 +59,10 @@ def hold(pid: int, reaper: Reaper) -> Child:
         raise
 
 
-def let_go(child: Child, reaper: Reaper) -> int:
+def reap(child: Child, reaper: Reaper) -> int:
     """Reap *child*, which has ended; return its exit status, or minus the signal that killed it.
 
-    UNKNOWN_END where the kernel does not say, which is noted: somebody else has reaped it, or it is the reaper's now.
+    Returns UNKNOWN_END, and logs that, if the kernel does not say: other code has reaped it.
     """
     try:
         code = processes.reap(child.pidfd).code
@@ -75,24 +74,24 @@ def let_go(child: Child, reaper: Reaper) -> int:
     return code
 
 
-def end_now(child: Child) -> None:
-    """Kill the main process itself, which is not in its group yet when it was started just now. No error if it has ended."""
-    with contextlib.suppress(OSError):  # then its group is killed, or whoever waits for its end is not told of any
+def kill_child(child: Child) -> None:
+    """Send SIGKILL to *child* itself: if it was started just now, it is not in its group yet. No error if it has ended."""
+    with contextlib.suppress(OSError):  # it has ended; else its group is killed, too
         processes.pidfd_send_signal(child.pidfd, 9)
 
 
 def abandon(child: Child, reaper: Reaper) -> None:
-    """Kill *child* and leave its end to the reaper, as an orphan's."""
-    end_now(child)
+    """Kill *child* and leave it to the reaper like any orphan."""
+    kill_child(child)
     trio.lowlevel.notify_closing(child.pidfd)
     os.close(child.pidfd)
     reaper.release(child.pid)
 
 
 async def settled(child: Child, context: str, reaper: Reaper) -> Child:
-    """Return *child* once it is in *context* ("": at once) or has ended.
+    """Return *child* once it runs in the SELinux *context* ("": at once) or has ended.
 
-    Raises UnavailableError when it does not get there in time, or OSError: it was killed then, and let go of.
+    Raises UnavailableError if it does not get there in time, or OSError; then it was killed and abandoned.
     """
     pause = 0.001
     deadline = trio.current_time() + SETTLE_SECONDS
@@ -109,7 +108,7 @@ async def settled(child: Child, context: str, reaper: Reaper) -> Child:
 
 
 def kill_process_group(leader: int) -> None:
-    """Kill the process group of *leader*, a child of ours that is not reaped yet: its number can't be another's."""
+    """Kill the process group of *leader*, a child of ours that is not reaped yet, so its number was not reused."""
     try:
         os.killpg(leader, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):

@@ -20,9 +20,9 @@ def arguments_for(
     *,
     beside: bool = False,
 ) -> list[str]:
-    """Return the launcher's words for *command* as *service* is to be. Raises RefusedError for what there is not.
+    """Return the launcher's arguments that run *command* as *service* is defined. Raises RefusedError.
 
-    *places* None: of a service that needs none of it, without a group. *beside*: only where its group is there already.
+    *places*: None for a service that needs none of it, and no control group. *beside*: only if its control group exists.
     """
     execution = service.execution
     try:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import trio
 
 from milkyway_agent.core.restart import describe_end
-from milkyway_agent.launching.child import Child, abandon, end_now, let_go
+from milkyway_agent.launching.child import Child, abandon, kill_child, reap
 from milkyway_agent.launching.run_to_end import run_to_end
 from milkyway_agent.launching.spawned import SpawnedStarter
 from milkyway_agent.log.log import Log
@@ -41,7 +41,7 @@ class ProgramRun:
     def kill(self) -> None:
         """Send SIGKILL to all of its processes; no error if it is gone."""
         if not self._ended and not self._abandoned:
-            end_now(self._child)  # a program that was started just now is not in its group yet
+            kill_child(self._child)  # a program that was started just now is not in its group yet
         self._starter.kill()
 
     async def wait(self) -> str:
@@ -49,7 +49,7 @@ class ProgramRun:
         async with self._waiting:
             if not self._ended:
                 await wait_ended(self._child.pidfd)
-                self._ended = describe_end(let_go(self._child, self._reaper))
+                self._ended = describe_end(reap(self._child, self._reaper))
                 with trio.CancelScope(shield=True):
                     try:
                         await self._starter.clean_up()

@@ -5,13 +5,11 @@ from typing import NamedTuple
 
 from milkyway_agent.core.calendar import parse
 from milkyway_agent.core.dependencies import Needs
-from milkyway_agent.launching.starter import Starter
+from milkyway_agent.launching.starter import FIRST_LISTENER, Starter
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.execution import Execution
 from milkyway_formats.service import ExecProbe, HttpProbe, ReadyByDescriptor, ReadyByProbe, Service
 from milkyway_formats.service_check import check_service
-
-FIRST_LISTENER = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 
 
 class Definition(NamedTuple):

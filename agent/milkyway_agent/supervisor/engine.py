@@ -381,7 +381,7 @@ class Engine:
     def _end_of(self, record: ServiceRecord) -> Event:
         """Have the process that has ended reaped, and return what its end is."""
         assert record.process is not None, "only a process ends"
-        code = self._organs.bury(record, record.process)
+        code = self._organs.reap(record, record.process)
         record.process = None
         if judges_end(record.row):
             return self._judge(record, code)

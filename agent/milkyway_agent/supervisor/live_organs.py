@@ -111,9 +111,9 @@ class LiveOrgans:
         assert self._reports is not None, "organs are told to whom to report before anything else"
         self._reports.post(record, Question.END, process)
 
-    def bury(self, record: ServiceRecord, process: MainProcess) -> int:
+    def reap(self, record: ServiceRecord, process: MainProcess) -> int:
         """Reap it and close what was open for it."""
-        return self._cleanup.bury(record, process)
+        return self._cleanup.reap(record, process)
 
     def terminate(self, record: ServiceRecord) -> None:
         """Ask it to end."""
@@ -149,7 +149,7 @@ class LiveOrgans:
         self.triggers.remove(record)
         self.forget(record)
 
-    def let_go(self, record: ServiceRecord) -> None:
+    def detach(self, record: ServiceRecord) -> None:
         """Close every descriptor of a service; its processes, if there are any, go on without us."""
         self.io.give_up(record)
         self.notify.forget_stored(record)
@@ -158,7 +158,7 @@ class LiveOrgans:
             self.io.close(record, record.process)
             self._watch.remove(record.process.child.pidfd)
             os.close(record.process.child.pidfd)
-        self.connections.let_go(record)
+        self.connections.detach(record)
         self.triggers.sockets.close(record)
 
     def close(self) -> None:

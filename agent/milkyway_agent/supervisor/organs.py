@@ -65,7 +65,7 @@ class Organs(Protocol):
 
     # --- ending --------------------------------------------------------------------------------------------------------
 
-    def bury(self, record: ServiceRecord, process: MainProcess) -> int:
+    def reap(self, record: ServiceRecord, process: MainProcess) -> int:
         """Reap *process*, which has ended, and close what was open for it.
 
         Returns its exit status, or minus the signal that killed it.

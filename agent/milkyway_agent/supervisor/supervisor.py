@@ -115,7 +115,7 @@ class Supervisor:
     def release(self) -> None:
         """Close every descriptor. Processes that still run go on, and nobody supervises them. Idempotent."""
         for record in self._services.values():
-            self._organs.let_go(record)
+            self._organs.detach(record)
             record.process = None
         self._organs.close()
         self._watch.close()

@@ -13,7 +13,7 @@ from functools import partial
 
 import trio
 
-from milkyway_agent.launching.child import Child, kill_process_group, let_go
+from milkyway_agent.launching.child import Child, kill_process_group, reap
 from milkyway_agent.launching.listeners import Connection
 from milkyway_agent.launching.starter import Start
 from milkyway_agent.runtime.reaper import Reaper
@@ -24,7 +24,7 @@ from milkyway_formats.errors import MilkyWayError
 from milkyway_formats.listener import Listener
 
 CONNECTION = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
-BURY_SECONDS = 10.0
+END_SECONDS = 10.0
 
 
 class ConnectionProcess:
@@ -112,19 +112,19 @@ class Connections:
                 await self._wait_empty(record, empty)
             if record in self._processes:
                 self._note("service_killed", service=record.definition.name)
-                with trio.move_on_after(BURY_SECONDS):
+                with trio.move_on_after(END_SECONDS):
                     record.definition.starter.kill()
                     for process in self.serving(record):
                         process.signal(signal.SIGKILL)
                     await self._wait_empty(record, empty)
-            self.let_go(record)  # what does not die: when it does, it is an orphan like any other
+            self.detach(record)  # what does not die: when it does, it is an orphan like any other
             await record.definition.starter.clean_up()
         except (MilkyWayError, OSError) as error:
             self._note("cleaning_up_failed", service=record.definition.name, error=str(error))
         finally:
             del self._ending[record]
 
-    def let_go(self, record: ServiceRecord) -> None:
+    def detach(self, record: ServiceRecord) -> None:
         """Close every descriptor of the service's connections; their processes go on without us."""
         for process in self._processes.pop(record, ()):
             if process.child is not None:
@@ -166,7 +166,7 @@ class Connections:
         self._watch.remove(child.pidfd)
         if not record.definition.starter.cgroup:
             kill_process_group(child.pid)  # what it leaves; once it is reaped, its number may be another's
-        code = let_go(child, self._reaper)
+        code = reap(child, self._reaper)
         self._note("connection_process_ended", service=record.definition.name, pid=child.pid, code=code)
         self._remove(record, process)
 

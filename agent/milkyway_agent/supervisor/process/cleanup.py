@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import trio
 
-from milkyway_agent.launching.child import let_go
+from milkyway_agent.launching.child import reap
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.supervisor.process.io import StartIO
 from milkyway_agent.supervisor.service_record import MainProcess, ServiceRecord
 
-BURY_SECONDS = 10.0
+END_SECONDS = 10.0
 
 
 def clear(record: ServiceRecord) -> bool:
@@ -32,10 +32,10 @@ class Cleanup:
         self._reaper = reaper
         self._note = note
 
-    def bury(self, record: ServiceRecord, process: MainProcess) -> int:
-        """Reap *process*, which has ended, and close what was open for it; see ``Organs.bury``."""
+    def reap(self, record: ServiceRecord, process: MainProcess) -> int:
+        """Reap *process*, which has ended, and close what was open for it; see ``Organs.reap``."""
         record.definition.starter.ended()
-        code = let_go(process.child, self._reaper)
+        code = reap(process.child, self._reaper)
         self._io.close(record, process)
         return code
 
@@ -46,7 +46,7 @@ class Cleanup:
         """
         name = record.definition.name
         alive = process
-        with trio.move_on_after(BURY_SECONDS, shield=True) as scope:
+        with trio.move_on_after(END_SECONDS, shield=True) as scope:
             try:
                 if alive is not None:
                     await self._end(record, alive)
@@ -58,7 +58,7 @@ class Cleanup:
             except Exception as error:  # noqa: BLE001 (see above)
                 self._note("cleaning_up_failed", service=name, error=str(error))
         if scope.cancelled_caught:
-            self._note("cleaning_up_failed", service=name, error=f"not done within {BURY_SECONDS:g} s")
+            self._note("cleaning_up_failed", service=name, error=f"not done within {END_SECONDS:g} s")
         if alive is not None:  # it does not die; when it does, it is an orphan like any other
             self._reaper.release(alive.child.pid)
             os.close(alive.child.pidfd)
@@ -70,4 +70,4 @@ class Cleanup:
         record.definition.starter.kill()
         process.signal(signal.SIGKILL)
         await trio.lowlevel.wait_readable(process.child.pidfd)
-        self.bury(record, process)
+        self.reap(record, process)

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from milkyway_agent.launching import listeners as listener_sockets
 from milkyway_agent.launching.child import StartCallback
-from milkyway_agent.launching.starter import Start
-from milkyway_agent.supervisor.definition import FIRST_LISTENER
+from milkyway_agent.launching.starter import FIRST_LISTENER, Start
 from milkyway_agent.supervisor.process.notify import NotifySockets, has_notify
 from milkyway_agent.supervisor.process.output_pipes import OutputPipes
 from milkyway_agent.supervisor.process.readiness import Readiness
