@@ -20,7 +20,7 @@ from milkyway_formats.listener import Fifo, Listener, Tcp, Udp, UnixDatagram, Un
 _MAPPED = "::ffff:"  # an IPv4 address as an IPv6 socket shows it
 _KINDS = {Tcp: socket.SOCK_STREAM, Udp: socket.SOCK_DGRAM, UnixStream: socket.SOCK_STREAM, UnixDatagram: socket.SOCK_DGRAM}
 _WHY = {
-    errno.EADDRINUSE: "somebody listens there already",
+    errno.EADDRINUSE: "another process listens there already",
     errno.EADDRNOTAVAIL: "the address is not this machine's",
     errno.EACCES: "not permitted",
     errno.ENOENT: "its directory is missing",

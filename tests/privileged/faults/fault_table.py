@@ -44,7 +44,7 @@ class Failing(NamedTuple):
 
 # What PID 1 says of an error in words of its own.
 WORDS = {
-    errno.EADDRINUSE: "somebody listens there already",
+    errno.EADDRINUSE: "another process listens there already",
     errno.EADDRNOTAVAIL: "the address is not this machine's",
     errno.EACCES: "not permitted",
     errno.ENOENT: "its directory is missing",

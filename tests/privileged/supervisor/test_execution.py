@@ -148,11 +148,11 @@ async def test_its_process_has_nothing_open_but_what_it_is_given() -> None:
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"execution": Execution(nice=5)}, "does not read execution"),
-        ({"stored_descriptors": 1}, "passes no further descriptors"),
-        ({"readiness": ReadyByDescriptor(descriptor=5)}, "passes no further descriptors"),
-        ({"health": Health(probe=HttpProbe(port=80))}, "asks nobody over the network"),
-        ({"readiness": ReadyByProbe(probe=HttpProbe(port=80))}, "asks nobody over the network"),
+        ({"execution": Execution(nice=5)}, "does not support `execution`"),
+        ({"stored_descriptors": 1}, "passes no other descriptors"),
+        ({"readiness": ReadyByDescriptor(descriptor=5)}, "passes no other descriptors"),
+        ({"health": Health(probe=HttpProbe(port=80))}, "makes no HTTP requests"),
+        ({"readiness": ReadyByProbe(probe=HttpProbe(port=80))}, "makes no HTTP requests"),
         ({"health": Health(probe=ExecProbe(command=["/bin/true"]))}, "runs no commands beside it"),
         ({"reload": Reload(command=["/bin/true"])}, "runs no commands beside it"),
         ({"stop": Stop(command=["/bin/true"])}, "runs no commands beside it"),

@@ -27,7 +27,7 @@ async def test_who_listens_no_more_is_stopped_after_so_many_failures() -> None:
         os.kill(pid, signal.SIGUSR1)
         await harness.supervisor.wait_state(name, "failed")
         assert harness.path(name) == [*UP, *FAILED]
-        assert harness.supervisor.status_of(name).reason == f"unwell: nobody listens on port {port} (3 times)"
+        assert harness.supervisor.status_of(name).reason == f"unwell: nothing listens on port {port} (3 times)"
         assert harness.log.ring.events(name).count("service_unwell") == 3
 
 
@@ -116,7 +116,7 @@ async def test_who_says_itself_that_it_hangs_is_restarted_but_not_while_it_start
         os.kill(pid, signal.SIGUSR1)
         await harness.supervisor.wait_state(name, "failed")
         assert harness.path(name) == [*UP, *FAILED]
-        assert harness.supervisor.status_of(name).reason == "it says itself that it hangs"
+        assert harness.supervisor.status_of(name).reason == "it reported that it hangs"
 
 
 @pytest.mark.parametrize("grouped", [True, False])

@@ -130,7 +130,7 @@ async def test_a_port_in_use_is_tried_again_and_given_up() -> None:
             name = begin_direct(harness, "engine/takes_clients", listeners=[listener], restart=restart)
             await harness.supervisor.wait_state(name, "failed")
         assert harness.path(name) == [*["waiting", "starting"] * 3, "failed"]
-        assert "somebody listens there already" in harness.supervisor.status_of(name).reason
+        assert "another process listens there already" in harness.supervisor.status_of(name).reason
         harness.supervisor.start(name)
         assert harness.path(name)[-2:] == ARMED
 

@@ -104,7 +104,7 @@ async def test_who_is_stopped_while_it_is_asked_takes_the_probe_along(grouped: b
     ("readiness", "why"),
     [
         (ReadyByProbe(probe=ExecProbe(command=["/bin/false"]), interval_ms=10), "its probe ended with 1"),
-        (ReadyByTcp(port=1), "nobody listens on port 1"),
+        (ReadyByTcp(port=1), "nothing listens on port 1"),
     ],
 )
 async def test_who_is_never_ready_is_said_to_be_so_with_the_last_answer(readiness: Readiness, why: str) -> None:

@@ -158,7 +158,7 @@ async def test_conditions_decide_whether_it_is_started_at_all(tmp_path: Path) ->
         await started(harness, "unless", "below")
         assert harness.path("if") == harness.path("word") == harness.path("unseen") == ["waiting", "idle"]
         assert harness.supervisor.status_of("unseen").reason.endswith("x: File name too long")
-        assert harness.supervisor.status_of("if").reason == f"not started: {tmp_path}/there is not there"
+        assert harness.supervisor.status_of("if").reason == f"not started: {tmp_path}/there does not exist"
         (tmp_path / "there").touch()
         harness.supervisor.start("if")
         await started(harness, "if")

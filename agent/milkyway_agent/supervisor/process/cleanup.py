@@ -1,4 +1,4 @@
-"""Clearing away what a service's start made: at once where nothing of it is left, else for as long as it may take."""
+"""Removing what the start of a service made: at once if no process is left, else in a task with a deadline."""
 
 import os
 import signal
@@ -16,15 +16,15 @@ END_SECONDS = 10.0
 
 
 def clear(record: ServiceRecord) -> bool:
-    """Clear away what can be at once; tell whether that was all."""
+    """Remove what can be removed at once; tell whether that is all."""
     try:
         return record.definition.starter.clear()
     except OSError:
-        return False  # whoever waits longer will say why
+        return False  # ``Cleanup.clean_up`` will log why
 
 
 class Cleanup:
-    """Ends services' processes with all that they leave."""
+    """Ends the processes of services, and removes what they leave behind."""
 
     def __init__(self, watch: Watch, io: StartIO, reaper: Reaper, note: Callable[..., None]) -> None:
         self._watch = watch
@@ -40,9 +40,9 @@ class Cleanup:
         return code
 
     async def clean_up(self, record: ServiceRecord, process: MainProcess | None, done: Callable[[], None]) -> None:
-        """Kill and clear away whatever is left of a service, then call *done*. Never takes longer than its deadline.
+        """Kill and remove whatever is left of a service, then call *done*. Takes END_SECONDS at most.
 
-        Nothing that fails is raised: it is noted, as INTERNAL_ERROR would only clean up again.
+        Failures are logged and not raised, because INTERNAL_ERROR would only clean up again.
         """
         name = record.definition.name
         alive = process
@@ -59,7 +59,7 @@ class Cleanup:
                 self._note("cleaning_up_failed", service=name, error=str(error))
         if scope.cancelled_caught:
             self._note("cleaning_up_failed", service=name, error=f"not done within {END_SECONDS:g} s")
-        if alive is not None:  # it does not die; when it does, it is an orphan like any other
+        if alive is not None:  # it does not die, and is left to the reaper like any orphan
             self._reaper.release(alive.child.pid)
             os.close(alive.child.pidfd)
             self._io.close(record, alive)

@@ -109,7 +109,7 @@ def test_a_port_in_use_is_said_in_one_line(opened: Opening) -> None:
     opened(listener(Tcp(port=port)))
     with pytest.raises(UnavailableError) as caught:
         open_listener(listener(Tcp(port=port)))
-    assert str(caught.value) == f"cannot open listener web (TCP *:{port}): somebody listens there already"
+    assert str(caught.value) == f"cannot open listener web (TCP *:{port}): another process listens there already"
 
 
 def test_an_address_of_another_machine_is_said_in_one_line() -> None:
@@ -201,7 +201,7 @@ def test_a_file_that_nobody_listens_at_is_replaced(opened: Opening, path: str, k
 def test_a_file_that_somebody_listens_at_is_left_alone(opened: Opening, path: str, kind: FileKind) -> None:
     opened(listener(kind(path=path)))
     before = os.lstat(path)
-    with pytest.raises(UnavailableError, match="somebody listens there already"):
+    with pytest.raises(UnavailableError, match="another process listens there already"):
         open_listener(listener(kind(path=path)))
     assert os.lstat(path).st_ino == before.st_ino
 
@@ -209,7 +209,7 @@ def test_a_file_that_somebody_listens_at_is_left_alone(opened: Opening, path: st
 @pytest.mark.parametrize(("kind", "other"), [(UnixStream, UnixDatagram), (UnixDatagram, UnixStream)])
 def test_so_is_one_that_somebody_has_open_as_another_kind(opened: Opening, path: str, kind: FileKind, other: FileKind) -> None:
     opened(listener(kind(path=path)))
-    with pytest.raises(UnavailableError, match="somebody listens there already"):
+    with pytest.raises(UnavailableError, match="another process listens there already"):
         open_listener(listener(other(path=path)))
 
 
@@ -218,7 +218,7 @@ def test_somebody_whose_backlog_is_full_still_listens(path: str) -> None:
         busy.bind(path)
         busy.listen(0)
         client.connect(path)
-        with pytest.raises(UnavailableError, match="somebody listens there already"):
+        with pytest.raises(UnavailableError, match="another process listens there already"):
             open_listener(listener(UnixStream(path=path)))
 
 

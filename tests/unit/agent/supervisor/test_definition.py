@@ -23,20 +23,20 @@ COMMAND = ["/bin/true"]
     [
         (
             Service(name="a", command=COMMAND, listeners=[EACH, ONE]),
-            "either all of its listeners accept connections, or none does",
+            "either all of its listeners accept connections, or none",
         ),
-        (Service(name="a", command=COMMAND, listeners=[EACH], timers=[Timer(calendar=["daily"])]), "not at times"),
+        (Service(name="a", command=COMMAND, listeners=[EACH], timers=[Timer(calendar=["daily"])]), "not at certain times"),
         (
             Service(name="a", command=COMMAND, listeners=[EACH], stop=Stop(command=COMMAND)),
-            "which of its connections' processes",
+            "for which of its connections",
         ),
         (
             Service(name="a", command=COMMAND, listeners=[EACH], reload=Reload(command=COMMAND)),
-            "which of its connections' processes",
+            "for which of its connections",
         ),
         (
             Service(name="a", command=COMMAND, listeners=[ONE], readiness=ReadyByDescriptor(descriptor=3)),
-            "descriptor 3 is for a listener, or one that it has stored",
+            "descriptor 3 is for a listener, or for a stored descriptor",
         ),
     ],
 )
@@ -48,5 +48,5 @@ def test_what_contradicts_itself_is_refused(service: Service, why: str) -> None:
 def test_a_starter_that_gives_no_descriptors_is_asked_for_none() -> None:
     log = Log(lambda: 0)
     starter = SpawnedStarter(Program(("/bin/true",)), "/nowhere", Reaper(log))
-    with pytest.raises(RefusedError, match="its starter gives it no listeners"):
+    with pytest.raises(RefusedError, match="its starter passes no listeners"):
         check(Definition("a", Service(name="a", command=COMMAND, listeners=[ONE]), starter))
