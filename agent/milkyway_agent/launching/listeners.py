@@ -182,7 +182,7 @@ def _remove_stale_socket(path: str, kind: int) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise RefusedError(f"cannot listen at {path}: a file is there that is no socket")
+        raise RefusedError(f"cannot listen at {path}: the file there is not a socket")
     if sockets.is_listening(path, kind):
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
     os.unlink(path)
@@ -193,7 +193,7 @@ def _open_fifo(address: Fifo) -> int:
     path = address.path
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISFIFO(os.lstat(path).st_mode):
-            raise RefusedError(f"cannot listen at {path}: a file is there that is no named pipe")
+            raise RefusedError(f"cannot listen at {path}: the file there is not a named pipe")
         if _has_reader(path):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
         os.unlink(path)
@@ -201,7 +201,7 @@ def _open_fifo(address: Fifo) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EADDRINUSE, "somebody else has put a file there", path)
+            raise OSError(errno.EADDRINUSE, "another process has put a file there", path)
         os.fchmod(descriptor, address.mode)
     except OSError:
         os.close(descriptor)

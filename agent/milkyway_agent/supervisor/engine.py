@@ -2,7 +2,7 @@
 
 Each service has one queue; its events are handled one at a time, as soon as they arise. A message names the process or alarm
 that it is about, and is dropped if that is not the current one any more. Rules about the meaning of an event that are not in
-the table are in ``_event_of`` and nowhere else, and a service's ``reason`` is written only here. If carrying out an effect
+the table are in ``_event_of`` and nowhere else, and a service's ``reason`` is decided only here. If carrying out an effect
 fails in an unexpected way, that is logged and makes the service ``failed``; all others go on.
 
 The engine waits for nothing and makes no system calls: *organs* carry out the effects, *clock* tells the time, *chance* draws
@@ -75,7 +75,7 @@ class Engine:
         self._inbox = Inbox(self._handle, on_change)
         organs.report_to(self)
 
-    # --- which services there are --------------------------------------------------------------------------------------
+    # --- which services there are -------------------------------------------------------------------------------------
 
     def new_record(self, definition: Definition) -> ServiceRecord:
         """Return the record of a new service, which is stopped."""
@@ -128,7 +128,7 @@ class Engine:
         self.displace(record.definition.name)
         self._send(record, Message(Event.RESTART_ASKED, at_once=True))
 
-    # --- events --------------------------------------------------------------------------------------------------------
+    # --- events -------------------------------------------------------------------------------------------------------
 
     @property
     def is_open(self) -> bool:
@@ -277,7 +277,7 @@ class Engine:
             case "nothing":
                 pass
 
-    # --- effects -------------------------------------------------------------------------------------------------------
+    # --- effects ------------------------------------------------------------------------------------------------------
 
     def _carry_out(self, record: ServiceRecord, effect: Effect) -> Event | None:
         """Carry out one effect; sets ``record.busy`` if that takes time. Returns the event that it brings about at once."""
@@ -438,7 +438,7 @@ class Engine:
         alarm = self._organs.set_alarm(milliseconds, lambda: self.post(record, event, alarm))
         record.alarm = alarm
 
-    # --- permission to start -------------------------------------------------------------------------------------------
+    # --- permission to start ------------------------------------------------------------------------------------------
 
     def held_back(self, record: ServiceRecord) -> list[str]:
         """Return why a service may not start now; nothing if it may."""
@@ -461,6 +461,10 @@ class Engine:
             if record is not None and record.awaits_permission and not self.held_back(record):
                 self.post(record, Question.START)
 
+    def permit_all(self) -> None:
+        """Let all services start that wait for permission, as far as nothing holds them back."""
+        self.permit(list(self._awaiting))
+
     def _permission(self, record: ServiceRecord) -> Event | None:
         """Return whether and how a service may start; None if it does not wait for that any more, or is held back again."""
         if not record.awaits_permission or record.row is not Row.WAITING or self.held_back(record):
@@ -476,7 +480,7 @@ class Engine:
                 return Event.PERMITTED  # its start will fail, be judged and tried again like any other
         return event
 
-    # --- going on with what runs already -------------------------------------------------------------------------------
+    # --- going on with what runs already ------------------------------------------------------------------------------
 
     def adopt(self, record: ServiceRecord, process: MainProcess) -> None:
         """Take *process*, which was started before the service was supervised, as the main process of an idle service."""
@@ -501,7 +505,3 @@ class Engine:
             self._organs.start_health_checks(record)
         elif record.awaits_permission:
             self._awaiting[record.definition.name] = record
-
-    def permit_all(self) -> None:
-        """Let all services start that wait for permission, as far as nothing holds them back."""
-        self.permit(list(self._awaiting))

@@ -174,7 +174,7 @@ def _widen(path: str, mode: int) -> None:
     try:
         found = os.fstat(file)
         if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
-            raise OSError(errno.EADDRINUSE, "somebody else has put a file there", path)
+            raise OSError(errno.EADDRINUSE, "another process has put a file there", path)
         if stat.S_IMODE(found.st_mode) != mode:
             os.chmod(f"/proc/self/fd/{file}", mode)  # fchmod(2) takes no O_PATH descriptor; this link leads to the file
     finally:

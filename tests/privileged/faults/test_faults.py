@@ -66,7 +66,7 @@ async def test_services_outlive_the_failure_of_any_task_of_pid_1_and_go_on_being
         await _is_well(agent, witness["pid"])
 
 
-async def test_services_outlive_the_failure_of_the_agent_as_a_whole_and_the_next_one_supervises_them(factory: Factory) -> None:
+async def test_services_outlive_the_failure_of_the_whole_agent_and_the_next_supervises_them(factory: Factory) -> None:
     async with factory.agent() as agent:
         await agent.order("booted")
         witness = await agent.order("start", name="witness")

@@ -122,7 +122,7 @@ async def test_it_sees_its_stack_read_only_and_writes_only_its_scratch(tmp_path:
         assert "No space left on device" in lines[4]
 
 
-async def test_it_is_nobody_with_no_capability_but_a_granted_one(tmp_path: Path) -> None:
+async def test_it_has_no_capability_except_the_granted_one(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
         grants = (HoldCapability(name="net_bind_service"),)
         lines = await here.output_of("id -u; grep -E 'Cap|NoNew|Seccomp:' /proc/self/status", grants)

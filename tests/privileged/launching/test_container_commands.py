@@ -44,7 +44,7 @@ async def test_a_probe_is_run_as_the_service_is_until_it_is_well(tmp_path: Path)
         assert os.listdir(BUNDLES) == []
 
 
-async def test_who_is_unwell_is_started_again_and_a_probe_that_hangs_is_killed(tmp_path: Path) -> None:
+async def test_a_service_that_is_unwell_is_started_again_and_a_probe_that_hangs_is_killed(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
         health = Health(probe=ExecProbe(command=shell("sleep 1000 & sleep 1000")), interval_ms=10, timeout_ms=50, failures=2)
         service = Service(name="server", command=["/bin/sleep", "1000"], health=health, restart=Restart(delay_ms=1), stop=QUICK)
@@ -115,7 +115,7 @@ WATCHED = (
 )
 
 
-async def test_whose_watchdog_hears_nothing_is_started_again(tmp_path: Path) -> None:
+async def test_a_service_whose_watchdog_hears_nothing_is_started_again(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
         service = Service(
             name="server",

@@ -100,7 +100,7 @@ def test_a_child_is_ours_and_leads_a_session_of_its_own() -> None:
         assert ended(child) == -signal.SIGTERM
 
 
-def test_nothing_of_one_requests_environment_is_in_the_next_ones() -> None:
+def test_the_environment_of_a_request_does_not_leak_into_the_next() -> None:
     """The launcher reads all requests into the same memory: what it does not end itself goes on with the one before."""
     many = {f"SECRET{number}": "x" * 300 for number in range(20)}
     with launching() as launcher:
@@ -157,7 +157,7 @@ def test_a_group_that_is_not_there_is_named() -> None:
         ("true", errno.EINVAL, "cannot find the program: its absolute path follows --"),
     ],
 )
-def test_a_program_that_cannot_be_executed_is_told_precisely(command: str, number: int, why: str) -> None:
+def test_why_a_program_cannot_be_executed_is_reported_precisely(command: str, number: int, why: str) -> None:
     with launching() as launcher:
         answer = refused(launcher, arguments_of([command]))
         assert (answer.errno, answer.why) == (number, why)
@@ -183,7 +183,7 @@ def test_a_program_that_cannot_be_executed_is_told_precisely(command: str, numbe
         (["--user"], "cannot read option --user"),
     ],
 )
-def test_what_is_asked_for_wrongly_is_refused_and_nothing_runs(option: list[str], why: str) -> None:
+def test_wrong_arguments_are_refused_and_nothing_runs(option: list[str], why: str) -> None:
     with launching() as launcher:
         words = arguments_of(["/bin/true"])
         # the last has no argument to take
@@ -208,7 +208,7 @@ def test_a_child_has_only_the_descriptors_it_was_given() -> None:
         os.close(writing)
 
 
-def test_descriptors_come_where_they_were_asked_for_even_crosswise() -> None:
+def test_descriptors_get_the_numbers_that_were_asked_for_even_swapped() -> None:
     """The targets run through the numbers at which the launcher receives and moves them, downwards and upwards."""
     targets = [13, 3, 12, 4, 11, 10, 9, 255]
     pipes = [os.pipe2(os.O_CLOEXEC) for _ in targets]
@@ -356,7 +356,7 @@ def test_requests_for_which_there_is_no_room_wait_their_turn() -> None:
         os.close(reading)
 
 
-def test_what_cannot_even_be_asked_for_is_said_at_once() -> None:
+def test_a_request_that_cannot_be_sent_fails_at_once() -> None:
     with launching() as launcher:
         with pytest.raises(OSError, match="NUL"):
             launcher.submit(1, arguments_of(["/bin/true", "a\0b"]), {})

@@ -158,7 +158,7 @@ def test_a_secret_is_readable_by_its_user_alone_from_memory_that_is_not_swapped(
     assert not mounts.is_mounted(place)
 
 
-def test_who_may_not_mount_gets_a_directory_and_is_told(tmp_path: Path) -> None:
+def test_where_mounting_is_not_permitted_there_is_a_directory_and_the_answer_says_so(tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.mkdir()
     key = secret(own, "key", "s3cret")

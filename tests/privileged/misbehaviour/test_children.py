@@ -27,7 +27,7 @@ def needs_controller(name: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(name not in there, reason=f"version 2 has no {name} controller here; the virtual machine has")
 
 
-async def test_who_forks_twice_is_up_and_takes_its_grandchild_along() -> None:
+async def test_a_service_that_forks_twice_is_up_and_its_grandchild_ends_with_it() -> None:
     async with supervised() as harness:
         name = begin(harness, "children/forks_twice")
         grandchild = await harness.up(name, "grandchild")
@@ -38,7 +38,7 @@ async def test_who_forks_twice_is_up_and_takes_its_grandchild_along() -> None:
         assert harness.path(name) == [*UP, *STOPPED]
 
 
-async def test_the_grandchild_of_one_that_is_killed_is_not_left_to_its_successor() -> None:
+async def test_the_grandchild_of_a_killed_process_is_not_left_to_the_next() -> None:
     async with supervised() as harness:
         name = begin(harness, "children/forks_twice", restart=Restart(delay_ms=1))
         await harness.told("grandchild")
@@ -50,7 +50,7 @@ async def test_the_grandchild_of_one_that_is_killed_is_not_left_to_its_successor
         assert (has_ended(first), has_ended(second)) == (True, False)
 
 
-async def test_who_daemonises_has_ended_and_its_daemon_with_it() -> None:
+async def test_a_service_that_daemonises_has_ended_and_its_daemon_with_it() -> None:
     async with supervised() as harness:
         name = begin(harness, "children/daemonises", restart=ONCE)
         await harness.told("daemon")
@@ -59,7 +59,7 @@ async def test_who_daemonises_has_ended_and_its_daemon_with_it() -> None:
         assert harness.supervisor.status_of(name).reason == "ended with status 0"
 
 
-async def test_who_daemonises_again_and_again_leaves_no_daemon_of_any_life() -> None:
+async def test_a_service_that_daemonises_again_and_again_leaves_no_daemon_behind() -> None:
     async with supervised() as harness:
         name = begin(harness, "children/daemonises", restart=Restart(delay_ms=1, delay_limit_ms=1, start_limit=4))
         await harness.supervisor.wait_state(name, "failed")
@@ -102,7 +102,7 @@ async def test_a_process_outside_the_group_that_holds_the_output_holds_nothing_u
         cgroups.remove(outside)
 
 
-async def test_children_that_nobody_waited_for_are_reaped_when_it_is_gone() -> None:
+async def test_children_that_it_did_not_wait_for_are_reaped_when_it_is_gone() -> None:
     async with supervised() as harness:
         name = begin(harness, "children/never_waits_for_its_children")
         pid = await harness.up(name, "fifty zombies")
@@ -119,7 +119,7 @@ async def test_a_chain_of_processes_that_live_for_a_moment_each_is_caught() -> N
         assert harness.path(name) == [*UP, *STOPPED]
 
 
-async def test_who_outlives_its_first_thread_is_up_and_is_stopped() -> None:
+async def test_a_service_that_outlives_its_first_thread_is_up_and_is_stopped() -> None:
     async with supervised() as harness:
         name = begin(harness, "children/outlives_its_first_thread")
         pid = await harness.up(name, "headless")
@@ -140,7 +140,7 @@ async def test_a_fork_bomb_is_bounded_and_killed() -> None:
 
 
 @needs_controller("memory")
-async def test_who_eats_all_memory_is_killed_by_the_kernel_and_started_again() -> None:
+async def test_a_service_that_eats_all_memory_is_killed_by_the_kernel_and_started_again() -> None:
     async with supervised() as harness:
         limits = Limits(memory_bytes=16 << 20)
         name = begin(harness, "groups/eats_all_memory", limits=limits, restart=Restart(delay_ms=1))

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.privileged
         ("ends/aborts", "was killed by SIGABRT"),
     ],
 )
-async def test_who_ends_at_once_is_started_until_the_start_limit(behaviour: str, said: str) -> None:
+async def test_a_service_that_ends_at_once_is_started_until_the_start_limit(behaviour: str, said: str) -> None:
     async with supervised() as harness:
         name = begin(harness, behaviour, restart=AT_ONCE)
         await harness.supervisor.wait_state(name, "failed")
@@ -34,14 +34,14 @@ async def test_who_ends_at_once_is_started_until_the_start_limit(behaviour: str,
         assert (status.restarts, status.pid) == (2, 0)
 
 
-async def test_who_ends_badly_once_and_is_not_to_be_restarted_has_failed() -> None:
+async def test_a_service_that_ends_badly_once_and_is_not_to_be_restarted_has_failed() -> None:
     async with supervised() as harness:
         name = begin(harness, "ends/ends_badly", restart=ONCE)
         await harness.supervisor.wait_state(name, "failed")
         assert harness.path(name) == [*UP, "failed"]
 
 
-async def test_where_only_failures_are_restarted_who_ends_well_rests() -> None:
+async def test_where_only_failures_are_restarted_a_service_that_ends_well_stays_stopped() -> None:
     async with supervised() as harness:
         name = begin(harness, "ends/ends_well_when_told", restart=Restart(when="on-failure", delay_ms=1))
         os.kill(await harness.up(name, "alive"), signal.SIGUSR1)
@@ -50,7 +50,7 @@ async def test_where_only_failures_are_restarted_who_ends_well_rests() -> None:
         assert harness.supervisor.status_of(name).reason == "ended with status 0"
 
 
-async def test_where_only_failures_are_restarted_who_ends_badly_comes_back() -> None:
+async def test_where_only_failures_are_restarted_a_service_that_ends_badly_comes_back() -> None:
     async with supervised() as harness:
         name = begin(harness, "ends/ends_badly_when_told", restart=Restart(when="on-failure", delay_ms=1))
         os.kill(await harness.up(name, "alive"), signal.SIGUSR1)
@@ -91,7 +91,7 @@ async def test_a_oneshot_killed_from_outside_has_not_done_its_work() -> None:
         assert harness.path(name) == ["waiting", "starting", "failed"]
 
 
-async def test_who_is_killed_from_outside_comes_back_as_another_process() -> None:
+async def test_a_service_that_is_killed_from_outside_comes_back_as_another_process() -> None:
     async with supervised() as harness:
         name = begin(harness, "ends/lives_on", restart=AT_ONCE)
         first = await harness.up(name, "alive")
@@ -101,7 +101,7 @@ async def test_who_is_killed_from_outside_comes_back_as_another_process() -> Non
         assert harness.supervisor.status_of(name).reason == "was killed by SIGKILL"
 
 
-async def test_who_is_killed_again_and_again_comes_back_every_time() -> None:
+async def test_a_service_that_is_killed_again_and_again_comes_back_every_time() -> None:
     async with supervised() as harness:
         name = begin(harness, "ends/lives_on", restart=Restart(delay_ms=1, delay_limit_ms=1, start_limit=1000))
         for times in range(1, 31):
@@ -111,7 +111,7 @@ async def test_who_is_killed_again_and_again_comes_back_every_time() -> None:
         assert harness.supervisor.status_of(name).restarts == 30
 
 
-async def test_who_is_killed_while_starting_was_never_started() -> None:
+async def test_a_service_that_is_killed_while_starting_was_never_started() -> None:
     async with supervised() as harness:
         name = begin(harness, "ends/lives_on", readiness=ReadyByNotify(), restart=AT_ONCE)
         for times in (1, 2, 3):
@@ -120,7 +120,7 @@ async def test_who_is_killed_while_starting_was_never_started() -> None:
         assert harness.path(name) == ["waiting", "starting"] * 3 + ["failed"]
 
 
-async def test_who_is_killed_while_stopping_is_stopped_and_not_started_again() -> None:
+async def test_a_service_that_is_killed_while_stopping_is_stopped_and_not_started_again() -> None:
     async with supervised() as harness:
         name = begin(harness, "ends/dawdles_when_asked", restart=AT_ONCE)
         await harness.up(name, "alive")
@@ -131,7 +131,7 @@ async def test_who_is_killed_while_stopping_is_stopped_and_not_started_again() -
         assert "service_killed" not in harness.log.ring.events(name)
 
 
-async def test_who_crashes_when_asked_to_stop_is_stopped_and_not_failed() -> None:
+async def test_a_service_that_crashes_when_asked_to_stop_is_stopped_and_not_failed() -> None:
     async with supervised() as harness:
         name = begin(harness, "ends/crashes_when_asked", restart=AT_ONCE)
         await harness.up(name, "alive")
@@ -139,7 +139,7 @@ async def test_who_crashes_when_asked_to_stop_is_stopped_and_not_failed() -> Non
         assert harness.path(name) == [*UP, *STOPPED]
 
 
-async def test_who_dies_in_the_moment_of_being_asked_to_stop_is_stopped() -> None:
+async def test_a_service_that_dies_in_the_moment_of_being_asked_to_stop_is_stopped() -> None:
     async with supervised() as harness:
         name = begin(harness, "ends/lives_on", restart=AT_ONCE)
         for times in range(1, 11):
@@ -151,7 +151,7 @@ async def test_who_dies_in_the_moment_of_being_asked_to_stop_is_stopped() -> Non
         await harness.up(name, "alive", times=11)
 
 
-async def test_who_becomes_another_program_is_the_same_process() -> None:
+async def test_a_service_that_becomes_another_program_is_the_same_process() -> None:
     async with supervised() as harness:
         name = begin(harness, "ends/becomes_another")
         assert await harness.up(name, "alive") == harness.supervisor.status_of(name).pid
@@ -160,7 +160,7 @@ async def test_who_becomes_another_program_is_the_same_process() -> None:
         assert harness.path(name) == [*UP, *STOPPED]
 
 
-async def test_a_name_that_looks_like_another_processs_state_deceives_nobody() -> None:
+async def test_a_name_that_looks_like_the_state_of_a_process_is_only_a_name() -> None:
     async with supervised() as harness:
         name = begin(harness, "ends/bears_a_name_that_lies")
         await harness.up(name, "liar")
@@ -172,7 +172,7 @@ async def test_a_name_that_looks_like_another_processs_state_deceives_nobody() -
         assert "x) Z 1 (" in [record.facts.get("name") for record in harness.log.ring.records]
 
 
-async def test_who_removes_its_own_program_cannot_be_started_again(tmp_path: Path) -> None:
+async def test_a_service_that_removes_its_own_program_cannot_be_started_again(tmp_path: Path) -> None:
     async with supervised() as harness:
         copy = shutil.copy(program("ends"), tmp_path / "program")
         service = misbehaving(harness, "ends/removes_its_own_program", str(copy))
@@ -191,7 +191,7 @@ async def test_who_removes_its_own_program_cannot_be_started_again(tmp_path: Pat
         await harness.line(name, f"launch: cannot execute {copy}: No such file or directory")
 
 
-async def test_who_is_killed_when_nobody_may_wait_for_it_long_is_cleared_away_all_the_same() -> None:
+async def test_a_service_that_is_killed_is_cleaned_up_even_if_there_is_little_time() -> None:
     async with supervised() as harness:
         name = begin(harness, "ends/dawdles_when_asked", stop=SHORTLY)
         await harness.up(name, "alive")

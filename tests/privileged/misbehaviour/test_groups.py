@@ -14,7 +14,7 @@ from tests.privileged.supervisor.supervised import supervised
 pytestmark = pytest.mark.privileged
 
 
-async def test_who_leaves_its_group_is_ended_all_the_same() -> None:
+async def test_a_service_that_leaves_its_group_is_ended_all_the_same() -> None:
     """Its first process is held by a descriptor: wherever it goes, it is that one which is killed."""
     async with supervised() as harness:
         name = begin(harness, "groups/leaves_its_group", f"{harness.group}/leaves-its-group", stop=SHORTLY)
@@ -34,7 +34,7 @@ async def test_groups_below_its_own_go_with_all_that_is_in_them() -> None:
         assert harness.path(name) == [*UP, *STOPPED]
 
 
-async def test_groups_of_an_earlier_life_are_not_in_the_way_of_the_next() -> None:
+async def test_groups_left_by_an_earlier_run_do_not_hold_up_the_next() -> None:
     async with supervised() as harness:
         name = begin(harness, "groups/makes_groups_below", f"{harness.group}/makes-groups-below", restart=AT_ONCE)
         await harness.up(name, "below", times=2)
@@ -51,7 +51,7 @@ async def test_a_threaded_group_is_cleared_too() -> None:
         assert harness.path(name) == [*UP, *STOPPED]
 
 
-async def test_who_freezes_its_own_group_is_still_ended() -> None:
+async def test_a_service_that_freezes_its_own_group_is_still_ended() -> None:
     async with supervised() as harness:
         name = begin(harness, "groups/freezes_its_group", f"{harness.group}/freezes-its-group", stop=SHORTLY)
         await harness.up(name, "freezing")
@@ -62,7 +62,7 @@ async def test_who_freezes_its_own_group_is_still_ended() -> None:
         assert "service_killed" in harness.log.ring.events(name)
 
 
-async def test_who_kills_its_own_group_was_killed() -> None:
+async def test_a_service_that_kills_its_own_group_was_killed() -> None:
     async with supervised() as harness:
         name = begin(harness, "groups/kills_its_group", f"{harness.group}/kills-its-group", restart=AT_ONCE)
         await harness.supervisor.wait_state(name, "failed")
@@ -70,7 +70,7 @@ async def test_who_kills_its_own_group_was_killed() -> None:
         assert harness.supervisor.status_of(name).reason == "was killed by SIGKILL; given up after 3 starts within 60 s"
 
 
-async def test_who_becomes_another_user_is_still_ours_to_stop() -> None:
+async def test_a_service_that_becomes_another_user_is_still_ours_to_stop() -> None:
     async with supervised() as harness:
         service = misbehaving(harness, "groups/becomes_another_user")
         harness.add(service, program=Program(tuple(service.command), capabilities=("setuid",)))

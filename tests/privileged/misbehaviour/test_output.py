@@ -17,7 +17,7 @@ async def stopped(harness: Supervised, name: str) -> None:
 
 
 @pytest.mark.parametrize("behaviour", ["floods_standard_output", "floods_standard_error", "writes_one_endless_line"])
-async def test_a_flood_is_cut_and_drowns_nobody(behaviour: str) -> None:
+async def test_a_flood_is_cut_and_holds_up_no_other_service(behaviour: str) -> None:
     async with supervised() as harness:
         name = begin(harness, f"output/{behaviour}")
         await harness.event("output_dropped")
@@ -35,7 +35,7 @@ async def test_noise_is_noted_as_text_and_what_follows_is_not_lost() -> None:
         await stopped(harness, name)
 
 
-async def test_the_half_line_of_one_that_died_is_kept() -> None:
+async def test_the_half_line_of_a_process_that_died_is_kept() -> None:
     async with supervised() as harness:
         name = begin(harness, "output/dies_within_a_line", restart=ONCE)
         await harness.line(name, "half a li")
@@ -52,7 +52,7 @@ async def test_a_line_that_comes_byte_by_byte_is_one_line() -> None:
         await stopped(harness, name)
 
 
-async def test_who_closes_its_output_lives_on() -> None:
+async def test_a_service_that_closes_its_output_lives_on() -> None:
     async with supervised() as harness:
         name = begin(harness, "output/closes_its_output")
         await harness.up(name, "silent")
@@ -60,21 +60,21 @@ async def test_who_closes_its_output_lives_on() -> None:
         await stopped(harness, name)
 
 
-async def test_who_closes_all_its_descriptors_lives_on() -> None:
+async def test_a_service_that_closes_all_its_descriptors_lives_on() -> None:
     async with supervised() as harness:
         name = begin(harness, "output/closes_all_descriptors")
         await harness.up(name, "bare")
         await stopped(harness, name)
 
 
-async def test_who_opens_a_thousand_descriptors_takes_none_of_ours() -> None:
+async def test_a_service_that_opens_a_thousand_descriptors_takes_none_of_ours() -> None:
     async with supervised() as harness:
         name = begin(harness, "output/opens_a_thousand_descriptors")
         await harness.up(name, "greedy")
         await stopped(harness, name)
 
 
-async def test_who_reads_its_own_output_takes_it_from_nobody_else() -> None:
+async def test_a_service_that_reads_its_own_output_does_not_read_that_of_others() -> None:
     async with supervised() as harness:
         name = begin(harness, "output/steals_its_own_output")
         await harness.line(name, "the thief is done")

@@ -23,7 +23,7 @@ def free_port() -> int:
         return int(opened.getsockname()[1])
 
 
-async def test_who_is_ready_twice_is_started_once() -> None:
+async def test_a_service_that_is_ready_twice_is_started_once() -> None:
     async with supervised() as harness:
         name = begin(harness, "notify/is_ready_twice", readiness=BY_NOTIFY)
         pid = await harness.told("once")
@@ -34,7 +34,7 @@ async def test_who_is_ready_twice_is_started_once() -> None:
         assert harness.path(name) == [*UP, *STOPPED]
 
 
-async def test_who_never_says_ready_is_late_every_time() -> None:
+async def test_a_service_that_never_says_ready_is_late_every_time() -> None:
     async with supervised() as harness:
         restart = Restart(delay_ms=1, start_limit=2)
         name = begin(harness, "notify/never_says_ready", readiness=BY_NOTIFY, ready_timeout_ms=100, restart=restart)
@@ -43,7 +43,7 @@ async def test_who_never_says_ready_is_late_every_time() -> None:
         assert harness.supervisor.status_of(name).reason == "not ready within 0.1 s; given up after 2 starts within 60 s"
 
 
-async def test_who_says_ready_after_the_timeout_is_not_started_any_more() -> None:
+async def test_a_service_that_says_ready_after_the_timeout_is_not_started_any_more() -> None:
     async with supervised() as harness:
         behaviour = "notify/says_ready_when_asked_to_stop"
         name = begin(harness, behaviour, readiness=BY_NOTIFY, ready_timeout_ms=100, restart=ONCE, stop=SHORTLY)
@@ -52,7 +52,7 @@ async def test_who_says_ready_after_the_timeout_is_not_started_any_more() -> Non
         assert harness.path(name) == ["waiting", "starting", "faltering", "failed"]
 
 
-async def test_who_says_ready_when_asked_to_stop_is_stopped() -> None:
+async def test_a_service_that_says_ready_when_asked_to_stop_is_stopped() -> None:
     async with supervised() as harness:
         name = begin(harness, "notify/says_ready_when_asked_to_stop", readiness=BY_NOTIFY, stop=SHORTLY)
         await harness.told("mute")
@@ -108,7 +108,7 @@ async def test_a_giant_status_is_refused_whole_and_what_follows_counts() -> None
         assert "notification_refused" in harness.log.ring.events(name)
 
 
-async def test_who_floods_its_notify_socket_starves_nobody() -> None:
+async def test_a_service_that_floods_its_notify_socket_holds_up_no_other() -> None:
     async with supervised() as harness:
         name = begin(harness, "notify/floods_its_notify_socket", readiness=BY_NOTIFY, restart=ONCE)
         await harness.told("flooding")
@@ -118,7 +118,7 @@ async def test_who_floods_its_notify_socket_starves_nobody() -> None:
         assert harness.path(name) == ["waiting", "starting", *STOPPED]
 
 
-async def test_who_removes_its_notify_socket_gets_another_at_its_next_start() -> None:
+async def test_a_service_that_removes_its_notify_socket_gets_another_at_its_next_start() -> None:
     async with supervised() as harness:
         restart = Restart(delay_ms=1, start_limit=2)
         name = begin(harness, "notify/removes_its_notify_socket", readiness=BY_NOTIFY, ready_timeout_ms=100, restart=restart)
@@ -136,7 +136,7 @@ async def test_a_message_with_a_hundred_descriptors_is_refused_whole_and_none_is
         assert harness.path(name) == ["waiting", "starting", *STOPPED]  # that none is left open is asserted at the end
 
 
-async def test_who_listens_late_is_ready_late() -> None:
+async def test_a_service_that_listens_late_is_ready_late() -> None:
     async with supervised() as harness:
         port = free_port()
         name = begin(harness, "notify/listens_late", str(port), readiness=ReadyByTcp(port=port, interval_ms=10))
@@ -148,7 +148,7 @@ async def test_who_listens_late_is_ready_late() -> None:
         assert harness.path(name) == UP
 
 
-async def test_who_listens_on_another_port_is_never_ready() -> None:
+async def test_a_service_that_listens_on_another_port_is_never_ready() -> None:
     async with supervised() as harness:
         readiness = ReadyByTcp(port=free_port(), interval_ms=10)
         name = begin(harness, "notify/listens_elsewhere", readiness=readiness, ready_timeout_ms=100, restart=ONCE)
@@ -178,7 +178,7 @@ async def test_a_stranger_on_its_port_does_not_make_it_ready() -> None:
             assert harness.path(service.name) == ["waiting", "starting", "faltering", "failed"]
 
 
-async def test_who_ends_while_it_is_probed_is_not_ready() -> None:
+async def test_a_service_that_ends_while_it_is_probed_is_not_ready() -> None:
     async with supervised() as harness:
         readiness = ReadyByTcp(port=free_port(), interval_ms=10)
         name = begin(harness, "notify/ends_before_it_listens", readiness=readiness, restart=ONCE)

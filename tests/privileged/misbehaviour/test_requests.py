@@ -80,7 +80,7 @@ async def test_a_start_while_it_is_stopping_starts_it_afterwards() -> None:
         os.kill(harness.supervisor.status_of(name).pid, signal.SIGKILL)
 
 
-async def test_two_who_stop_it_at_once_stop_it_once() -> None:
+async def test_two_stops_at_once_stop_it_once() -> None:
     async with supervised() as harness:
         name = begin(harness, "signals/ignores_sigterm", stop=SHORTLY)
         await harness.up(name, "deaf")
@@ -118,7 +118,7 @@ async def test_when_what_it_requires_has_failed_for_good_it_waits() -> None:
         assert harness.supervisor.status_of("web").reason == "requires database, which is failed"
 
 
-async def test_who_requires_what_never_comes_up_was_never_started() -> None:
+async def test_a_service_that_requires_what_never_comes_up_was_never_started() -> None:
     async with supervised() as harness:
         begin(harness, "ends/ends_badly", name="database", readiness=ReadyByTcp(port=1), restart=AT_ONCE)
         harness.add(misbehaving(harness, "ends/lives_on", name="web"), needs=Needs(requires=("database",)))

@@ -20,14 +20,14 @@ async def stopped_by_force(harness: Supervised, name: str) -> None:
 
 
 @pytest.mark.parametrize("behaviour", ["ignores_sigterm", "ignores_all_signals", "blocks_all_signals"])
-async def test_who_is_deaf_to_signals_is_killed_after_its_timeout(behaviour: str) -> None:
+async def test_a_service_that_is_deaf_to_signals_is_killed_after_its_timeout(behaviour: str) -> None:
     async with supervised() as harness:
         name = begin(harness, f"signals/{behaviour}", stop=SHORTLY)
         await harness.up(name, "deaf")
         await stopped_by_force(harness, name)
 
 
-async def test_who_laughs_at_sigterm_was_asked_once_and_then_killed() -> None:
+async def test_a_service_that_laughs_at_sigterm_was_asked_once_and_then_killed() -> None:
     async with supervised() as harness:
         name = begin(harness, "signals/laughs_at_sigterm", stop=SHORTLY)
         await harness.up(name, "alive")
@@ -36,7 +36,7 @@ async def test_who_laughs_at_sigterm_was_asked_once_and_then_killed() -> None:
         assert [told.word for told in harness.heard] == ["alive", "laughs"]
 
 
-async def test_who_ignores_sigterm_but_not_its_own_stop_signal_is_not_killed() -> None:
+async def test_a_service_that_ignores_sigterm_but_not_its_own_stop_signal_is_not_killed() -> None:
     async with supervised() as harness:
         name = begin(harness, "signals/ignores_sigterm", stop=Stop(signal="INT"))
         await harness.up(name, "deaf")
@@ -45,14 +45,14 @@ async def test_who_ignores_sigterm_but_not_its_own_stop_signal_is_not_killed() -
         assert "service_killed" not in harness.log.ring.events(name)
 
 
-async def test_who_has_stopped_itself_is_still_ended() -> None:
+async def test_a_service_that_has_stopped_itself_is_still_ended() -> None:
     async with supervised() as harness:
         name = begin(harness, "signals/stops_itself", stop=SHORTLY)
         await harness.in_state(await harness.up(name, "stopping itself"), "T")
         await stopped_by_force(harness, name)
 
 
-async def test_who_was_stopped_from_outside_is_up_and_still_ended() -> None:
+async def test_a_service_that_was_stopped_from_outside_is_up_and_still_ended() -> None:
     async with supervised() as harness:
         name = begin(harness, "signals/laughs_at_sigterm", stop=SHORTLY)
         os.kill(await harness.up(name, "alive"), signal.SIGSTOP)
@@ -70,21 +70,21 @@ async def test_a_child_that_is_made_on_the_way_out_goes_too() -> None:
         assert harness.path(name) == [*UP, *STOPPED]
 
 
-async def test_who_multiplies_when_asked_to_stop_is_killed_with_all_of_them() -> None:
+async def test_a_service_that_multiplies_when_asked_to_stop_is_killed_with_all_of_them() -> None:
     async with supervised() as harness:
         name = begin(harness, "signals/multiplies_when_asked", stop=Stop(timeout_ms=300))
         await harness.up(name, "alive")
         await stopped_by_force(harness, name)
 
 
-async def test_who_is_traced_by_its_child_is_killed_with_it() -> None:
+async def test_a_service_that_is_traced_by_its_child_is_killed_with_it() -> None:
     async with supervised() as harness:
         name = begin(harness, "signals/is_traced_by_its_child", stop=SHORTLY)
         await harness.up(name, "traced")
         await stopped_by_force(harness, name)
 
 
-async def test_who_has_the_supervisor_trace_it_is_still_ended() -> None:
+async def test_a_service_that_has_the_supervisor_trace_it_is_still_ended() -> None:
     """The stop of a traced child is shown to wait calls that ask for ends alone (ptrace(2))."""
     async with supervised() as harness:
         name = begin(harness, "signals/has_the_supervisor_trace_it", stop=SHORTLY)
@@ -93,7 +93,7 @@ async def test_who_has_the_supervisor_trace_it_is_still_ended() -> None:
         assert harness.path(name) == [*UP, *STOPPED]
 
 
-async def test_who_has_the_supervisor_trace_it_hides_no_orphan_from_it() -> None:
+async def test_a_service_that_has_the_supervisor_trace_it_hides_no_orphan_from_it() -> None:
     async with supervised() as harness:
         name = begin(harness, "signals/has_the_supervisor_trace_it_and_forks", stop=SHORTLY)
         os.kill(await harness.up(name, "orphan"), signal.SIGUSR1)
@@ -101,7 +101,7 @@ async def test_who_has_the_supervisor_trace_it_hides_no_orphan_from_it() -> None
         assert harness.path(name) == UP
 
 
-async def test_who_floods_us_with_sigchld_keeps_nobody_from_running() -> None:
+async def test_a_service_that_floods_us_with_sigchld_holds_up_no_other() -> None:
     async with supervised() as harness:
         name = begin(harness, "signals/floods_its_parent_with_sigchld")
         await harness.up(name, "flooding")
@@ -112,7 +112,7 @@ async def test_who_floods_us_with_sigchld_keeps_nobody_from_running() -> None:
         assert harness.path(name) == [*UP, *STOPPED]
 
 
-async def test_who_is_killed_while_it_stands_still_has_failed() -> None:
+async def test_a_service_that_is_killed_while_it_stands_still_has_failed() -> None:
     async with supervised() as harness:
         name = begin(harness, "signals/stops_itself", restart=ONCE)
         os.kill(await harness.up(name, "stopping itself"), signal.SIGKILL)

@@ -89,7 +89,7 @@ def test_the_examples_run_and_their_web_server_is_found_well() -> None:
         assert supervisor.stop() == 0
 
 
-def test_what_can_not_be_used_is_refused_in_one_line_and_nothing_is_started() -> None:
+def test_unusable_definitions_are_refused_in_one_line_and_nothing_is_started() -> None:
     with supervising() as supervisor:
         supervisor.define("web", ["relative"])
         with pytest.raises(AssertionError, match="the supervisor has ended"):
@@ -335,7 +335,7 @@ def test_definitions_that_can_not_be_written_have_their_plan_beside_them_or_in_t
             assert supervisor.stop() == 0
 
 
-def test_where_nothing_can_be_written_nothing_is_started_and_one_line_says_so() -> None:
+def test_where_nothing_can_be_written_nothing_is_started_and_that_is_reported_in_one_line() -> None:
     with supervising() as supervisor:
         supervisor.define("web", SLEEP)
         supervisor.check()
@@ -350,7 +350,7 @@ def test_where_nothing_can_be_written_nothing_is_started_and_one_line_says_so() 
         assert supervisor.groups() == []
 
 
-def test_a_plan_that_can_be_written_nowhere_is_said_in_one_line() -> None:
+def test_a_plan_that_can_be_written_nowhere_is_reported_in_one_line() -> None:
     with supervising() as supervisor:
         supervisor.define("web", SLEEP)
         with read_only(supervisor.definitions):

@@ -98,7 +98,7 @@ def left_in(name: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         trio.run(clear_group, base)
 
 
-def test_who_is_left_and_does_not_heed_is_killed() -> None:
+def test_a_service_that_is_left_and_does_not_heed_is_killed() -> None:
     with left_in(f"services-test-{os.getpid()}") as (base, deaf):
         leftovers.end(base, 0.05)
         assert deaf.wait(SECONDS) == -signal.SIGKILL
@@ -111,7 +111,7 @@ def test_a_group_that_is_no_supervisors_is_not_touched() -> None:
         assert deaf.poll() is None
 
 
-def test_whoever_takes_over_needs_no_lock() -> None:
+def test_a_program_that_takes_over_needs_no_lock() -> None:
     with supervising() as supervisor:
         supervisor.define("web", SLEEP)
         supervisor.start()
@@ -122,7 +122,7 @@ def test_whoever_takes_over_needs_no_lock() -> None:
         assert supervisor.services()["web"]["pid"] == pid
 
 
-def test_with_a_plan_nothing_is_started_that_nobody_wants() -> None:
+def test_with_a_plan_nothing_is_started_that_is_not_wanted() -> None:
     with supervising() as supervisor:
         for name in ("needed", "other"):
             supervisor.define(name, SLEEP)
@@ -141,7 +141,7 @@ def test_with_a_plan_nothing_is_started_that_nobody_wants() -> None:
         assert supervisor.services()["other"]["state"] == "stopped"
 
 
-def test_a_bundle_and_its_part_that_go_together_fail_nobody() -> None:
+def test_a_bundle_and_its_part_that_are_removed_together_fail_nothing() -> None:
     with supervising() as supervisor:
         supervisor.define("web", SLEEP)
         supervisor.define("part", ["/bin/true"], type="oneshot", readiness={"type": "exit"})
@@ -169,7 +169,7 @@ def test_why_definitions_are_refused_is_in_the_log_and_an_editors_files_are_none
         assert supervisor.services()["web"]["pid"] == pid
 
 
-def test_who_has_failed_is_found_among_what_went_wrong() -> None:
+def test_a_service_that_has_failed_is_found_among_what_went_wrong() -> None:
     with supervising() as supervisor:
         supervisor.define("web", ["/bin/false"], restart={"when": "never"})
         supervisor.start()
@@ -228,7 +228,7 @@ def test_a_directory_that_is_away_for_a_moment_costs_nothing() -> None:
         assert supervisor.services()["web"]["pid"] == pid
 
 
-def test_whoever_asks_while_it_executes_itself_anew_waits_and_is_answered() -> None:
+def test_a_request_during_a_re_execution_waits_and_is_answered() -> None:
     with supervising() as supervisor, ThreadPoolExecutor(4) as askers:
         supervisor.define("web", SLEEP)
         supervisor.start()
@@ -270,7 +270,7 @@ def test_relative_directories_are_those_of_where_it_began() -> None:
         supervisor.wait_until(lambda: f"told: at {Path.cwd()}/{relative}/notify/" in supervisor.printed(), "its word")
 
 
-def test_timers_keep_their_times_where_it_was_said(tmp_path: Path) -> None:
+def test_timers_keep_their_times_in_the_directory_of_the_options(tmp_path: Path) -> None:
     timers = [{"calendar": ["*-*-* *:*:*"], "persistent": True}]
     with supervising() as supervisor:
         supervisor.define("job", ["/bin/true"], type="oneshot", readiness={"type": "exit"}, timers=timers)
@@ -284,7 +284,7 @@ def test_timers_keep_their_times_where_it_was_said(tmp_path: Path) -> None:
         assert not (supervisor.definitions / ".state").exists()
 
 
-def test_what_it_is_told_wrongly_is_said_in_one_line_and_nothing_is_left(tmp_path: Path) -> None:
+def test_wrong_arguments_are_reported_in_one_line_and_nothing_is_left(tmp_path: Path) -> None:
     with supervising() as supervisor:
         supervisor.define("web", SLEEP)
         assert supervisor.check()[0] == 0  # with a plan its services are started before anything is looked at

@@ -75,7 +75,7 @@ async def test_a_service_whose_end_its_own_stop_command_brings_about_is_stopped(
         assert harness.path("web") == [*UP, *STOPPED]
 
 
-async def test_who_has_ended_before_its_command_has_its_turn_is_told_nothing_more(tmp_path: Path) -> None:
+async def test_a_service_that_has_ended_before_its_command_has_its_turn_is_told_nothing_more(tmp_path: Path) -> None:
     async with supervised() as harness:
         told = ["/usr/bin/touch", str(tmp_path / "told")]
         for name in ("stopped", "reloaded"):
@@ -127,7 +127,7 @@ async def test_what_its_commands_write_is_in_its_log(tmp_path: Path) -> None:
         assert harness.path("web") == [*UP, *STOPPED]
 
 
-async def test_whoever_has_it_reloaded_is_told_why_it_failed() -> None:
+async def test_a_failed_reload_says_why() -> None:
     async with supervised() as harness:
         for name, command, why in (
             ("fails", ["/bin/sh", "-c", "exit 3"], "it ended with 3"),
@@ -142,7 +142,7 @@ async def test_whoever_has_it_reloaded_is_told_why_it_failed() -> None:
             assert harness.path(name) == UP, "it goes on"
 
 
-async def test_whose_service_ends_while_it_is_reloaded_is_told() -> None:
+async def test_a_reload_fails_if_the_service_ends_meanwhile() -> None:
     async with supervised() as harness, trio.open_nursery() as nursery:
         harness.add_direct(shell("web", PATIENT, reload=Reload(command=["/bin/sh", "-c", "echo begun; exec sleep 1000"])))
         harness.supervisor.start("web")

@@ -75,7 +75,7 @@ async def test_a_probe_that_was_cut_off_is_asked_again(tmp_path: Path) -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_health_goes_on_being_asked_for(tmp_path: Path) -> None:
+async def test_health_checks_go_on(tmp_path: Path) -> None:
     with heard_through(tmp_path / "asked") as asked:
         async with supervised() as harness, trio.open_nursery() as nursery:
             health = Health(probe=answers_the_second_time(tmp_path, 1), interval_ms=1, timeout_ms=60_000, failures=1)

@@ -48,7 +48,7 @@ async def test_without_a_group_what_stays_in_its_process_group_dies_with_it() ->
         assert harness.path("web")[:5] == [*UP, *STOPPED]
 
 
-async def test_without_a_group_who_ignores_its_signal_is_killed_with_what_it_started() -> None:
+async def test_without_a_group_a_service_that_ignores_its_signal_is_killed_with_what_it_started() -> None:
     async with supervised() as harness:
         script = "trap '' TERM; sleep 1000 & echo deaf; while :; do wait; done"
         harness.add_direct(shell("deaf", script, stop=Stop(timeout_ms=50)), grouped=False)

@@ -38,13 +38,13 @@ async def says(harness: Supervised, script: str, *, name: str = "web", **fields:
     return harness.lines(name)
 
 
-async def test_it_runs_as_its_account_with_that_ones_groups_and_no_others() -> None:
+async def test_it_runs_as_its_account_with_exactly_its_groups() -> None:
     async with supervised() as harness:
         assert await says(harness, "id -u; id -g; id -G", execution=Execution(account="nobody")) == ["65534"] * 3
         assert await says(harness, "id -u; id -g", name="number", execution=Execution(account="4711")) == ["4711"] * 2
 
 
-async def test_dynamic_users_are_each_ones_own_and_given_back() -> None:
+async def test_each_service_has_its_own_dynamic_user_and_gives_it_back() -> None:
     async with supervised() as harness:
         for name in ("a", "b"):
             harness.add_direct(shell(name, "id -u; exec sleep 1000", execution=Execution(dynamic_user=True)))

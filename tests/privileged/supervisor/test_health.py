@@ -17,7 +17,7 @@ pytestmark = pytest.mark.privileged
 FAILED = ["faltering", "failed"]
 
 
-async def test_who_listens_no_more_is_stopped_after_so_many_failures() -> None:
+async def test_a_service_that_listens_no_more_is_stopped_after_so_many_failures() -> None:
     async with supervised() as harness:
         port = free_port()
         health = Health(probe=TcpProbe(port=port), interval_ms=10, failures=3)
@@ -31,7 +31,7 @@ async def test_who_listens_no_more_is_stopped_after_so_many_failures() -> None:
         assert harness.log.ring.events(name).count("service_unwell") == 3
 
 
-async def test_who_answers_badly_over_http_is_unwell() -> None:
+async def test_a_service_that_answers_badly_over_http_is_unwell() -> None:
     async with supervised() as harness:
         port = free_port()
         health = Health(probe=HttpProbe(port=port, path="/well"), interval_ms=10, failures=2)
@@ -43,7 +43,7 @@ async def test_who_answers_badly_over_http_is_unwell() -> None:
         assert harness.supervisor.status_of(name).reason == "unwell: GET /well is answered with 503 (2 times)"
 
 
-async def test_who_breaks_the_connection_off_is_unwell_and_not_the_supervisor() -> None:
+async def test_a_service_that_breaks_the_connection_off_is_unwell_and_not_the_supervisor() -> None:
     async with supervised() as harness:
         port = free_port()
         health = Health(probe=HttpProbe(port=port), interval_ms=10, failures=3)
@@ -88,7 +88,7 @@ async def test_failures_in_between_are_forgiven(tmp_path: Path) -> None:
         assert harness.path("web") == [*UP, *STOPPED]
 
 
-async def test_who_feeds_its_watchdog_lives_and_who_does_not_is_restarted() -> None:
+async def test_a_service_that_feeds_its_watchdog_goes_on_and_one_that_does_not_is_restarted() -> None:
     async with supervised() as harness:
         restart = Restart(delay_ms=1)
         behaviour = "engine/feeds_its_watchdog_until_told"
@@ -106,7 +106,7 @@ async def test_who_feeds_its_watchdog_lives_and_who_does_not_is_restarted() -> N
         assert "service_hung" in harness.log.ring.events(name)
 
 
-async def test_who_says_itself_that_it_hangs_is_restarted_but_not_while_it_starts() -> None:
+async def test_a_service_that_says_itself_that_it_hangs_is_restarted_but_not_while_it_starts() -> None:
     async with supervised() as harness:
         name = begin_direct(harness, "engine/says_that_it_hangs", readiness=ReadyByNotify(), watchdog_ms=60_000, restart=ONCE)
         pid = await harness.told("starting")
@@ -120,7 +120,7 @@ async def test_who_says_itself_that_it_hangs_is_restarted_but_not_while_it_start
 
 
 @pytest.mark.parametrize("grouped", [True, False])
-async def test_who_is_stopped_while_it_is_asked_takes_the_probe_along(grouped: bool, tmp_path: Path) -> None:
+async def test_a_service_that_is_stopped_while_it_is_asked_takes_the_probe_along(grouped: bool, tmp_path: Path) -> None:
     async with supervised() as harness:
         with heard_through(tmp_path / "asked") as asked:
             probe = ExecProbe(command=["/bin/sh", "-c", f"echo asked >{tmp_path}/asked; exec sleep 1000"])

@@ -100,7 +100,7 @@ async def test_a_client_that_comes_while_it_restarts_is_served_by_the_next(tmp_p
         assert said == str(await harness.up(name, "taking", times=2)) != str(first)
 
 
-async def test_who_ends_well_rests_until_its_next_client(tmp_path: Path) -> None:
+async def test_a_service_that_ends_well_rests_until_its_next_client(tmp_path: Path) -> None:
     async with supervised() as harness:
         where = UnixStream(path=str(tmp_path / "socket"))
         name = begin_direct(harness, "engine/takes_clients", "once", listeners=[Listener(name="front", address=where)])
@@ -110,7 +110,7 @@ async def test_who_ends_well_rests_until_its_next_client(tmp_path: Path) -> None
         assert harness.path(name) == ["waiting", *["armed", "starting", "started"] * 3, "armed"]
 
 
-async def test_who_is_asked_to_be_restarted_does_not_wait_for_a_client(tmp_path: Path) -> None:
+async def test_a_service_that_is_asked_to_be_restarted_does_not_wait_for_a_client(tmp_path: Path) -> None:
     async with supervised() as harness:
         listener = Listener(name="front", address=UnixStream(path=str(tmp_path / "socket")))
         name = begin_direct(harness, "engine/takes_clients", listeners=[listener])
@@ -164,7 +164,7 @@ async def test_each_connection_is_a_process_of_the_service() -> None:
         assert harness.path(name) == [*ARMED, "idle"]
 
 
-async def test_there_are_never_more_than_so_many_and_who_waits_comes_next(tmp_path: Path) -> None:
+async def test_there_are_never_more_than_the_limit_and_waiting_clients_are_served_next(tmp_path: Path) -> None:
     async with supervised() as harness:
         where = UnixStream(path=str(tmp_path / "socket"))
         accepting(harness, "is_a_connection", where, connections=2)
@@ -244,7 +244,7 @@ async def test_a_service_either_accepts_or_does_not(tmp_path: Path) -> None:
         assert harness.supervisor.names() == []
 
 
-async def test_who_is_stopped_is_stopped_for_clients_too(tmp_path: Path) -> None:
+async def test_a_service_that_is_stopped_is_stopped_for_clients_too(tmp_path: Path) -> None:
     async with supervised() as harness:
         listener = Listener(name="front", address=UnixStream(path=str(tmp_path / "socket")))
         name = begin_direct(harness, "engine/takes_clients", listeners=[listener])

@@ -64,7 +64,7 @@ async def test_the_pipe_of_a_service_outlives_its_restarts_and_ends_with_it() ->
     [("echo begun; exec sleep 1000", False), ("setsid sleep 1000 & echo begun; exec sleep 1000", True)],
     ids=["without a group", "held by a child that is left behind"],
 )
-async def test_where_somebody_of_the_last_run_may_write_the_next_has_a_pipe_of_its_own(script: str, grouped: bool) -> None:
+async def test_if_a_process_of_the_last_run_may_still_write_the_next_run_has_a_new_pipe(script: str, grouped: bool) -> None:
     async with supervised() as harness:
         harness.add_direct(shell("web", script, restart=AGAIN), grouped=grouped)
         harness.supervisor.start("web")

@@ -17,7 +17,7 @@ pytestmark = [
 BUSY = ["/bin/sh", "-c", "for n in 1 2 3 4 5 6 7 8; do while :; do :; done & done; wait"]
 
 
-async def test_who_waits_for_a_processor_is_warned_of_once_a_window_and_nobody_else() -> None:
+async def test_there_is_one_warning_a_window_for_a_service_that_waits_for_a_processor_and_none_for_others() -> None:
     async with supervised() as harness:
         harness.add_direct(
             Service(name="busy", command=BUSY, pressure=Pressure(cpu_percent=1)),

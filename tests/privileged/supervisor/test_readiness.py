@@ -28,7 +28,7 @@ pytestmark = pytest.mark.privileged
 
 
 @pytest.mark.parametrize("number", [3, 77, 255])
-async def test_who_writes_a_line_to_its_descriptor_is_ready_then(number: int) -> None:
+async def test_a_service_that_writes_a_line_to_its_descriptor_is_ready_then(number: int) -> None:
     async with supervised() as harness:
         name = begin_direct(harness, "engine/says_ready_by_descriptor", readiness=ReadyByDescriptor(descriptor=number))
         pid = await harness.told("silent")
@@ -42,7 +42,7 @@ async def test_who_writes_a_line_to_its_descriptor_is_ready_then(number: int) ->
         assert harness.path(name) == [*UP, *STOPPED]
 
 
-async def test_who_closes_its_descriptor_without_a_line_is_late() -> None:
+async def test_a_service_that_closes_its_descriptor_without_a_line_is_late() -> None:
     async with supervised() as harness:
         behaviour = "engine/closes_its_ready_descriptor"
         name = begin_direct(harness, behaviour, readiness=ReadyByDescriptor(), ready_timeout_ms=100, restart=ONCE)
@@ -52,7 +52,7 @@ async def test_who_closes_its_descriptor_without_a_line_is_late() -> None:
         assert harness.supervisor.status_of(name).reason == "not ready within 0.1 s"
 
 
-async def test_who_says_ready_and_ends_at_once_was_started() -> None:
+async def test_a_service_that_says_ready_and_ends_at_once_was_started() -> None:
     """What it said is heard before its end is, however quick it was."""
     async with supervised() as harness:
         restart = Restart(delay_ms=1, delay_limit_ms=1, start_limit=20)
@@ -78,7 +78,7 @@ async def test_ready_by_a_command_that_ends_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [TcpProbe, HttpProbe])
-async def test_ready_by_whoever_answers_on_its_port(kind: type[TcpProbe] | type[HttpProbe]) -> None:
+async def test_ready_when_it_answers_on_its_port(kind: type[TcpProbe] | type[HttpProbe]) -> None:
     async with supervised() as harness:
         port = free_port()
         readiness = ReadyByProbe(probe=kind(port=port), interval_ms=10)
@@ -88,7 +88,7 @@ async def test_ready_by_whoever_answers_on_its_port(kind: type[TcpProbe] | type[
 
 
 @pytest.mark.parametrize("grouped", [True, False])
-async def test_who_is_stopped_while_it_is_asked_takes_the_probe_along(grouped: bool, tmp_path: Path) -> None:
+async def test_a_service_that_is_stopped_while_it_is_asked_takes_the_probe_along(grouped: bool, tmp_path: Path) -> None:
     async with supervised() as harness:
         with heard_through(tmp_path / "asked") as asked:
             probe = ExecProbe(command=["/bin/sh", "-c", f"echo asked >{tmp_path}/asked; exec sleep 1000"])
@@ -107,7 +107,7 @@ async def test_who_is_stopped_while_it_is_asked_takes_the_probe_along(grouped: b
         (ReadyByTcp(port=1), "nothing listens on port 1"),
     ],
 )
-async def test_who_is_never_ready_is_said_to_be_so_with_the_last_answer(readiness: Readiness, why: str) -> None:
+async def test_a_service_that_is_never_ready_fails_with_the_last_answer_of_its_probe(readiness: Readiness, why: str) -> None:
     async with supervised() as harness:
         harness.add_direct(shell("web", "exec sleep 1000", readiness=readiness, ready_timeout_ms=200, restart=ONCE))
         harness.supervisor.start("web")

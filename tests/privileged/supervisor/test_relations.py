@@ -81,7 +81,7 @@ async def test_a_deaf_service_delays_what_it_needs_when_all_stop_and_nothing_els
             await harness.supervisor.wait_state("below", "stopped")
 
 
-async def test_who_is_between_two_keeps_their_order_when_these_alone_stop() -> None:
+async def test_a_service_that_is_between_two_keeps_their_order_when_these_alone_stop() -> None:
     async with supervised() as harness, trio.open_nursery() as nursery:
         harness.add_direct(sleeper("base"), sleeper("between", after=["base"]), shell("deaf", DEAF, after=["between"]))
         harness.supervisor.start("base", "between", "deaf")
@@ -97,7 +97,7 @@ async def test_who_is_between_two_keeps_their_order_when_these_alone_stop() -> N
         assert harness.supervisor.row("between") is Row.STARTED
 
 
-async def test_a_bundle_is_started_with_all_its_parts_and_dissolves_when_one_is_lost() -> None:
+async def test_a_bundle_is_started_with_all_its_parts_and_waits_when_one_is_lost() -> None:
     async with supervised() as harness:
         # "b" is required and wanted: its loss is told twice, and counts once.
         harness.add_direct(
@@ -119,7 +119,7 @@ async def test_a_bundle_is_started_with_all_its_parts_and_dissolves_when_one_is_
         assert "event_without_meaning" not in harness.log.ring.events()
 
 
-async def test_who_conflicts_is_stopped_before_the_other_starts() -> None:
+async def test_a_service_that_conflicts_is_stopped_before_the_other_starts() -> None:
     async with supervised() as harness:
         harness.add_direct(sleeper("day"), sleeper("night", conflicts=["day"]))
         for now, then in (("day", "night"), ("night", "day"), ("day", "night")):
@@ -261,7 +261,7 @@ async def test_a_set_that_is_refused_changes_nothing() -> None:
         assert harness.supervisor.names() == ["a", "b"]
 
 
-async def test_who_requires_something_more_now_waits_for_it(tmp_path: Path) -> None:
+async def test_a_service_that_requires_something_more_now_waits_for_it(tmp_path: Path) -> None:
     async with supervised() as harness:
         harness.add_direct(sleeper("a"), bundle("all", requires=["a"]))
         harness.supervisor.start("all")

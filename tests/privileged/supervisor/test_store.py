@@ -20,7 +20,7 @@ async def stored(harness: Supervised, name: str) -> list[str]:
     return [entry.name for entry in kept.stored]
 
 
-async def test_what_it_leaves_in_its_last_moment_is_given_to_its_next_life() -> None:
+async def test_what_it_stores_in_its_last_moment_is_given_to_its_next_process() -> None:
     """A file can't be watched for a hang-up, and its process ends before anybody has read the message."""
     async with supervised() as harness:
         name = begin_direct(harness, "engine/leaves_a_file", stored_descriptors=4, restart=Restart(delay_ms=1))
@@ -56,7 +56,7 @@ async def test_what_it_gives_up_and_what_hangs_up_is_dropped() -> None:
         assert harness.path(name) == [*UP, *UP, *STOPPED]
 
 
-async def test_who_may_store_nothing_stores_nothing() -> None:
+async def test_a_service_that_may_store_nothing_stores_nothing() -> None:
     async with supervised() as harness:
         name = begin_direct(harness, "engine/stores_pipes", readiness=ReadyByNotify())
         await harness.up(name, "stored")

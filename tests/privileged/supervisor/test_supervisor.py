@@ -81,7 +81,7 @@ async def test_it_is_started_again_until_the_start_limit() -> None:
         assert harness.path("crasher").count("starting") == 8
 
 
-async def test_who_ignores_sigterm_is_killed_after_its_timeout() -> None:
+async def test_a_service_that_ignores_sigterm_is_killed_after_its_timeout() -> None:
     async with supervised() as harness:
         script = "trap '' TERM; echo armed; while :; do sleep 1000; done"
         harness.add(shell("deaf", script, stop=Stop(timeout_ms=50)))
@@ -92,7 +92,7 @@ async def test_who_ignores_sigterm_is_killed_after_its_timeout() -> None:
         assert "service_killed" in harness.log.ring.events("deaf")
 
 
-async def test_who_obeys_sigterm_is_not_killed() -> None:
+async def test_a_service_that_obeys_sigterm_is_not_killed() -> None:
     async with supervised() as harness:
         harness.add(shell("polite", "trap 'echo bye; exit 0' TERM; echo armed; while :; do sleep 1000 & wait; done"))
         harness.supervisor.start("polite")
@@ -130,7 +130,7 @@ async def test_what_it_leaves_behind_dies_with_it() -> None:
             os.close(pidfd)
 
 
-async def test_an_orphan_is_reaped_and_a_child_of_somebody_else_is_not() -> None:
+async def test_an_orphan_is_reaped_and_a_claimed_child_is_not() -> None:
     async with supervised() as harness:
         # Not of a service: sh starts it and ends first, and the reaper adopts it.
         process = await trio.lowlevel.open_process(["/bin/sh", "-c", "sleep 0.1 & exit 5"])
@@ -150,7 +150,7 @@ async def test_a_flood_of_output_is_cut_counted_and_survived() -> None:
         await harness.supervisor.stop("flood")
 
 
-async def test_who_is_never_ready_is_stopped_and_tried_again() -> None:
+async def test_a_service_that_is_never_ready_is_stopped_and_tried_again() -> None:
     async with supervised() as harness:
         restart = Restart(delay_ms=1, start_limit=2)
         service = shell("mute", "exec sleep 1000", readiness=ReadyByNotify(), ready_timeout_ms=50, restart=restart)
@@ -239,7 +239,7 @@ async def test_requirements_start_first_and_hold_back() -> None:
         await harness.supervisor.wait_state("web", "started")
 
 
-async def test_who_never_comes_up_is_not_waited_for_for_ever() -> None:
+async def test_a_service_that_never_comes_up_is_not_waited_for_for_ever() -> None:
     async with supervised() as harness:
         restart = Restart(delay_ms=1, delay_limit_ms=5, start_limit=1000)
         harness.add(shell("loop", "exit 1", readiness=ReadyByTcp(port=1), restart=restart))

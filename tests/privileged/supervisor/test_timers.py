@@ -77,7 +77,7 @@ async def test_a_time_that_is_far_away_starts_nothing_and_an_asked_restart_does_
         assert harness.path("job") == ["waiting", "armed", "starting", "armed"]
 
 
-async def test_who_is_running_and_asked_to_restart_runs_again_and_rests_then(tmp_path: Path) -> None:
+async def test_a_service_that_is_running_and_asked_to_restart_runs_again_and_rests_then(tmp_path: Path) -> None:
     async with supervised() as harness:
         with heard_through(tmp_path / "runs") as ran:
             script = f"echo run >{tmp_path}/runs; test -e {tmp_path}/end || exec sleep 1000"
@@ -231,7 +231,7 @@ async def being_kept(directory: Path) -> AsyncIterator[tuple[Supervised, StuckDi
             yield harness, stuck
 
 
-async def test_a_disk_that_hangs_holds_up_who_waits_for_it_and_nobody_else(tmp_path: Path) -> None:
+async def test_a_disk_that_hangs_holds_up_only_the_services_that_wait_for_it(tmp_path: Path) -> None:
     async with being_kept(tmp_path) as (harness, stuck):
         harness.add_direct(shell("other", "exit 0", type="oneshot", readiness=ReadyByExit(), timers=[Timer(after_boot_ms=1)]))
         harness.supervisor.start("other")
@@ -252,7 +252,7 @@ async def test_a_time_that_comes_while_it_is_not_armed_any_more_is_used_when_it_
         await starts_once(harness)
 
 
-async def test_who_is_armed_anew_while_its_stamp_is_written_starts_once_and_writes_once(tmp_path: Path) -> None:
+async def test_a_service_that_is_armed_again_while_its_stamp_is_written_starts_once_and_writes_once(tmp_path: Path) -> None:
     async with being_kept(tmp_path) as (harness, stuck):
         await harness.supervisor.stop("job")
         harness.supervisor.start("job")
@@ -306,7 +306,7 @@ class NoThreadStamps(TimerStamps):
         raise RuntimeError("can't start new thread")
 
 
-async def test_who_finds_no_thread_to_write_with_starts_nevertheless_and_goes_on(tmp_path: Path) -> None:
+async def test_a_service_that_finds_no_thread_to_write_with_starts_nevertheless_and_goes_on(tmp_path: Path) -> None:
     with stamps(tmp_path) as kept:
         keep(kept, "job.0", kernel.realtime_ms() - 5 * DAY_MS)
         async with supervised() as harness:
@@ -346,7 +346,7 @@ class Clocks(NamedTuple):
     boottime: list[int]
 
 
-async def test_a_clock_that_is_set_has_all_times_reckoned_anew() -> None:
+async def test_when_the_clock_is_set_all_times_are_recalculated() -> None:
     """The kernel's timer is asked for each time by the clock that is set: what it is told is what is seen."""
     clocks = Clocks([1_000_000_000_000], [5_000_000])
     triggered: list[str] = []

@@ -49,7 +49,7 @@ async def test_why_follows_a_service_through_its_life() -> None:
         assert (await asked(here, "why", "db"))["wanted_by"] == [{"service": "db", "kind": "asked", "who": "eve"}]
 
 
-async def test_one_that_is_asked_for_stays_so_when_another_needs_it_too() -> None:
+async def test_a_service_that_was_asked_for_stays_so_when_another_needs_it_too() -> None:
     async with observed() as here:
         supervisor = here.harness.supervisor
         here.harness.add(shell("db"))

@@ -1,4 +1,4 @@
-"""Times of the calendar: what systemd means by them, and that the next one is really the next."""
+"""Calendar times: they mean what systemd means by them, and the next one is really the next."""
 
 import datetime
 import re
@@ -154,7 +154,7 @@ def test_the_next_three_times_are_those_that_systemd_finds(base: int, text: str,
         ("\u0661\u0660:00", None),
     ],
 )
-def test_what_is_wrong_is_said_and_where(text: str, why: str | None) -> None:
+def test_the_error_says_what_is_wrong_and_where(text: str, why: str | None) -> None:
     with pytest.raises(RefusedError) as caught:
         parse(text)
     assert str(caught.value).startswith(f"cannot read times {text!r}: ")
@@ -219,7 +219,7 @@ def day_matches(calendar: Calendar, date: datetime.date) -> bool:
 
 
 def matches(calendar: Calendar, at: int) -> bool:
-    """The reference: whether one second is one of the times, by looking at it alone."""
+    """Tell whether a second is one of the times, by looking at it alone: the reference."""
     time = datetime.datetime.fromtimestamp(at, datetime.UTC)
     clock = time.hour in calendar.hours and time.minute in calendar.minutes and time.second in calendar.seconds
     return clock and day_matches(calendar, time.date())

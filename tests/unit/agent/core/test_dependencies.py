@@ -1,4 +1,4 @@
-"""In which order services start, and what holds one back."""
+"""The order in which services start and stop, and what holds them back."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -43,17 +43,17 @@ NEEDS = {
 GRAPH = Graph(NEEDS)
 
 
-def test_who_is_needed_comes_first() -> None:
+def test_a_service_that_is_needed_comes_first() -> None:
     assert GRAPH.waves() == [("config", "cache"), ("database",), ("web",), ("metrics",)]
 
 
-def test_stopping_is_the_reverse_of_starting_and_waits_for_nobody_else() -> None:
+def test_stopping_is_the_reverse_of_starting_and_a_service_waits_only_for_its_dependents() -> None:
     order = Graph(NEEDS | {"alone": Needs()}).stopping()
     stopped = []
     while order.is_active():
         ready = order.get_ready()
         stopped.append(set(ready))
-        order.done(*(name for name in ready if name != "alone"))  # which is deaf
+        order.done(*(name for name in ready if name != "alone"))  # which hangs
         if not ready:
             break
     assert stopped == [{"metrics", "alone"}, {"web"}, {"database"}, {"config", "cache"}, set()]
@@ -74,12 +74,12 @@ def test_a_service_that_requires_itself_is_a_ring() -> None:
 def test_starting_pulls_in_what_is_required_and_wanted_and_no_more() -> None:
     assert set(GRAPH.pulled_in("web")) == {"web", "database", "config", "cache"}
     assert GRAPH.pulled_in("web")[-1] == "web"
-    assert GRAPH.pulled_in("database") == ("database",), "order alone pulls nobody in"
+    assert GRAPH.pulled_in("database") == ("database",), "order alone pulls nothing in"
 
 
 def test_dependents_are_those_that_require_it_even_through_others() -> None:
     assert GRAPH.dependents("database") == ("web", "metrics")
-    assert GRAPH.dependents("cache") == (), "who only wants it goes on without"
+    assert GRAPH.dependents("cache") == (), "services that only want it go on without it"
 
 
 def rows(**now: Row) -> dict[str, Row]:
@@ -108,7 +108,7 @@ def test_a_wanted_one_holds_back_only_until_it_is_settled(row: Row) -> None:
 def test_a_wanted_one_that_is_on_its_way_is_waited_for(row: Row) -> None:
     up = rows(database=Row.STARTED, config=Row.STARTED, cache=row)
     assert GRAPH.holding_back("web", up) == [f"comes after cache, which is {row.label}"]
-    assert GRAPH.holding_back("database", up) == [f"comes after cache, which is {row.label}"], "before is after, turned"
+    assert GRAPH.holding_back("database", up) == [f"comes after cache, which is {row.label}"], "before is the reverse of after"
 
 
 def test_a_ring_through_before_is_named_in_full() -> None:
@@ -117,7 +117,7 @@ def test_a_ring_through_before_is_named_in_full() -> None:
         Graph(ring).waves()
 
 
-def test_a_ring_is_named_without_those_who_merely_wait_for_it() -> None:
+def test_a_ring_is_named_without_the_services_that_merely_wait_for_it() -> None:
     ring = {"z": Needs(after=("b",)), "a": Needs(after=("b",)), "b": Needs(after=("a",))}
     with pytest.raises(CycleError, match=r"wait for one another: b → a → b$"):
         Graph(ring).waves()
@@ -154,8 +154,8 @@ def test_a_service_that_could_never_start_is_refused() -> None:
     Graph(RIVALS).check()
 
 
-def test_isolating_stops_all_that_it_does_not_need_who_needs_others_first() -> None:
-    assert GRAPH.isolated("database") == ("metrics", "web", "cache", "config"), "order alone keeps nobody"
+def test_isolating_stops_all_that_it_does_not_need_dependents_first() -> None:
+    assert GRAPH.isolated("database") == ("metrics", "web", "cache", "config"), "order alone keeps nothing"
     assert GRAPH.isolated("web") == ("metrics",)
     assert GRAPH.isolated("metrics") == ()
 
@@ -190,7 +190,7 @@ def test_a_long_chain_is_no_deeper_than_a_short_one() -> None:
 
 
 class Counted(Mapping[str, Any]):
-    """A mapping that counts how often it is looked into; once ``closed`` it refuses to be walked through."""
+    """A mapping that counts its lookups; once ``closed`` it refuses iteration."""
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         self.content = content
@@ -202,7 +202,7 @@ class Counted(Mapping[str, Any]):
         return self.content[name]
 
     def __iter__(self) -> Iterator[str]:
-        assert not self.closed, "nobody may look at all services"
+        assert not self.closed, "no question may look at all services"
         return iter(self.content)
 
     def __len__(self) -> int:
@@ -225,7 +225,7 @@ def test_starting_500_services_looks_at_each_a_few_times_only() -> None:
 WEB = Service(name="web", command=["/bin/web"])
 
 
-def test_a_change_of_definitions_names_who_comes_goes_and_changes() -> None:
+def test_a_change_of_definitions_names_what_was_added_removed_and_must_restart() -> None:
     old = {"gone": WEB, "same": WEB, "other": WEB, "softer": WEB}
     new = {
         "same": Service(name="web", command=["/bin/web"]),
@@ -286,7 +286,7 @@ def test_a_service_that_gains_its_first_timer_or_loses_its_last_restarts() -> No
     assert changed({"web": timed}, {"web": WEB}).restarted == ("web",)
 
 
-def test_who_merely_comes_after_does_not_wait_for_what_waits_in_vain() -> None:
+def test_a_service_that_merely_comes_after_does_not_wait_for_what_waits_in_vain() -> None:
     """ "worker" wants "queue", which requires "cache", which has failed: the worker starts without its queue."""
     needs = {"cache": Needs(), "queue": Needs(requires=("cache",)), "worker": Needs(wants=("queue",))}
     graph = Graph(needs)

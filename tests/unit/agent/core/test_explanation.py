@@ -1,4 +1,4 @@
-"""Why a service is where it is: who wants it, what it waits for, down to the last reason."""
+"""Why a service is in its state: who wants it, and what it waits for, down to the last reason."""
 
 import pytest
 
@@ -19,7 +19,7 @@ NEEDS = {
 
 
 def seen(**given: Seen) -> dict[str, Seen]:
-    """Return what is seen of every service in NEEDS: *given*, the others untouched."""
+    """Return what is known of every service in NEEDS: *given*, and nothing of the others."""
     found = {}
     for name, needs in NEEDS.items():
         found[name] = given.get(name, Seen())._replace(requires=needs.requires, wants=needs.wants)
@@ -39,7 +39,7 @@ STARTING = Seen(row=Row.STARTING, cause=Event.PERMITTED, since_ms=7000)
 FAILED = Seen(row=Row.FAILED, reason="ended with status 1", cause=Event.GAVE_UP, since_ms=7000)
 
 
-def test_who_is_asked_for_is_asked_for_and_the_rest_pulled_in_by_the_nearest() -> None:
+def test_what_is_asked_for_has_that_origin_and_the_rest_is_pulled_in_by_the_nearest() -> None:
     graph = Graph(NEEDS)
     assert origins(["web"], graph.pulled_in("web"), graph.parts, "ada") == {
         "web": Origin("asked", "ada"),
@@ -73,7 +73,7 @@ def test_what_is_met_again_is_not_told_again() -> None:
     ]
 
 
-def test_one_that_waits_for_its_backoff_waits_for_nobody() -> None:
+def test_a_service_in_its_backoff_waits_for_no_other() -> None:
     found = explained("php", php=Seen(row=Row.WAITING, reason="was killed by SIGKILL", delay_ms=400), db=FAILED)
     assert (found.because, found.why) == ([], "was killed by SIGKILL; tries again after 0.4 s")
     assert explained("db", php=Seen(row=Row.WAITING), db=FAILED).holds_back == []
@@ -103,7 +103,7 @@ def test_a_chain_however_long_has_an_end() -> None:
     assert len(found.because) == LONGEST_CHAIN
 
 
-def test_whoever_wants_it_is_followed_up_to_whoever_asked() -> None:
+def test_the_chain_of_origins_goes_up_to_the_person_who_asked() -> None:
     given = {
         "db": Seen(row=Row.STARTED, origin=Origin("pulled-in", "php")),
         "php": Seen(row=Row.STARTED, origin=Origin("pulled-in", "web")),
@@ -118,7 +118,7 @@ def test_whoever_wants_it_is_followed_up_to_whoever_asked() -> None:
     assert (found.needed_by, found.holds_back) == (["php", "report"], [])
 
 
-def test_who_waits_for_it_is_named_and_who_waits_for_another_is_not() -> None:
+def test_services_that_wait_for_it_are_named_and_those_that_wait_for_another_are_not() -> None:
     found = explained("php", web=waiting(), php=Seen(row=Row.STARTING), db=Seen(row=Row.STARTED))
     assert found.holds_back == ["web"]
     assert explained("disk", php=waiting(), disk=Seen(row=Row.STARTED), db=Seen(row=Row.STARTING)).holds_back == []
@@ -160,7 +160,7 @@ def test_every_row_has_a_sentence() -> None:
         assert brief(Seen(row=row), [])
 
 
-def test_the_tree_has_every_service_and_begins_with_those_that_nobody_needs() -> None:
+def test_the_tree_has_every_service_and_begins_with_those_that_no_other_needs() -> None:
     all_of_them = seen(shop=waiting(), db=STARTING, report=waiting(), php=waiting(), web=waiting())
     found = tree(all_of_them, Graph(NEEDS), {name: seen.row for name, seen in all_of_them.items()}, 10_000)
     assert found.roots == ["shop"]

@@ -81,7 +81,7 @@ def test_starts_that_are_long_past_do_not_count() -> None:
         verdict = judge(defined(), 1, starts, now + 1, 0.0)
         starts = verdict.starts
         assert verdict.event is Event.RETRIED
-    assert len(starts.at) <= 2, "forgotten ones take no room"
+    assert len(starts.at) <= 2, "those that don't count are forgotten"
 
 
 def test_a_long_run_ends_a_row_of_failures() -> None:
@@ -148,10 +148,10 @@ def test_a_condition_that_does_not_hold_skips_whatever_it_is() -> None:
         assert permission(service, Starts(), False) is Event.SKIPPED
 
 
-def test_signals_are_told_by_their_names() -> None:
+def test_signals_are_shown_by_name() -> None:
     for number in signal.valid_signals() - {signal.SIGRTMAX}:
         known = signal.Signals(number).name if number in set(signal.Signals) else f"SIGRTMIN+{number - signal.SIGRTMIN}"
         assert describe_end(-number) == f"was killed by {known}"
-    assert describe_end(-33) == "was killed by signal 33", "the C library's own"
+    assert describe_end(-33) == "was killed by signal 33", "reserved by the C library"
     assert describe_end(3) == "ended with status 3"
     assert describe_end(None) == "did not start"

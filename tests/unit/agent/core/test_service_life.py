@@ -1,4 +1,4 @@
-"""Whatever happens to services and in whatever order, the laws of the table hold."""
+"""Whatever happens to services, in any order, the laws of the table hold."""
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +14,7 @@ from tests.fakes.service_world import World
 @given(st.binary(min_size=160, max_size=160))
 @settings(max_examples=300, deadline=None)
 def test_any_sequence_of_events_keeps_every_law_and_comes_to_rest(data: bytes) -> None:
-    """It never kills without asking, loses no process, starts nothing that nobody wants, and reaches a fixed point."""
+    """It never kills without asking, loses no process, starts nothing that is not wanted, and reaches a fixed point."""
     live(data)
 
 
@@ -32,7 +32,7 @@ def rows(world: World, name: str = "web") -> list[str]:
     return [*found, world.row(name).label]
 
 
-def test_what_ignores_the_stop_signal_is_killed_when_its_time_is_over_and_not_before() -> None:
+def test_a_service_that_ignores_its_stop_signal_is_killed_after_its_timeout_and_not_before() -> None:
     world = world_of(daemon())
     world.inhabitants["web"].obeys = None
     world.start("web")
@@ -43,7 +43,7 @@ def test_what_ignores_the_stop_signal_is_killed_when_its_time_is_over_and_not_be
     assert rows(world) == ["idle", "waiting", "starting", "started", "stopping", "idle"]
 
 
-def test_a_client_starts_it_and_the_next_one_again() -> None:
+def test_each_client_starts_it_again() -> None:
     world = world_of(daemon(listeners=[Listener(name="http", address=Tcp(port=80))]))
     world.start("web")
     assert not world.alive
@@ -71,7 +71,7 @@ def test_what_counts_on_a_socket_runs_while_the_service_behind_it_starts_and_goe
     assert (world.row("database"), world.row("web")) == (Row.FAILED, Row.WAITING)
 
 
-def test_of_two_that_conflict_the_one_that_was_asked_for_last_runs() -> None:
+def test_of_two_that_conflict_the_last_that_was_asked_for_runs() -> None:
     world = world_of(daemon("a", conflicts=["b"]), daemon("b"))
     world.start("a")
     world.start("b")
@@ -79,7 +79,7 @@ def test_of_two_that_conflict_the_one_that_was_asked_for_last_runs() -> None:
     assert (world.row("a"), world.row("b")) == (Row.IDLE, Row.STARTED)
 
 
-def test_what_comes_after_a_service_that_waits_in_vain_starts_once_the_failed_one_is_cleaned_up() -> None:
+def test_what_comes_after_a_service_that_waits_in_vain_starts_once_the_failed_service_is_cleaned_up() -> None:
     disk = daemon("disk", readiness=ReadyByNotify(), restart=Restart(when="never"))
     world = world_of(disk, daemon("queue", requires=["disk"]), daemon("worker", wants=["queue"]))
     world.inhabitants["disk"].cleaning_ms = 50
@@ -90,7 +90,7 @@ def test_what_comes_after_a_service_that_waits_in_vain_starts_once_the_failed_on
     assert (world.row("queue"), world.row("worker")) == (Row.WAITING, Row.STARTED)
 
 
-def test_a_bundle_is_up_when_its_parts_are_and_dissolves_with_one_of_them() -> None:
+def test_a_bundle_is_up_when_its_parts_are_and_waits_when_one_is_lost() -> None:
     world = world_of(daemon("part"), daemon("extra"), Service(name="all", type="bundle", requires=["part"], wants=["extra"]))
     world.start("all")
     assert rows(world, "all")[-1] == "completed"

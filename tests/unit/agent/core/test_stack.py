@@ -30,7 +30,7 @@ def test_the_options_name_each_level_and_one_context() -> None:
     kind = stack.type_name("web_1", 3, "stack")
     options = stack.overlay_options(("/l/a", "/"), context=object_context(kind))
     assert options == ('lowerdir=/l/a:/,redirect_dir=nofollow,metacopy=off,context="u:object_r:web_1.v3.stack:s0"')
-    assert "upperdir" not in options, "nothing of a stack is writable"
+    assert "upperdir" not in options, "no part of a stack is writable"
 
 
 def test_seventeen_layers_over_coreos_fit_one_page() -> None:

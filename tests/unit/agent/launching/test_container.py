@@ -1,4 +1,4 @@
-"""What a layer's service gets is what its deployment was granted, and nothing else."""
+"""A layer's service gets what its deployment was granted, and nothing else."""
 
 from typing import Any
 
@@ -127,7 +127,7 @@ def test_without_selinux_no_context_is_asked_for() -> None:
     assert "u:" not in str(config(host=Host(frozenset(), selinux=False)))
 
 
-def test_the_notify_socket_is_the_only_way_out_and_only_for_who_uses_it() -> None:
+def test_the_notify_socket_is_the_only_way_out_and_only_if_the_service_uses_it() -> None:
     assert "NOTIFY_SOCKET" not in str(config())
     found = config(notify="/run/milkyway/notify/web.nginx.sock")
     assert mounts(found)["/dev/milkyway-notify"]["source"] == "/run/milkyway/notify/web.nginx.sock"

@@ -1,4 +1,4 @@
-"""What can't be supervised as it is defined is refused with the reason, before anything of it runs."""
+"""A definition that can't be supervised is refused with the reason, before any of its programs runs."""
 
 import pytest
 
@@ -45,7 +45,7 @@ def test_what_contradicts_itself_is_refused(service: Service, why: str) -> None:
         check(Definition("a", service, DirectStarter.__new__(DirectStarter)))
 
 
-def test_a_starter_that_gives_no_descriptors_is_asked_for_none() -> None:
+def test_a_service_with_listeners_needs_a_starter_that_passes_them() -> None:
     log = Log(lambda: 0)
     starter = SpawnedStarter(Program(("/bin/true",)), "/nowhere", Reaper(log))
     with pytest.raises(RefusedError, match="its starter passes no listeners"):

@@ -1,4 +1,4 @@
-"""What a service leaves with us, and gets back."""
+"""Descriptors that a service stores with us, and gets back."""
 
 import os
 import socket
@@ -52,7 +52,7 @@ def test_both_ends_of_a_pipe_are_stored() -> None:
             os.close(end)
 
 
-def test_removing_gives_up_all_of_one_name(pair: tuple[int, int]) -> None:
+def test_removing_drops_all_with_that_name(pair: tuple[int, int]) -> None:
     store = FdStore(8)
     store.take({"FDSTORE": "1", "FDNAME": "web"}, pair[:1])
     store.take({"FDSTORE": "1", "FDNAME": "second"}, pair[1:])
