@@ -1,4 +1,4 @@
-"""Layer services in real containers: crun, overlayfs, seccomp, namespaces; all but SELinux, which a test machine lacks."""
+"""Services of layers in real containers: crun, overlayfs, seccomp, namespaces; without SELinux, which test machines lack."""
 
 import json
 import os
@@ -32,11 +32,11 @@ pytestmark = pytest.mark.privileged
 
 ID = "test_web_4711"
 MANIFEST = manifest_of("test/web")
-# This machine's hierarchy may be elsewhere, beside the old ones: show crun alone what a server shows to all.
+# The cgroup v2 hierarchy of this machine may be elsewhere, beside version 1: show crun what it finds on a server.
 CRUN = """#!/bin/sh
 exec unshare --mount --propagation private sh -c 'mount -t cgroup2 none /sys/fs/cgroup && exec crun "$@"' crun "$@"
 """
-# The first to be let go on is not: the agent fails meanwhile.
+# The first `start` hangs: the agent fails meanwhile.
 CRUN_ONCE_STUCK = """
 case " $* " in *" start "*) test -e {0}/stuck || {{ touch {0}/stuck; echo stuck > {0}/asked; exec sleep 1000; }} ;; esac
 """
@@ -86,7 +86,7 @@ class Site:
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     app, crun = tmp_path / "app", tmp_path / "crun"
     app.mkdir()
-    mounts.mount("tmpfs", str(app), "tmpfs")  # levels of an overlay must not lie within one another
+    mounts.mount("tmpfs", str(app), "tmpfs")  # the levels of an overlay must not contain each other
     (app / "var/scratch").mkdir(parents=True)
     (app / "marker").write_text("from the layer\n")
     crun.write_text(CRUN)
@@ -135,7 +135,7 @@ async def test_it_has_no_capability_except_the_granted_one(tmp_path: Path) -> No
 
 async def test_without_a_network_grant_its_network_is_empty(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
-        # A service that isn't granted it has no route, and no other interface than its own lo.
+        # Without the grant, a service has no route and no interface except its own lo.
         lines = await here.output_of("tail -n +3 /proc/net/dev | cut -d: -f1; hostname; echo $$; ls /proc | grep -c '^[0-9]*$'")
         assert lines[0].strip() == "lo"
         assert lines[1] == "web"
@@ -183,7 +183,7 @@ async def test_a_longrun_is_adopted_watched_and_stopped_without_trace(tmp_path: 
             command=["/usr/bin/python3", "-c", SERVER],
             readiness=ReadyByTcp(port=47115, interval_ms=10),
             restart=Restart(delay_ms=1),
-            stop=Stop(timeout_ms=50),  # as PID 1 of its namespace it is deaf to what it has no handler for
+            stop=Stop(timeout_ms=50),  # as PID 1 of its namespace it does not get signals for which it has no handler
         )
         name = here.add(service)
         supervisor = here.harness.supervisor
@@ -204,7 +204,7 @@ async def test_a_longrun_is_adopted_watched_and_stopped_without_trace(tmp_path: 
 
 
 def _pid_of_container() -> int:
-    """Return the first process of the one container that there is, as crun knows it."""
+    """Return the first process of the only container, as crun knows it."""
     (made,) = Path(CRUN_STATE).iterdir()
     return int(json.loads((made / "status").read_text())["pid"])
 
@@ -223,7 +223,7 @@ async def test_a_start_that_was_cut_off_after_the_container_was_made_is_begun_ag
                 await here.harness.supervisor.wait_state(name, "started", "failed")
             assert here.harness.path(name) == ["waiting", "starting", "started"]
             assert here.harness.supervisor.status_of(name).pid == _pid_of_container() != before
-            with trio.fail_after(10):  # it is an orphan like any other, which have their grace
+            with trio.fail_after(10):  # it is an orphan, which is reaped after the grace period
                 while Path(f"/proc/{before}").exists():
                     await trio.lowlevel.checkpoint()
             await here.harness.supervisor.stop(name)
@@ -284,7 +284,7 @@ async def test_the_service_plane_runs_a_deployments_services_and_takes_them_back
         plane.must_start = True
         with pytest.raises(UnavailableError, match=r"cannot start web/bad: ended with status 1"):
             await plane.do(run(fine, bad))
-        assert supervisor.names() == [], "half of a deployment is none"
+        assert supervisor.names() == [], "no part of a deployment is left"
         await plane.do(run(fine))
         await plane.do(run(fine))
         assert supervisor.names() == ["web/fine"]

@@ -1,4 +1,4 @@
-"""What is run in a container beside its service: probes, and the commands that stop it or have it read its configuration."""
+"""What runs in a container beside its service: probes, and the commands that stop or reload it."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.privileged.launching.test_container import ID, site
 pytestmark = pytest.mark.privileged
 
 SCRATCH = [Scratch(path="/var/scratch", size_bytes=1 << 20, inodes=16)]
-QUICK = Stop(timeout_ms=50)  # as PID 1 of its namespace it is deaf to what it has no handler for
+QUICK = Stop(timeout_ms=50)  # as PID 1 of its namespace it does not get signals for which it has no handler
 
 
 def shell(script: str) -> list[str]:

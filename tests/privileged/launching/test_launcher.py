@@ -1,4 +1,4 @@
-"""The launcher with real processes: what a child is, what it has not, and what is said when it can't be started."""
+"""The launcher with real processes: what a child has and has not, and the errors when it can't be started."""
 
 import errno
 import os
@@ -45,10 +45,10 @@ def group(name: str = "launcher") -> Iterator[str]:
 
 
 def answers(launcher: Launcher) -> list[Started | NotStarted]:
-    """Wait until nothing is pending, and return what was answered."""
+    """Wait until nothing is pending, and return the answers."""
     got: list[Started | NotStarted] = []
     while launcher.pending:
-        assert select.select([launcher], [], [], 30)[0], "the launcher is silent"
+        assert select.select([launcher], [], [], 30)[0], "the launcher does not answer"
         got += launcher.results()
     return got
 
@@ -75,7 +75,7 @@ def ended(started: Started) -> int:
 
 
 def said(launcher: Launcher, script: str, **options: Any) -> str:
-    """Run *script* in a shell, with both outputs in a pipe; return what it wrote. It must end with 0."""
+    """Run *script* in a shell, with both outputs in a pipe; return what it wrote. Its exit status must be 0."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     with open(reading) as pipe:  # noqa: PTH123 (a descriptor)
         try:
@@ -101,7 +101,7 @@ def test_a_child_is_ours_and_leads_a_session_of_its_own() -> None:
 
 
 def test_the_environment_of_a_request_does_not_leak_into_the_next() -> None:
-    """The launcher reads all requests into the same memory: what it does not end itself goes on with the one before."""
+    """The launcher reads all requests into the same memory: without a terminator, a string would run into the last request."""
     many = {f"SECRET{number}": "x" * 300 for number in range(20)}
     with launching() as launcher:
         assert said(launcher, "env", environment=many).count("SECRET") == 20
@@ -117,7 +117,7 @@ def test_a_child_is_born_in_its_group_which_is_made_with_its_limits() -> None:
         text = said(launcher, "cat /proc/self/cgroup", cgroup=path, make_cgroup=True, cgroup_files={"cgroup.max.depth": "3"})
         assert f"0::/{Path(path).name}" in text.splitlines()
         assert Path(path, "cgroup.max.depth").read_text() == "3\n"
-        assert said(launcher, "true", cgroup=path, make_cgroup=True) == ""  # it is there already
+        assert said(launcher, "true", cgroup=path, make_cgroup=True) == ""  # it exists already
 
 
 def test_a_child_with_a_group_of_version_1_joins_it_by_itself() -> None:
@@ -196,7 +196,7 @@ def processes_of_ours() -> set[int]:
 
 
 def test_a_child_has_only_the_descriptors_it_was_given() -> None:
-    reading, writing = os.pipe()  # inheritable ones of ours, to be found where they should not be
+    reading, writing = os.pipe()  # inheritable descriptors of ours, which must not be found in the child
     os.set_inheritable(reading, True)
     os.set_inheritable(writing, True)
     try:
@@ -242,7 +242,7 @@ def test_signals_are_as_they_were_born() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
         signal.signal(signal.SIGHUP, previous)
     assert int(status_line(text, "SigBlk"), 16) == 0
-    # 32 and 33 are the C library's own: whoever started us may have left them ignored
+    # 32 and 33 belong to the C library: the process that started us may have left them ignored
     assert int(status_line(text, "SigIgn"), 16) & ~(3 << 31) == 0
 
 
@@ -252,13 +252,13 @@ def test_a_child_is_the_user_it_should_be_with_the_rights_it_should_have() -> No
         assert status_line(text, "Uid").split() == ["65531"] * 4
         assert status_line(text, "Gid").split() == ["65530"] * 4
         assert status_line(text, "Groups").split() == ["7", "8"]
-        # With no_new_privs the bounding set bounds nothing any more, and is left as it is.
+        # With no_new_privs the bounding set has no effect any more, and is left as it is.
         assert {status_line(text, f"Cap{name}") for name in ("Inh", "Prm", "Eff", "Amb")} == {f"{0x2001:016x}"}
         assert status_line(text, "NoNewPrivs") == "1"
         text = said(launcher, "cat /proc/self/status", no_new_privileges=False)
         assert (status_line(text, "NoNewPrivs"), int(status_line(text, "CapBnd"), 16)) == ("0", 0)
         assert status_line(text, "Uid").split() == ["0"] * 4
-        # none of it stuck to the launcher, in whose memory the children ran
+        # the launcher, in whose memory the children ran, is unchanged
         own = Path(f"/proc/{launcher.pid}/status").read_text()
         assert (status_line(own, "Uid").split()[0], status_line(own, "NoNewPrivs")) == ("0", "0")
         assert int(status_line(own, "CapEff"), 16) != 0
@@ -273,12 +273,12 @@ def test_a_child_has_the_priorities_and_limits_it_should_have() -> None:
         )  # fmt: skip
         assert text.split("\n") == ["0027", "5", "500", "1", "77", "77", "0", "/usr", "b c=d-/bin:/usr/bin"]
         assert said(launcher, "umask; nice; echo $A").split("\n") == [f"{current_umask():04o}", "0"]
-        # the launcher's memory was lent, not its score (the kernel has an exception for vfork)
+        # the child shares the launcher's memory but not its score (the kernel has an exception for vfork)
         assert Path(f"/proc/{launcher.pid}/oom_score_adj").read_text() == Path("/proc/self/oom_score_adj").read_text()
 
 
 def test_a_child_runs_wherever_we_do() -> None:
-    """The launcher keeps itself and its child to one processor, but only until the child is a program."""
+    """The launcher binds itself and its child to one processor, but only until the child executes its program."""
     with launching() as launcher:
         own = Path("/proc/self/status").read_text()
         for text in (said(launcher, "cat /proc/self/status"), Path(f"/proc/{launcher.pid}/status").read_text()):
@@ -352,7 +352,7 @@ def test_requests_for_which_there_is_no_room_wait_their_turn() -> None:
         got = answers(launcher)
         assert [answer.number for answer in got] == numbers
         assert {ended(answer) for answer in got if isinstance(answer, Started)} == {3}
-        assert os.read(reading, 1) == b""  # and nobody holds a copy any longer
+        assert os.read(reading, 1) == b""  # and no process holds a copy any more
         os.close(reading)
 
 
@@ -370,7 +370,7 @@ def test_a_request_that_cannot_be_sent_fails_at_once() -> None:
 def test_a_message_that_is_none_is_refused_and_the_next_is_served() -> None:
     with launching() as launcher:
         whole = request(1, ["--", "/bin/true"], [])
-        # cut short in its head, in its words, and with a descriptor announced that does not come
+        # cut short in its head and in its arguments, and with a descriptor announced that does not come
         for message in (b"\1\0\0\0", whole[:8], whole[:-1], request(1, ["--", "/bin/true"], [1])):
             assert launcher._send(1, message, [])
             (answer,) = answers(launcher)

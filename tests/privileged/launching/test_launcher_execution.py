@@ -1,4 +1,4 @@
-"""What surrounds a start, for real: the default seccomp filter, accounts, and credentials in memory of their own."""
+"""What belongs to a start, for real: the default seccomp filter, accounts, and credentials in memory."""
 
 import errno
 import os
@@ -40,7 +40,7 @@ print(subprocess.run(["/bin/echo", "child"], capture_output=True, text=True).std
 
 
 def run(words: list[str], descriptors: dict[int, int] | None = None) -> str:
-    """Run the launcher once, alone; return what was written. It must end with 0."""
+    """Run the launcher once, by itself; return what was written. Its exit status must be 0."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     given = {1: writing, 2: writing, **(descriptors or {})}
     pidfd = processes.pidfd_open(processes.spawn([launch(), *words], {"PATH": "/usr/bin:/bin"}, given))
@@ -83,8 +83,8 @@ def test_a_filter_that_the_kernel_finds_wrong_is_an_error_of_the_start(tmp_path:
 
 
 def test_an_ordinary_users_launcher_needs_no_rights_where_none_can_be_gained() -> None:
-    """It may not shrink the bounding set; under no_new_privs nothing comes of that set, and without it that is an error."""
-    program = os.open(launch(), os.O_PATH)  # the directory is root's alone
+    """It may not shrink the bounding set: with no_new_privs that does not matter, and without it that is an error."""
+    program = os.open(launch(), os.O_PATH)  # its directory belongs to root
     try:
         inner = arguments_of(["/bin/grep", "NoNewPrivs", "/proc/self/status"])
         outer = arguments_of(["/proc/self/fd/9", *inner], user=NOBODY, no_new_privileges=False)
@@ -148,7 +148,7 @@ def test_a_secret_is_readable_by_its_user_alone_from_memory_that_is_not_swapped(
         assert run(arguments_of(["/bin/sh", "-c", f"{script} 2>/dev/null || echo refused"], user=NOBODY)) == "s3cret\nrefused\n"
         with pytest.raises(AssertionError, match="Permission denied"):
             run(arguments_of(["/bin/cat", f"{place}/key"], user=NOBODY - 1))
-        # placed anew, the old ones are gone
+        # when placed again, the old ones are gone
         assert credentials.place(place, [secret(tmp_path, "other", "x")], NOBODY, NOBODY) is kept
         assert os.listdir(place) == ["other"]
     finally:

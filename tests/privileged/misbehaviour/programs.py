@@ -1,4 +1,4 @@
-"""The misbehaving programs, compiled, and supervised services made of them."""
+"""The misbehaving programs, compiled, and services that run them."""
 
 import atexit
 import shutil
@@ -42,7 +42,7 @@ def begin(harness: Supervised, program_and_behaviour: str, argument: str = "", *
 
 
 def begin_direct(harness: Supervised, program_and_behaviour: str, argument: str = "", **fields: object) -> str:
-    """As ``begin``, but started by the waiting launcher, which gives it descriptors, commands and the rest."""
+    """As ``begin``, but started through the launcher, which provides descriptors, commands and the rest."""
     service = misbehaving(harness, program_and_behaviour, argument, **fields)
     harness.add_direct(service)
     harness.supervisor.start(service.name)
@@ -50,7 +50,7 @@ def begin_direct(harness: Supervised, program_and_behaviour: str, argument: str 
 
 
 def shell(name: str, script: str, **fields: object) -> Service:
-    """Return a service that is a line of shell."""
+    """Return a service that runs a line of shell."""
     return Service(name=name, command=["/bin/sh", "-c", script], **fields)  # type: ignore[arg-type] # as msgspec takes them
 
 

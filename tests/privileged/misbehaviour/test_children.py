@@ -1,7 +1,7 @@
-"""Programs with children that they don't look after (``misbehaviour/children.c``).
+"""Programs that don't look after their children (``misbehaviour/children.c``).
 
-The memory and pids controllers that bound the last two are not in version 2 of every machine's hierarchy; where
-they are not, the booted virtual machine has them.
+Not every machine has the memory and pids controllers, which bound the last two, in its cgroup v2 hierarchy; the
+booted virtual machine has them.
 """
 
 import os
@@ -74,7 +74,7 @@ async def test_children_that_ignore_sigterm_are_killed_when_the_first_process_ha
         await harness.up(name, "alive")
         await harness.supervisor.stop(name)
         assert harness.path(name) == [*UP, *STOPPED]
-        assert "service_killed" not in harness.log.ring.events(name), "the first process took the hint"
+        assert "service_killed" not in harness.log.ring.events(name), "the first process ended when asked"
 
 
 async def test_a_grandchild_that_holds_the_output_holds_nothing_up() -> None:
@@ -89,7 +89,7 @@ async def test_a_grandchild_that_holds_the_output_holds_nothing_up() -> None:
 
 
 async def test_a_process_outside_the_group_that_holds_the_output_holds_nothing_up() -> None:
-    """A root service can hide a process in another group; it outlives its service, and that is all that it can."""
+    """A service of root can hide a process in another group; it outlives its service, but it can do no more than that."""
     async with supervised() as harness:
         outside = f"{harness.group}/outside"
         name = begin(harness, "children/leaves_its_output_to_one_outside_its_group", outside)
@@ -123,7 +123,7 @@ async def test_a_service_that_outlives_its_first_thread_is_up_and_is_stopped() -
     async with supervised() as harness:
         name = begin(harness, "children/outlives_its_first_thread")
         pid = await harness.up(name, "headless")
-        assert [zombie.pid for zombie in reaper.zombies(os.getpid())] == [pid], "it looks like one"
+        assert [zombie.pid for zombie in reaper.zombies(os.getpid())] == [pid], "it looks like a zombie"
         assert harness.path(name) == UP
         await harness.supervisor.stop(name)
         assert harness.path(name) == [*UP, *STOPPED]

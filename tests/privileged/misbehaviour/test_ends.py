@@ -1,4 +1,4 @@
-"""Programs that end, or become something else, when nobody expects it (``misbehaviour/ends.c``)."""
+"""Programs that end, or execute another program, unexpectedly (``misbehaviour/ends.c``)."""
 
 import os
 import shutil
@@ -198,4 +198,4 @@ async def test_a_service_that_is_killed_is_cleaned_up_even_if_there_is_little_ti
         await harness.supervisor.stop(name)
         await harness.told("asked")
         assert harness.path(name) == [*UP, *STOPPED]
-        assert "service_killed" in harness.log.ring.events(name), "it was asked first, and killed then"
+        assert "service_killed" in harness.log.ring.events(name), "it was asked first, and then killed"

@@ -1,4 +1,4 @@
-"""Programs that, being root, change what surrounds them (``misbehaviour/groups.c``)."""
+"""Programs that run as root and change their surroundings (``misbehaviour/groups.c``)."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.privileged
 
 
 async def test_a_service_that_leaves_its_group_is_ended_all_the_same() -> None:
-    """Its first process is held by a descriptor: wherever it goes, it is that one which is killed."""
+    """Its first process is held by a pidfd: it is killed wherever it goes."""
     async with supervised() as harness:
         name = begin(harness, "groups/leaves_its_group", f"{harness.group}/leaves-its-group", stop=SHORTLY)
         pid = await harness.up(name, "elsewhere")

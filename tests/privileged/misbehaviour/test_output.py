@@ -1,4 +1,4 @@
-"""Programs that write what, or as, nobody should (``misbehaviour/output.c``)."""
+"""Programs that write too much, too little or nonsense (``misbehaviour/output.c``)."""
 
 import pytest
 
@@ -9,7 +9,7 @@ pytestmark = pytest.mark.privileged
 
 
 async def stopped(harness: Supervised, name: str) -> None:
-    """Assert that *name* is up, and can be stopped without a kill."""
+    """Assert that *name* is up, and can be stopped without SIGKILL."""
     assert harness.path(name) == UP
     await harness.supervisor.stop(name)
     assert harness.path(name) == [*UP, *STOPPED]

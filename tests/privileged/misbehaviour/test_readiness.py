@@ -1,4 +1,4 @@
-"""Programs that are ready too late, too often, or not themselves (``misbehaviour/notify.c``)."""
+"""Programs that are ready too late or too often, or that another claims to be ready (``misbehaviour/notify.c``)."""
 
 import os
 import signal
@@ -82,7 +82,7 @@ async def test_neither_another_service_nor_a_stranger_can_say_ready_for_it() -> 
             ours.sendto(b"READY=1", address)
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert harness.path(name) == ["waiting", "starting"]
-        assert harness.supervisor.status_of(name).reason == "", "nor tell what it is at"
+        assert harness.supervisor.status_of(name).reason == "", "nor report a status for it"
         os.kill(pid, signal.SIGUSR1)
         await harness.supervisor.wait_state(name, "started")
         assert harness.path(liar) == UP
@@ -133,7 +133,7 @@ async def test_a_message_with_a_hundred_descriptors_is_refused_whole_and_none_is
         await harness.told("handed over")
         await harness.event("notification_refused")
         await harness.supervisor.stop(name)
-        assert harness.path(name) == ["waiting", "starting", *STOPPED]  # that none is left open is asserted at the end
+        assert harness.path(name) == ["waiting", "starting", *STOPPED]  # the harness asserts that none is left open
 
 
 async def test_a_service_that_listens_late_is_ready_late() -> None:
@@ -142,7 +142,7 @@ async def test_a_service_that_listens_late_is_ready_late() -> None:
         name = begin(harness, "notify/listens_late", str(port), readiness=ReadyByTcp(port=port, interval_ms=10))
         pid = await harness.told("bound")
         await trio.testing.wait_all_tasks_blocked(0.005)
-        assert harness.path(name) == ["waiting", "starting"], "bound is not listening"
+        assert harness.path(name) == ["waiting", "starting"], "it is bound, but does not listen"
         os.kill(pid, signal.SIGUSR1)
         await harness.supervisor.wait_state(name, "started")
         assert harness.path(name) == UP

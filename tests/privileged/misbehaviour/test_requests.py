@@ -1,4 +1,4 @@
-"""What is asked for at the wrong moment, and commands that can't be executed at all."""
+"""Requests at the wrong moment, and commands that can't be executed at all."""
 
 import os
 import signal

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.privileged
 
 
 async def stopped_by_force(harness: Supervised, name: str) -> None:
-    """Stop *name* and assert that it took a kill."""
+    """Stop *name* and assert that it took SIGKILL."""
     await harness.supervisor.stop(name)
     assert harness.path(name) == [*UP, *STOPPED]
     assert harness.log.ring.events(name).count("service_killed") == 1
@@ -56,7 +56,7 @@ async def test_a_service_that_was_stopped_from_outside_is_up_and_still_ended() -
     async with supervised() as harness:
         name = begin(harness, "signals/laughs_at_sigterm", stop=SHORTLY)
         os.kill(await harness.up(name, "alive"), signal.SIGSTOP)
-        assert harness.path(name) == UP, "a stop is no end"
+        assert harness.path(name) == UP, "a stopped process has not ended"
         await stopped_by_force(harness, name)
         assert [told.word for told in harness.heard] == ["alive"]
 
@@ -85,7 +85,7 @@ async def test_a_service_that_is_traced_by_its_child_is_killed_with_it() -> None
 
 
 async def test_a_service_that_has_the_supervisor_trace_it_is_still_ended() -> None:
-    """The stop of a traced child is shown to wait calls that ask for ends alone (ptrace(2))."""
+    """Wait calls that ask only for ends return the stops of a traced child, too (ptrace(2))."""
     async with supervised() as harness:
         name = begin(harness, "signals/has_the_supervisor_trace_it", stop=SHORTLY)
         await harness.up(name, "traced")

@@ -1,4 +1,4 @@
-"""A real supervisor behind the real local API, for what is shown of it; everything else of the machine is the fake one."""
+"""A real supervisor behind the real local API, to test what that shows; the rest of the machine is fake."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +20,7 @@ class ObservedMachine(FakeMachine):
         self._observation = SupervisorView(harness.supervisor, harness.log, version="0.1.0")
 
     @property
-    def view(self) -> SupervisorView:  # type: ignore[override]  # the real one for the fake one
+    def view(self) -> SupervisorView:  # type: ignore[override]  # the real view in place of the fake one
         return self._observation
 
     async def reload(self, service: str) -> ServiceStatus:

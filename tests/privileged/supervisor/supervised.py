@@ -1,8 +1,8 @@
-"""A real supervisor over real processes, in control groups of its own, for the tests beside it.
+"""A real supervisor with real processes, in its own control groups, for the tests beside it.
 
-Every test that ends well is asked what it left: no child of ours, running or zombie, no control group, no
-process that ever told us something, no descriptor. Programs tell where they are by a datagram, which reaches
-us whatever they did to their output (``misbehaviour/behaviour.h``); nobody sleeps until they should be there.
+At the end of every test that passes so far, nothing may be left: no child of ours (running or zombie), no control
+group, no process that ever sent us a message, no descriptor. Programs tell us how far they are by a datagram, which
+reaches us whatever they did to their output (``misbehaviour/behaviour.h``); no test sleeps to wait for them.
 """
 
 import atexit
@@ -48,13 +48,13 @@ LAUNCH_SOURCE = Path(__file__).parents[3] / "agent/launch/launch.c"
 
 @cache
 def cgroup_root() -> str:
-    """Return where this machine has its version 2 hierarchy."""
+    """Return where the cgroup v2 hierarchy is mounted on this machine."""
     return next(mount.target for mount in mounts.mountinfo() if mount.fstype == "cgroup2")
 
 
 @cache
 def launch() -> str:
-    """Return the static launcher, compiled as it is for CoreOS."""
+    """Return the path of the static launcher, compiled as for CoreOS."""
     into = Path(tempfile.mkdtemp(prefix="milkyway-launch-"))
     atexit.register(shutil.rmtree, into)
     compile_program(LAUNCH_SOURCE, into)
@@ -62,7 +62,7 @@ def launch() -> str:
 
 
 class Told(NamedTuple):
-    """What a program told, and who: a descriptor of the process, or None where it had already ended and was reaped."""
+    """A message of a program, with a pidfd of its process; None: it had already ended and was reaped."""
 
     word: str
     pid: int
@@ -78,7 +78,7 @@ class Change(NamedTuple):
 
 
 class Supervised:
-    """The supervisor with what tests ask of it. *told* is the socket on which programs tell where they are."""
+    """The supervisor, with what tests need. *told*: the socket to which programs send their messages."""
 
     def __init__(self, group: str, runtime: Path, told: socket.socket, options: dict[str, Any]) -> None:
         self.changes: list[Change] = []  # of all services, oldest first
@@ -97,7 +97,7 @@ class Supervised:
         self.group = group
         self.runtime = runtime
         self.launcher: Launcher | None = None
-        self.patience = 60.0  # with it
+        self.patience = 60.0  # of the link to the launcher
         self._link: LauncherLink | None = None
         self.tell_address = str(told.getsockname())
         self.heard: list[Told] = []
@@ -128,7 +128,7 @@ class Supervised:
         return cgroup
 
     def definition(self, service: Service, *, needs: Needs | None = None, grouped: bool = True) -> Definition:
-        """Return *service* as one that the waiting launcher starts, in a control group or (not *grouped*) in none."""
+        """Return a definition of *service* for the launcher, in a control group or (not *grouped*) without one."""
         if self._link is None:
             self.launcher = Launcher(launch())
             self._link = LauncherLink(self.launcher, self.watch, self.alarms, self.reaper, self.patience)
@@ -137,11 +137,11 @@ class Supervised:
         return Definition(service.name, service, starter, needs or Needs())
 
     def add_direct(self, *services: Service, grouped: bool = True) -> None:
-        """Supervise *services*, as ``definition`` has them, with the needs that they name."""
+        """Supervise *services* with their own needs, as ``definition`` returns them."""
         self.supervisor.add(*(self.definition(service, needs=needs_of(service), grouped=grouped) for service in services))
 
     def kept(self, name: str) -> KeptService | None:
-        """Return what the supervisor would keep of a service; None while something is under way with it."""
+        """Return the state of a service that the supervisor would hand over; None while it is busy."""
         return next((kept for kept in self.supervisor.keep(trio.current_time()) if kept.name == name), None)
 
     def write(self, records: Sequence[Record]) -> None:
@@ -168,33 +168,33 @@ class Supervised:
                 await records.receive()
 
     async def status(self, name: str, status: str) -> None:
-        """Wait until a service has said what it is at."""
+        """Wait until a service has reported *status*."""
         with trio.fail_after(10):
             while self.supervisor.status_of(name).reason != status:
                 await trio.lowlevel.checkpoint()
 
     async def event(self, name: str) -> None:
-        """Wait until the event *name* was noted."""
+        """Wait until the event *name* was logged."""
         with trio.fail_after(10), self.log.follow() as records:
             while name not in self.log.ring.events():
                 await records.receive()
 
     async def told(self, word: str, times: int = 1) -> int:
-        """Wait until programs have told *word* so many *times*; return the pid of the one that told it last."""
+        """Wait until programs have sent *word* so many *times*; return the pid of the last sender."""
         with trio.fail_after(10):
             while len(tellers := [told.pid for told in self.heard if told.word == word]) < times:
                 await self._news.wait()
         return tellers[times - 1]
 
     async def up(self, name: str, word: str, times: int = 1) -> int:
-        """Wait as ``told`` does, and until the service *name* is started: its program may be quicker than we are."""
+        """Wait as ``told`` does, and until the service *name* is started: its program may be quicker than the supervisor."""
         pid = await self.told(word, times)
         with trio.fail_after(10):
             await self.supervisor.wait_state(name, "started")
         return pid
 
     async def in_state(self, pid: int, state: str) -> None:
-        """Wait until /proc shows process *pid* in *state* ("T": stopped), of which the kernel sends no event."""
+        """Wait until /proc shows process *pid* in *state* ("T": stopped), for which the kernel sends no event."""
         with trio.fail_after(10):
             while processes.parse_stat(Path(f"/proc/{pid}/stat").read_text()).state != state:
                 await trio.lowlevel.checkpoint()
@@ -206,7 +206,7 @@ class Supervised:
         self._cut_off.set()
 
     async def begin_again(self, nursery: trio.Nursery) -> None:
-        """Cut the supervisor off in whatever it is doing, as when the agent fails, and run it again as the next one does."""
+        """Cut the supervisor off in whatever it is doing, as when the agent fails, and run it again as the next agent does."""
         self.supervisor.keeps_at_end = True
         self._scope.cancel()
         await self._cut_off.wait()
@@ -215,7 +215,7 @@ class Supervised:
         await nursery.start(self.run)
 
     async def listen(self) -> None:
-        """Hear what programs tell, for ever."""
+        """Receive the messages of programs, for ever."""
         while True:
             data, ancillary, _, _ = await self._listening.recvmsg(64, socket.CMSG_SPACE(16))
             who = sockets.sender(ancillary)
@@ -228,7 +228,7 @@ class Supervised:
             self._news = trio.Event()
 
     def end_launcher(self) -> None:
-        """End the waiting launcher, if there is one. Twice is the same as once."""
+        """End the launcher, if there is one. Idempotent."""
         if self.launcher is not None:
             self.launcher.close()
             self.launcher = None
@@ -236,7 +236,7 @@ class Supervised:
     async def nothing_is_left(self, children: set[Identity]) -> None:
         """Assert that nothing of the services is left, beyond the *children* that we had before."""
         with trio.fail_after(10), self.log.follow() as records:
-            while own_children("Z") - children:  # orphans are reaped after a grace, which is noted; others without a word
+            while own_children("Z") - children:  # orphans are reaped after a grace period, and logged
                 with trio.move_on_after(0.05):
                     await records.receive()
         assert own_children() - children == set(), "a child outlived its service"
@@ -245,7 +245,7 @@ class Supervised:
         assert running == set(), "a process outlived its service"
 
     def close(self) -> None:
-        """Let go of the processes that told something, and of the launcher."""
+        """End the launcher, and close the pidfds of the messages."""
         self.end_launcher()
         for told in self.heard:
             if told.pidfd is not None:
@@ -259,7 +259,7 @@ def own_children(state: str = "") -> set[Identity]:
 
 
 def has_ended(told: Told) -> bool:
-    """Tell whether the process that *told* something has ended: then its descriptor is readable (pidfd_open(2))."""
+    """Tell whether the sender of a message has ended: then its pidfd is readable (pidfd_open(2))."""
     if told.pidfd is None:
         return True
     poll = select.poll()
@@ -268,17 +268,17 @@ def has_ended(told: Told) -> bool:
 
 
 def own_descriptors() -> dict[str, str]:
-    """Return what we have open, by number."""
+    """Return our open descriptors, by number."""
     opened = {}
     for number in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):  # the one through which we list them
+        with suppress(FileNotFoundError):  # the one used for listing them
             opened[number] = os.readlink(f"/proc/self/fd/{number}")
     return opened
 
 
 @contextmanager
 def heard_through(path: Path) -> Iterator[Callable[[], Awaitable[str]]]:
-    """Make a named pipe; give a function that waits for what a line of shell writes into it."""
+    """Make a named pipe; yield a function that waits for what is written into it."""
     os.mkfifo(path)
     path.chmod(0o666)
     opened = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -305,7 +305,7 @@ def no_descriptor_is_left() -> Iterator[None]:
 
 @asynccontextmanager
 async def supervised(**options: Any) -> AsyncIterator[Supervised]:
-    """Give a running supervisor; afterwards nothing of its services is left, which is asserted. Ends within 60 s.
+    """Yield a running supervisor; assert afterwards that nothing of its services is left. Ends within 60 s.
 
     *options*: the supervisor's own.
     """

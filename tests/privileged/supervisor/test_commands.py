@@ -1,4 +1,4 @@
-"""Stop and reload commands, and restarts: with jitter, without delay, of what can't be started at all."""
+"""Stop and reload commands, and restarts: with jitter, without delay, and of services that can't be started at all."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ PATIENT = "trap 'echo asked; exit 0' TERM; trap 'echo again' HUP; echo up; while
 
 
 async def up(harness: Supervised, name: str) -> None:
-    """Wait until it has set its traps, and we know that it runs: it may be quicker than we are."""
+    """Wait until it has set its traps and is started: it may be quicker than the supervisor."""
     await harness.line(name, "up")
     await harness.supervisor.wait_state(name, "started")
 
@@ -50,7 +50,7 @@ async def test_a_stop_command_that_hangs_is_killed_and_the_signal_comes_in_time(
         await harness.supervisor.stop("web")
         await harness.line("web", "asked")
         assert harness.path("web") == [*UP, *STOPPED]
-        assert "service_killed" not in harness.log.ring.events("web"), "there was time left to heed the signal"
+        assert "service_killed" not in harness.log.ring.events("web"), "there was time left for the signal"
 
 
 async def test_a_stop_command_that_fails_is_noted_and_the_signal_does_it() -> None:
@@ -86,13 +86,13 @@ async def test_a_service_that_has_ended_before_its_command_has_its_turn_is_told_
             await harness.supervisor.wait_state(name, "started")
             pid = harness.supervisor.status_of(name).pid
             os.kill(pid, signal.SIGKILL)
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 (nobody here may have a turn before it has ended)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 (no task may run before it has ended)
             if name == "stopped":
                 await harness.supervisor.stop(name)
             else:
                 with pytest.raises(UnavailableError, match="its command failed: the service has ended"):
                     await harness.supervisor.reload(name)
-            await trio.testing.wait_all_tasks_blocked(0.05)  # a command that was begun would be there by now
+            await trio.testing.wait_all_tasks_blocked(0.05)  # a command would have been started by now
             assert [event for event in harness.log.ring.events(name) if "command_failed" in event] == []
         assert not (tmp_path / "told").exists()
 
@@ -167,7 +167,7 @@ async def test_without_delay_it_is_started_again_at_once() -> None:
 
 
 async def test_what_cannot_be_started_without_delay_or_limit_lets_others_live() -> None:
-    """It is refused at once, and for ever: an account that there is not."""
+    """Its account does not exist, so every start fails at once."""
     async with supervised() as harness:
         restart = Restart(delay_ms=0, delay_limit_ms=0, start_limit=1, start_interval_ms=0)
         harness.add_direct(shell("vain", "exit 0", restart=restart, execution=Execution(account="nobody-of-that-name")))

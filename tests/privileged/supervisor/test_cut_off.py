@@ -1,4 +1,4 @@
-"""An agent that fails is cut off in whatever it does for its services; the next one goes on there."""
+"""An agent that fails is cut off in whatever it does for its services; the next agent goes on there."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ SLEEPS = ["/bin/sleep", "1000"]
 
 
 class HeldUp(SpawnedStarter):
-    """Starts its program when it is let, as one does whose group must be emptied first."""
+    """A starter whose start waits until the test lets it go on."""
 
     def __init__(self, program: Program, cgroup: str, reaper: Reaper) -> None:
         super().__init__(program, cgroup, reaper, launch())
@@ -36,7 +36,7 @@ class HeldUp(SpawnedStarter):
 
 
 def answers_the_second_time(place: Path, code: int) -> ExecProbe:
-    """Return a probe that says through *place*/asked that it was asked, and does not answer, and then ends with *code*."""
+    """Return a probe that reports through *place*/asked that it runs, waits, and then ends with *code*."""
     place.chmod(0o777)
     script = f"test -e {place}/second && exit {code}; touch {place}/second; echo > {place}/asked; sleep 1000"
     return ExecProbe(command=["/bin/sh", "-c", script])

@@ -1,4 +1,4 @@
-"""The direct starter: with a group and without one, its launcher dying in the middle, what it costs at rest."""
+"""The direct starter: with and without a control group, when its launcher dies, and what it costs at rest."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.privileged
 async def test_in_a_group_all_that_it_leaves_behind_dies_with_it() -> None:
     async with supervised() as harness:
         name = begin_direct(harness, "notify/has_a_child_say_ready", readiness=ReadyByNotify())
-        await harness.up(name, "child")  # in a session of its own
+        await harness.up(name, "child")  # it leads a session
         assert Path(harness.group, name).is_dir()
         await harness.supervisor.stop(name)
         assert harness.path(name) == [*UP, *STOPPED]
@@ -93,7 +93,7 @@ async def test_what_cannot_be_executed_says_why_and_is_tried_again() -> None:
 
 
 def kill_launcher(harness: Supervised) -> bool:
-    """Kill the launcher; tell whether there was one. (Its pid is 0 from its end to the next start: that is nobody's.)"""
+    """Kill the launcher; tell whether there was one. (Its pid is 0 from its end until the next start.)"""
     if harness.launcher is None or harness.launcher.pid <= 0:
         return False
     os.kill(harness.launcher.pid, signal.SIGKILL)
@@ -126,13 +126,13 @@ async def test_a_launcher_that_hangs_is_ended_after_a_while_and_the_others_start
         assert harness.launcher.pid != hung
         assert (harness.supervisor.status_of(first).pid, harness.path(first)) == (pid, UP)
         assert "cannot start it: the launcher hung, and was ended" in str([entry.facts for entry in harness.log.ring.records])
-        with trio.fail_after(10):  # it is reaped like any stranger
+        with trio.fail_after(10):  # it is reaped like any orphan
             while Path(f"/proc/{hung}").exists():
                 await trio.lowlevel.checkpoint()
 
 
 async def test_a_launcher_that_dies_in_the_middle_loses_no_service() -> None:
-    """Whatever it was asked for is answered: tried again, or (once started already) cleared away and tried again."""
+    """Every request is answered: services are tried again, after what was already started is cleaned up."""
     async with supervised() as harness:
         restart = Restart(delay_ms=1, start_limit=100)
         services = [misbehaving(harness, "ends/lives_on", name=f"many-{number}", restart=restart) for number in range(40)]
@@ -173,7 +173,7 @@ async def test_one_that_is_removed_and_added_again_is_another() -> None:
 
 
 async def test_a_service_at_rest_costs_little() -> None:
-    """Of Python's memory, with its pipe, its process and its definition; the log's ring is full before."""
+    """Its share of Python's memory, with its pipe, process and definition; the log's ring is full before."""
     async with supervised() as harness:
         harness.definition(shell("first", "exec sleep 1000"))  # with the launcher
         for number in range(1200):

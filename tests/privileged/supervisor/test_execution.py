@@ -80,7 +80,7 @@ async def test_secrets_are_files_for_it_alone_and_gone_with_it(tmp_path: Path) -
         with heard_through(harness.runtime / "reloading") as heard:
             await harness.supervisor.wait_state("web", "started")
             await harness.supervisor.reload("web")
-            assert await heard() == "hunter2", "its commands have them too"
+            assert await heard() == "hunter2", "its commands have them, too"
         await harness.supervisor.stop("web")
         assert not place.exists()
         assert harness.path("web")[:3] == UP
@@ -135,7 +135,7 @@ async def test_what_a_start_needs_of_the_moment_is_worked_out_at_each() -> None:
         with trio.fail_after(10):
             while len(harness.lines("a")) < 2 or len(harness.lines("filtered")) < 2:
                 await trio.lowlevel.checkpoint()
-        assert int(harness.lines("a")[1]) != user, "somebody else runs as that one"
+        assert int(harness.lines("a")[1]) != user, "that user was taken"
 
 
 async def test_its_process_has_nothing_open_but_what_it_is_given() -> None:

@@ -95,7 +95,7 @@ async def test_a_service_that_feeds_its_watchdog_goes_on_and_one_that_does_not_i
         name = begin_direct(harness, behaviour, readiness=ReadyByNotify(), watchdog_ms=500, restart=restart)
         pid = await harness.up(name, "feeding")
         await harness.line(name, "500000")
-        with trio.move_on_after(1.2):  # longer than the watchdog waits: what feeds it is real, and so is the time
+        with trio.move_on_after(1.2):  # longer than the watchdog timeout, in real time: the program feeds it
             await harness.supervisor.wait_state(name, "stopping", "failed")
         assert harness.path(name) == UP
         os.kill(pid, signal.SIGUSR1)
@@ -112,7 +112,7 @@ async def test_a_service_that_says_itself_that_it_hangs_is_restarted_but_not_whi
         pid = await harness.told("starting")
         os.kill(pid, signal.SIGUSR1)
         await harness.up(name, "started")
-        assert harness.supervisor.status_of(name).reason == "", "nobody hangs who has not started yet"
+        assert harness.supervisor.status_of(name).reason == "", "a service that is not started yet can't hang"
         os.kill(pid, signal.SIGUSR1)
         await harness.supervisor.wait_state(name, "failed")
         assert harness.path(name) == [*UP, *FAILED]

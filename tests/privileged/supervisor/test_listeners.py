@@ -1,4 +1,4 @@
-"""Listeners over real clients: on demand and at once, of each kind, kept over restarts, and a process for each connection."""
+"""Listeners with real clients: on demand and at once, of each kind, kept across restarts, and a process for each connection."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def address(kind: str, directory: Path) -> Address:
 
 
 async def call(where: Address) -> str:
-    """Come as a client: return what a stream's other end says, "" where nobody answers by nature."""
+    """Connect as a client; return the answer, or "" for a kind of listener that gives none."""
     match where:
         case Tcp(port=port):
             stream = await trio.open_tcp_stream("127.0.0.1", port)
@@ -72,7 +72,7 @@ async def test_the_first_client_starts_it_and_is_served(kind: str, tmp_path: Pat
         await harness.line(name, "front")
         assert harness.path(name) == [*ARMED, "starting", "started"]
         await harness.supervisor.stop(name)
-        assert [entry.name for entry in tmp_path.iterdir()] == [], "its file goes with it"
+        assert [entry.name for entry in tmp_path.iterdir()] == [], "its file is removed with it"
 
 
 async def test_one_that_starts_at_once_has_its_listener_and_others_come_after_it(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ async def test_each_connection_is_a_process_of_the_service() -> None:
         with trio.fail_after(10), harness.log.follow() as records:
             while harness.log.ring.events(name).count("connection_process_ended") < 2:
                 await records.receive()
-        assert harness.path(name) == ARMED, "it is armed while they live and after"
+        assert harness.path(name) == ARMED, "it is armed while they run, and after that"
         await harness.supervisor.stop(name)
         assert harness.path(name) == [*ARMED, "idle"]
 

@@ -1,4 +1,4 @@
-"""A service's output pipe over its restarts: kept where nothing of a run can be left unseen, and as good as a new one."""
+"""A service's output pipe across its restarts: kept if no process of the last run can be left, and as good as a new pipe."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Warnings of services that wait for what they lack, by the kernel's own pressure information."""
+"""Warnings about services that lack something and wait for it, by the kernel's own pressure information."""
 
 import threading
 from pathlib import Path

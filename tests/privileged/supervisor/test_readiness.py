@@ -1,4 +1,4 @@
-"""Ready by a descriptor, by a probe, and what is said in the last moment (``misbehaviour/engine.c``)."""
+"""Readiness by a descriptor and by a probe, and messages sent in the last moment (``misbehaviour/engine.c``)."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ async def test_a_service_that_writes_a_line_to_its_descriptor_is_ready_then(numb
         os.kill(pid, signal.SIGUSR1)
         await harness.told("half")
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert harness.path(name) == ["waiting", "starting"], "half a line is none"
+        assert harness.path(name) == ["waiting", "starting"], "half a line does not count"
         os.kill(pid, signal.SIGUSR1)
         await harness.up(name, "said")
         await harness.supervisor.stop(name)
@@ -53,7 +53,7 @@ async def test_a_service_that_closes_its_descriptor_without_a_line_is_late() -> 
 
 
 async def test_a_service_that_says_ready_and_ends_at_once_was_started() -> None:
-    """What it said is heard before its end is, however quick it was."""
+    """Its message is read before its end is handled, however quick it was."""
     async with supervised() as harness:
         restart = Restart(delay_ms=1, delay_limit_ms=1, start_limit=20)
         name = begin_direct(harness, "engine/says_ready_and_ends", readiness=ReadyByNotify(), restart=restart)

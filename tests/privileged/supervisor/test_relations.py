@@ -75,7 +75,7 @@ async def test_a_deaf_service_delays_what_it_needs_when_all_stop_and_nothing_els
             await harness.supervisor.wait_state("base", "stopped")
         stopped = [change.name for change in harness.changes if change.now is Row.IDLE]
         assert stopped == ["top", "middle", "base"]
-        assert harness.supervisor.row("below") is Row.STARTED, "it is needed still"
+        assert harness.supervisor.row("below") is Row.STARTED, "it is still needed"
         os.kill(harness.supervisor.status_of("deaf").pid, signal.SIGKILL)
         with trio.fail_after(10):
             await harness.supervisor.wait_state("below", "stopped")
@@ -99,7 +99,7 @@ async def test_a_service_that_is_between_two_keeps_their_order_when_these_alone_
 
 async def test_a_bundle_is_started_with_all_its_parts_and_waits_when_one_is_lost() -> None:
     async with supervised() as harness:
-        # "b" is required and wanted: its loss is told twice, and counts once.
+        # "b" is required and wanted: its loss is reported twice, and counts once.
         harness.add_direct(
             sleeper("a", restart=ONCE), sleeper("b", restart=ONCE), bundle("all", requires=["a", "b"], wants=["b"])
         )

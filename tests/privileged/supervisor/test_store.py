@@ -1,4 +1,4 @@
-"""Descriptors that services leave with the supervisor (``misbehaviour/engine.c``)."""
+"""Descriptors that services store with the supervisor (``misbehaviour/engine.c``)."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ async def stored(harness: Supervised, name: str) -> list[str]:
 
 
 async def test_what_it_stores_in_its_last_moment_is_given_to_its_next_process() -> None:
-    """A file can't be watched for a hang-up, and its process ends before anybody has read the message."""
+    """A file can't be watched for a hang-up, and its process ends before the message is read."""
     async with supervised() as harness:
         name = begin_direct(harness, "engine/leaves_a_file", stored_descriptors=4, restart=Restart(delay_ms=1))
         await harness.up(name, "remember")
@@ -29,7 +29,7 @@ async def test_what_it_stores_in_its_last_moment_is_given_to_its_next_process() 
         assert harness.path(name) == [*UP, *UP]
         assert await stored(harness, name) == ["file"]
         await harness.supervisor.stop(name)
-        assert await stored(harness, name) == [], "who is stopped keeps nothing"
+        assert await stored(harness, name) == [], "nothing stays stored for a stopped service"
 
 
 async def test_what_it_gives_up_and_what_hangs_up_is_dropped() -> None:
@@ -41,7 +41,7 @@ async def test_what_it_gives_up_and_what_hangs_up_is_dropped() -> None:
         assert "stored_descriptor_refused" in harness.log.ring.events(name)
         os.kill(pid, signal.SIGKILL)
         pid = await harness.up(name, "stored", times=2)
-        assert harness.lines(name) == ["nothing", "nothing"], "with its first life all other ends were closed"
+        assert harness.lines(name) == ["nothing", "nothing"], "all other ends were closed with its first process"
         assert await stored(harness, name) == ["first", "second"]
         os.kill(pid, signal.SIGUSR1)
         await harness.told("removed")

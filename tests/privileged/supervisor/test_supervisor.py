@@ -74,7 +74,7 @@ async def test_it_is_started_again_until_the_start_limit() -> None:
         status = harness.supervisor.status_of("crasher")
         assert status.reason == "was killed by SIGSEGV; given up after 4 starts within 60 s"
         assert status.restarts == 3
-        # Asked for again it is tried afresh, not refused because of what was.
+        # When it is asked for again, it is tried afresh.
         harness.supervisor.start("crasher")
         await harness.supervisor.wait_state("crasher", "started", "starting")
         await harness.supervisor.wait_state("crasher", "failed")

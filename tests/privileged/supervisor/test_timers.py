@@ -1,6 +1,6 @@
-"""Timers over real processes: the calendar and its stamps, the boot, an end, a clock that is set.
+"""Timers with real processes: the calendar and its stamps, the boot, an end, a clock that is set.
 
-Calendars name times that no test waits for, but one: the next second. What comes at once is what was missed.
+No test waits for a calendar time except the next second. Starts that come at once are those that were missed.
 """
 
 import os
@@ -49,7 +49,7 @@ def stamps(directory: Path) -> Iterator[TimerStamps]:
 
 
 def keep(stamps: TimerStamps, key: str, at_ms: int) -> None:
-    """Have a timer fire, and that kept."""
+    """Propose, confirm and write a stamp, as a timer does when it fires."""
     stamps.write(stamps.propose(key, at_ms))
     stamps.confirm(key)
 
@@ -116,7 +116,7 @@ async def test_some_time_after_its_end_starts_it_again_whatever_the_end() -> Non
 
 
 async def test_an_end_that_was_asked_for_is_an_end_too() -> None:
-    """What it requires goes away while it runs: once that is back, its time after that end has come."""
+    """It is stopped because it loses a requirement; when that is back, its time after that end has come."""
     async with supervised() as harness:
         run = job(Timer(after_end_ms=1), script="exec sleep 1000", requires=["needed"])
         harness.add_direct(shell("needed", "exec sleep 1000"), run)
@@ -148,7 +148,7 @@ async def test_a_time_that_was_missed_is_made_up_for_once_and_kept(tmp_path: Pat
     with stamps(tmp_path) as kept:
         stamp = kept.get("job.0")
         assert stamp is not None and stamp >= missed + 5 * DAY_MS
-        assert kept.get("job.1") is None, "which is not persistent"
+        assert kept.get("job.1") is None, "that timer is not persistent"
 
 
 async def test_stamps_of_services_that_are_no_more_are_forgotten(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ async def test_a_stamp_that_cannot_be_kept_holds_nothing_up(tmp_path: Path) -> N
 
 
 class StuckDirectory(KernelDirectory):
-    """A disk that takes nothing until it is told to, and counts what it is given."""
+    """A disk whose writes hang until the test lets them go on, and which counts them."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor)
@@ -199,7 +199,7 @@ PERSISTENT = Timer(calendar=["daily"], persistent=True)
 
 @contextmanager
 def stuck_disk(directory: Path, *names: str) -> Iterator[StuckDirectory]:
-    """Give a stuck disk, by which the first timer of each of *names* has missed its time."""
+    """Yield a stuck disk, whose stamps say that the first timer of each of *names* has missed its time."""
     with stamps(directory) as kept:
         for name in names:
             keep(kept, f"{name}.0", kernel.realtime_ms() - 5 * DAY_MS)
@@ -221,7 +221,7 @@ async def asked(stuck: StuckDirectory) -> None:
 
 @asynccontextmanager
 async def being_kept(directory: Path) -> AsyncIterator[tuple[Supervised, StuckDirectory]]:
-    """Give a supervisor whose service job has missed its time; that is being written to a disk that is stuck."""
+    """Yield a supervisor whose service job has missed its time, and the stuck disk to which its stamp is being written."""
     with stuck_disk(directory, "job") as stuck:
         async with supervised() as harness:
             harness.supervisor.keep_stamps(TimerStamps(stuck))
@@ -270,7 +270,7 @@ async def test_a_change_of_its_timers_while_a_stamp_is_written_loses_no_time(tmp
 
 
 async def starts_once(harness: Supervised) -> None:
-    """Wait until the service job was started, and see that it is not again."""
+    """Wait until the service job was started, and check that it is not started again."""
     with trio.fail_after(10):
         while "starting" not in harness.path("job"):
             await trio.lowlevel.checkpoint()
@@ -300,7 +300,7 @@ async def test_many_times_that_come_together_are_written_together(tmp_path: Path
 
 
 class NoThreadStamps(TimerStamps):
-    """Where there is no thread to be had for the disk."""
+    """In place of the disk: no thread can be started for writing."""
 
     def write(self, version: int) -> None:
         raise RuntimeError("can't start new thread")
@@ -340,14 +340,14 @@ async def test_a_client_may_come_before_its_time(tmp_path: Path) -> None:
 
 
 class Clocks(NamedTuple):
-    """What two clocks show, in a list each so that a test can set them."""
+    """What two clocks show, which the test can set."""
 
     realtime: list[int]
     boottime: list[int]
 
 
 async def test_when_the_clock_is_set_all_times_are_recalculated() -> None:
-    """The kernel's timer is asked for each time by the clock that is set: what it is told is what is seen."""
+    """The kernel's timer is armed anew whenever the clock is set; the test looks at the times it is armed for."""
     clocks = Clocks([1_000_000_000_000], [5_000_000])
     triggered: list[str] = []
     notes: list[str] = []
@@ -369,7 +369,7 @@ async def test_when_the_clock_is_set_all_times_are_recalculated() -> None:
     )
     async with supervised() as harness, trio.open_nursery() as nursery:
         nursery.start_soon(alarms.run)
-        # Its nearest time is some hours after its end; once the clock has jumped, that of the calendar.
+        # Its next time is some hours after its end; once the clock has jumped, it is that of the calendar.
         definition = harness.definition(job(Timer(calendar=["daily"]), Timer(after_end_ms=3_600_000)))
         record = ServiceRecord(definition, 0)
         record.row = Row.ARMED

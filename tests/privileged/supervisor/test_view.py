@@ -1,4 +1,4 @@
-"""What is shown of a real supervisor: reasons, times and figures of real processes, right also while these change."""
+"""What is shown of a real supervisor: reasons, times and figures of real processes, also while these change."""
 
 import json
 from typing import Any
@@ -150,7 +150,7 @@ async def test_the_event_stream_shows_a_restart_as_it_happens() -> None:
         async with stream:
             await stream.send_all(b"GET /v1/events?names=web&lines=1&follow=1 HTTP/1.1\r\nHost: x\r\n\r\n")
             seen = b""
-            while b"service_state_changed" not in seen:  # the past one: from now on we follow
+            while b"service_state_changed" not in seen:  # the backlog: from now on we follow
                 seen += await stream.receive_some()
             supervisor.restart("web")
             while b'"now":"restarting"' not in seen:
