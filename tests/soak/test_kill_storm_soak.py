@@ -1,4 +1,4 @@
-"""Ten thousand kills at random over a hundred services, the supervisor re-executed fifty times in between."""
+"""Ten thousand random kills of a hundred services, with fifty re-executions of the supervisor in between."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""A long run's report: what was done is never done twice, nor counted for other code."""
+"""The report of a long run: work is never done twice, nor counted for other code."""
 
 import json
 from pathlib import Path

@@ -34,7 +34,7 @@ def rows(world: World, name: str = "web") -> list[str]:
 
 def test_a_service_that_ignores_its_stop_signal_is_killed_after_its_timeout_and_not_before() -> None:
     world = world_of(daemon())
-    world.inhabitants["web"].obeys = None
+    world.services["web"].obeys = None
     world.start("web")
     world.stop("web")
     world.pass_time(299)
@@ -48,7 +48,7 @@ def test_each_client_starts_it_again() -> None:
     world.start("web")
     assert not world.alive
     for _ in range(2):
-        world.come("web")
+        world.trigger("web")
         world.end("web", 0)
     assert rows(world) == ["idle", "waiting", *["armed", "starting", "started"] * 2, "armed"]
 
@@ -64,7 +64,7 @@ def test_what_counts_on_a_socket_runs_while_the_service_behind_it_starts_and_goe
     world = world_of(database, daemon(requires=["database"]))
     world.start("web")
     assert world.row("web") is Row.STARTED
-    world.come("database")
+    world.trigger("database")
     assert (world.row("database"), world.row("web")) == (Row.STARTING, Row.STARTED)
     world.end("database", 1)
     world.pass_time(1)
@@ -75,14 +75,14 @@ def test_of_two_that_conflict_the_last_that_was_asked_for_runs() -> None:
     world = world_of(daemon("a", conflicts=["b"]), daemon("b"))
     world.start("a")
     world.start("b")
-    world.fall_quiet()
+    world.come_to_rest()
     assert (world.row("a"), world.row("b")) == (Row.IDLE, Row.STARTED)
 
 
 def test_what_comes_after_a_service_that_waits_in_vain_starts_once_the_failed_service_is_cleaned_up() -> None:
     disk = daemon("disk", readiness=ReadyByNotify(), restart=Restart(when="never"))
     world = world_of(disk, daemon("queue", requires=["disk"]), daemon("worker", wants=["queue"]))
-    world.inhabitants["disk"].cleaning_ms = 50
+    world.services["disk"].cleaning_ms = 50
     world.start("worker")
     world.end("disk", 1)
     assert (world.row("disk"), world.row("queue"), world.row("worker")) == (Row.FAILED, Row.WAITING, Row.WAITING)
@@ -100,7 +100,7 @@ def test_a_bundle_is_up_when_its_parts_are_and_waits_when_one_is_lost() -> None:
     world.stop("part")
     assert rows(world, "all")[-1] == "waiting"
     world.start("part")
-    world.fall_quiet()
+    world.come_to_rest()
     assert rows(world, "all")[-1] == "completed"
 
 
