@@ -131,8 +131,8 @@ def test_without_the_policy_root_is_refused_and_told_what_to_do() -> None:
         refused = refusal(outgoing)
         assert refused.check == "local"
         assert refused.message == (
-            "cannot accept desired state: no operator signed it, and the owner's policy gives root at the machine"
-            " no power to change it"
+            "cannot accept desired state: no operator signed it, and the owner's policy does not let root at the machine"
+            " change it"
         )
         assert refused.hint == "have it signed (`milkyway fleet sign FILE`), or let the owner's next root say `local: change`"
     assert admitted(site.begin()) == []
@@ -225,8 +225,8 @@ def test_when_the_next_root_withdraws_the_policy_nothing_is_resumed_and_the_reas
     outgoing = site.begin()
     assert admitted(outgoing) == []
     assert [note.message for note in to_pid1(outgoing, RefusalNoted)] == [
-        "cannot resume desired state 4: no operator signed it, and the owner's policy gives root at the machine"
-        " no power to change it",
+        "cannot resume desired state 4: no operator signed it, and the owner's policy does not let root at the machine"
+        " change it",
         "cannot resume the desired state: its document is missing or no longer signed by enough persons",
     ]
     assert refusal(site.apply_as_root(site.draft(5))).check == "local"

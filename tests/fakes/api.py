@@ -1,4 +1,4 @@
-"""The local API as it runs on a server, around a fake machine: PID 1's side here, the front as a real process."""
+"""The local API as on a server, around a fake machine: PID 1's side in this process, the front as a real process."""
 
 import os
 import shutil
@@ -34,12 +34,12 @@ STRANGER = Peer(pid=3, uid=1001, groups=frozenset({100}))
 
 @dataclass
 class Events:
-    """Records what was noted."""
+    """Records what was logged."""
 
     seen: list[tuple[str, dict[str, object]]] = field(default_factory=list)
 
     def __call__(self, event: str, /, *, service: str = "", **facts: object) -> None:
-        assert not service, "the API is no service"
+        assert not service, "the API is not a service"
         self.seen.append((event, facts))
 
     def names(self) -> list[str]:
@@ -48,7 +48,7 @@ class Events:
 
 @dataclass
 class RealFronts:
-    """Starts the real front as a process, as PID 1 does; keeps all it started."""
+    """Starts the real front as a process, as PID 1 does, and remembers all that it started."""
 
     started: list[trio.Process] = field(default_factory=list)
 
@@ -89,7 +89,7 @@ class RunningApi:
         stream = await trio.open_unix_socket(self.path)
         async with stream:
             answer = bytearray()
-            with suppress(trio.BrokenResourceError):  # answered and closed before it had read everything
+            with suppress(trio.BrokenResourceError):  # it answered and closed before it had read everything
                 await stream.send_all(request)
             with suppress(trio.BrokenResourceError):
                 async for data in stream:
@@ -106,7 +106,7 @@ async def running_api(
     group: int | None = None,
     local: Local = "read",
 ) -> AsyncIterator[RunningApi]:
-    """Run the API in a directory that every user may enter; afterwards nothing of it is left."""
+    """Run the API in a directory that every user may enter; remove it afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="milkyway-api-"))
     directory.chmod(0o755)
     fake, events, fronts, drain = machine or FakeMachine(), Events(), RealFronts(), Drain()

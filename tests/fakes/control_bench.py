@@ -126,7 +126,7 @@ class Bench:
 
 @asynccontextmanager
 async def control_bench(directory: Path, conduct: Conduct | None = None) -> AsyncGenerator[Bench, None]:
-    """Give a running control server with an operator's configuration."""
+    """Yield a running control server with an operator's configuration."""
     made = site.create(directory / "control", FLEET, [HOST], datetime.now(UTC))
     events = Events()
     with structlog.testing.capture_logs(processors=[events.note]):
@@ -273,7 +273,7 @@ class Machine:
 
 @asynccontextmanager
 async def machine(number: int = 1) -> AsyncGenerator[Machine, None]:
-    """Give a machine with keys of its own and a running uplink process."""
+    """Yield a machine with its own keys and a running uplink process."""
     ours, theirs = socket_pair()
     fd = theirs.fileno()
     program = f"import os; os.dup2({fd}, 3); os.close({fd}) if {fd} != 3 else None; "

@@ -1,4 +1,4 @@
-"""A machine's deployments with real parts, and planes that touch nothing."""
+"""A machine's deployments with real parts, and planes that do nothing."""
 
 from collections import deque
 from pathlib import Path
@@ -27,7 +27,7 @@ EFFECTS = (
 
 
 class RecordingServices(RecordingPlane):
-    """A plane for services that is a ``deployment_set.StartRule`` too, as the real one is."""
+    """A plane for services that is also a ``deployment_set.StartRule``, like the real one."""
 
     def __init__(self) -> None:
         super().__init__()

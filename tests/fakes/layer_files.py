@@ -1,4 +1,4 @@
-"""Small layer files with all that real ones have but a file system: hash tree, manifest, policy, signatures, footer."""
+"""Small layer files with all that real ones have except a file system: hash tree, manifest, policy, signatures, footer."""
 
 import hashlib
 from typing import NamedTuple
@@ -49,7 +49,7 @@ def make_layer(
     grants: list[Grant] | None = None,
     kind: str = "app",
 ) -> MadeLayer:
-    """Return the layer *path* signed by *signers* (carol, if nobody is named): two data blocks, one hash block."""
+    """Return the layer *path* signed by *signers* (default: carol): two data blocks, one hash block."""
     blocks = [content.ljust(BLOCK_SIZE, b"\0"), b"\1" * BLOCK_SIZE]
     salt = bytes.fromhex(SALT)
     tree = b"".join(hashlib.sha256(salt + block).digest() for block in blocks).ljust(BLOCK_SIZE, b"\0")

@@ -1,4 +1,4 @@
-"""What is in the files of a log, read back."""
+"""Reading back the files of a log."""
 
 from collections.abc import Iterator
 

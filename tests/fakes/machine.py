@@ -104,7 +104,7 @@ LOG = [
 ]
 
 
-# What the services of the view went through: nginx needs php, which waits for a database that was given up.
+# What happened to the services of the view: nginx needs php, which waits for a database that has failed.
 SEEN = {
     "disk": Seen(
         row=Row.COMPLETED,
@@ -167,7 +167,7 @@ FIGURES = {
 
 @dataclass
 class FakeView:
-    """Implements ``api.machine.View`` over SEEN, by the real explanations; ``top`` counts up by itself."""
+    """Implements ``api.machine.View`` over SEEN, with the real explanations; the figures of ``top`` grow with each call."""
 
     machine: "FakeMachine"
     asked: int = 0
@@ -278,7 +278,7 @@ class FakeMachine:
         self.calls.append(("poweroff", ""))
 
     def add_line(self, text: str) -> None:
-        """Log one more line; its followers get it."""
+        """Log a line; its followers get it."""
         self.log.append(LogLine(time_ms=1_790_000_070_000, service="web/nginx", text=text))
         self.more.set()
         self.more = trio.Event()

@@ -1,4 +1,4 @@
-"""Namespaces of a test's own: unshare(2), by the kernel's names. The agent leaves this to its launcher."""
+"""Namespaces for tests: unshare(2), by the kernel's names. In the agent, only the launcher does this."""
 
 from milkyway_agent.system.libc import call
 

@@ -1,19 +1,19 @@
-"""A starter that is never asked for anything, where the organs are not real ones."""
+"""A starter that is never used, for tests whose organs are fake."""
 
 from collections.abc import Mapping
 
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.launching.starter import Abilities, TaskStarter
 
 
 class NoStarter(TaskStarter):
-    """Refuses whatever is asked of it; a service may be defined to want anything."""
+    """Refuses every call; it claims all abilities, so any service may be defined with it."""
 
     abilities = Abilities(listeners=True, execution=True, descriptors=True, commands=True, network=True)
     cgroup = ""
 
-    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = {}) -> Running:
-        raise AssertionError("there is nobody to start it")
+    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = {}) -> Child:
+        raise AssertionError("it starts nothing")
 
     def kill(self) -> None:
         raise AssertionError("there is nothing to kill")

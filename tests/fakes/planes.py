@@ -1,4 +1,4 @@
-"""A plane that does nothing but remember, for executors whose effects touch no machine."""
+"""A plane that does nothing but record, for executors whose effects must not touch the machine."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,7 +11,7 @@ from milkyway_formats.errors import UnavailableError
 class RecordingPlane:
     """Implements ``executor.Plane``: records each deed in ``done`` ("+…" or "-…") and refuses those that are in ``failing``.
 
-    ``errors``: what a refused deed raises; UnavailableError where there is nothing of it here. ``before`` is awaited
+    ``errors``: what a refused deed raises; default: UnavailableError. ``before`` is awaited
     before each deed.
     """
 

@@ -1,8 +1,8 @@
-"""A disk on which the power can go at any moment: it knows what may be left of it then.
+"""A disk whose power can fail at any moment: it knows what may be left then.
 
 It implements ``state_file.Directory`` with the guarantees that Linux gives and no more: content is
-durable after the write that waits for it (until then any prefix of it, or nothing, may be there),
-a rename or removal after the next ``sync`` (until then it may or may not have happened).
+durable after the write that waits for it (before that, any prefix of it or nothing may be there),
+a rename or removal after the next ``sync`` (before that, it may or may not have happened).
 """
 
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ class PowerCutDisk:
 
     @property
     def noted(self) -> int:
-        """How many states were noted so far: give it to ``after_a_cut`` to look at later deeds only."""
+        """How many states were noted so far: pass it to ``after_a_cut`` to look at later deeds only."""
         return len(self._history)
 
     def _may_be_found(self) -> list[dict[str, bytes]]:
@@ -66,7 +66,7 @@ class PowerCutDisk:
 
 
 def _torn_lengths(length: int) -> list[int]:
-    """Return how much of a write may be found: every length of a short one; of a long one its ends and eight between."""
+    """Return the lengths of a write that may be found: all of a short one; of a long one, its ends and eight in between."""
     if length <= 512:
         return list(range(length + 1))
     return sorted({0, 1, length - 1, length, *range(0, length, length // 8)})

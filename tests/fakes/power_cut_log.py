@@ -1,9 +1,9 @@
-"""Log files on a disk on which the power can go at any moment: what may be left of them then.
+"""Log files on a disk whose power can fail at any moment: what may be left of them then.
 
-The files are real; what is certain is known from the calls that wait for the disk (``log_files.Sync``).
-With the guarantees that Linux gives and no more: of a file, what it had when it was last synced, and then
-any further bytes of it, in whose place the rest may be zeros; of a name, nothing until the directory
-is synced (a new file may be missing, a removed one may be back).
+The files are real; what is certain is known from the calls that wait for the disk (``log_files.Sync``), with the
+guarantees that Linux gives and no more. A file has what it had when it was last synced, and then any number of
+further bytes, after which it may have zeros. Nothing is certain about a name until the directory is synced (a new
+file may be missing, a removed one may be back).
 """
 
 import shutil
@@ -14,7 +14,7 @@ from milkyway_agent.log.files import Sync
 
 
 class PowerCutLog:
-    """Watches *directory*: call ``watch`` after each deed; ``after_a_cut`` makes what may be found then."""
+    """Watches *directory*: call ``watch`` after each deed; ``after_a_cut`` makes what may be found."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

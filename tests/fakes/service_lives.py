@@ -1,6 +1,6 @@
 """Whole lives of services: ``live`` reads definitions and all that happens from bytes, as a fuzzer does.
 
-Bytes that are missing are zeros, and mean the plainest.
+Missing bytes count as zeros, which stand for the simplest choices.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from tests.fakes.service_world import World
 
 
 class Choices:
-    """Choices that were made beforehand, one byte each; when they are used up, always the first."""
+    """Choices that were made beforehand, one byte each; when they are used up, always the first option."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -34,7 +34,7 @@ class Choices:
 
     @property
     def are_left(self) -> bool:
-        """Whether there are any."""
+        """Whether any are left."""
         return self._place < len(self._data)
 
 
@@ -51,7 +51,7 @@ def definitions_from(choices: Choices) -> dict[str, Service]:
         alone = _service(name, choices)
         service = found[name] = msgspec.structs.replace(alone, **relations)
         try:
-            Graph({each: needs_of(other) for each, other in found.items()}).check()
+            Graph({other: needs_of(needing) for other, needing in found.items()}).check()
         except RefusedError:
             found[name] = msgspec.structs.replace(service, conflicts=[])
     return found
@@ -83,20 +83,20 @@ def _service(name: str, choices: Choices) -> Service:
 
 
 def live(data: bytes) -> World:
-    """Return a world that has lived what *data* says, and then fell quiet. Raises AssertionError where a law was broken."""
+    """Return a world in which all of *data* has happened, at rest. Raises AssertionError if a law was broken."""
     choices = Choices(data)
     world = World(definitions_from(choices), lambda: choices.below(101) / 100)
-    names = list(world.inhabitants)
+    names = list(world.services)
     for name in names:
         world.start(name)
     while choices.are_left:
         _live_on(world, choices.among(*names), choices)
-    world.fall_quiet()
+    world.come_to_rest()
     return world
 
 
 def _live_on(world: World, name: str, choices: Choices) -> None:
-    inhabitant = world.inhabitants[name]
+    fake = world.services[name]
     match choices.below(24):
         case 0 | 1 | 2:
             world.pass_time(choices.among(1, 5, 20, 100, 250, 400, 12_000))
@@ -111,27 +111,27 @@ def _live_on(world: World, name: str, choices: Choices) -> None:
         case 9 | 10:
             world.get_ready(name)
         case 11 | 12:
-            world.come(name)
+            world.trigger(name)
         case 13:
             world.fail_check(name, choices.among(Event.UNHEALTHY, Event.WATCHDOG_TIMEOUT))
         case 14:
             world.reload(name)
         case 15:
-            inhabitant.nature = choices.among("well", "crashes", "mute")
+            fake.nature = choices.among("well", "crashes", "mute")
         case 16:
-            inhabitant.obeys = choices.among(0, None, 150, 300)
+            fake.obeys = choices.among(0, None, 150, 300)
         case 17:
-            inhabitant.cleaning_ms = choices.among(0, 3, 50)
+            fake.cleaning_ms = choices.among(0, 3, 50)
         case 18:
-            inhabitant.conditions_hold, inhabitant.start_fails = choices.among((True, ""), (False, ""), (True, "at once"))
+            fake.conditions_hold, fake.start_fails = choices.among((True, ""), (False, ""), (True, "at once"))
         case 19:
-            inhabitant.can_listen, inhabitant.start_fails = choices.among((True, ""), (False, ""), (True, "later"))
+            fake.can_listen, fake.start_fails = choices.among((True, ""), (False, ""), (True, "later"))
         case 20:
-            inhabitant.starting_ms = choices.among(0, 2, 220)
+            fake.starting_ms = choices.among(0, 2, 220)
         case 21:
             world.hold_back(name, choices.among(0, 5, 100))
         case 22:
-            # An agent that fails: what happens meanwhile is heard by the next one.
+            # The agent fails: the next one handles what happens meanwhile.
             if world.engine.is_open:
                 world.engine.close()
             else:
@@ -139,6 +139,6 @@ def _live_on(world: World, name: str, choices: Choices) -> None:
                 world.settle()
         case _:
             if choices.below(4):
-                inhabitant.breaks_after, inhabitant.breaks_late = choices.below(4), choices.among(False, True)
+                fake.breaks_after, fake.breaks_late = choices.below(4), choices.among(False, True)
             else:
                 world.fail_task(name)

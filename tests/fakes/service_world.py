@@ -1,9 +1,9 @@
-"""A machine with a few services under the production engine: its organs, its clock and the laws that hold there.
+"""A simulated machine with a few services under the production engine: its organs, its clock and the laws that hold there.
 
-The organs keep the promises of ``supervisor.organs``: what takes time is answered later, what is about a process is told with
-it. Everything that they see must never happen (SIGKILL without SIGTERM before it, a start that nobody wants or beside another
-process), and all that the engine itself takes for a bug, is a broken law; ``check`` holds what must be true whenever nothing is
-on its way, and raises AssertionError. ``tests.fakes.service_lives`` draws whole lives.
+The organs keep the promises of ``supervisor.organs``: what takes time is answered later, and messages about a process name it.
+A law is broken if they see what must never happen (SIGKILL before SIGTERM, a start that is not wanted or beside another
+process), or if the engine logs a bug. ``check`` raises AssertionError then, or if what must be true between two events is not.
+``tests.fakes.service_lives`` draws whole lives.
 """
 
 import heapq
@@ -14,12 +14,12 @@ from typing import Concatenate, ParamSpec, TypeVar
 from milkyway_agent.core.dependencies import Graph, needs_of
 from milkyway_agent.core.restart import is_on_demand, is_triggered
 from milkyway_agent.core.service_state import Event, Row, has_process, satisfies
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child, StartCallback
 from milkyway_agent.runtime.alarms import Alarm
 from milkyway_agent.supervisor.definition import Definition, accepts
 from milkyway_agent.supervisor.dependents import loss_of
 from milkyway_agent.supervisor.engine import Engine
-from milkyway_agent.supervisor.organs import Reports, Started
+from milkyway_agent.supervisor.organs import Reports
 from milkyway_agent.supervisor.service_record import MainProcess, Question, ServiceRecord
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.service import ReadyAtOnce, ReadyByExit, Service
@@ -33,28 +33,31 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Fault(Exception):  # noqa: N818 (no error of anybody)
-    """An organ that fails because the test has it fail: no bug of anybody's."""
+class Fault(Exception):  # noqa: N818 (it is no error of the program)
+    """The failure of an organ that the test asked for: not a bug."""
 
 
 class Process:
-    """One process. *obeys*: after how many milliseconds it follows SIGTERM; None: it ignores it."""
+    """A process of a fake service."""
 
-    def __init__(self, inhabitant: "Inhabitant") -> None:
-        self.inhabitant = inhabitant
+    def __init__(self, fake: "FakeService") -> None:
+        self.fake = fake
         self.main: MainProcess | None = None  # once the engine attends to it
-        self.code: int | None = None  # while it lives
+        self.code: int | None = None  # None while it runs
         self.asked = False
 
 
-class Inhabitant:
-    """One service as its organs know it, how it behaves, and what becomes of its processes."""
+class FakeService:
+    """A service as its organs know it, and how it and its processes behave.
+
+    ``obeys``: after how many milliseconds its process follows SIGTERM; None: it ignores it.
+    """
 
     def __init__(self, record: ServiceRecord) -> None:
         self.record = record
         self.name = record.definition.name
         self.service = record.definition.service
-        self.wish = False  # what people, its policy and its conditions have last said
+        self.wish = False  # whether requests, its policy and its conditions want it to run
         self.process: Process | None = None
         self.armed = False
         self.listening = False
@@ -70,17 +73,17 @@ class Inhabitant:
         self.conditions_hold = True
         self.can_listen = True
         self.start_fails = ""  # "at once", or "later"
-        self.breaks_after: int | None = None  # calls of organs: the next one fails,
-        self.breaks_late = False  # when it has done what it was to, or before
+        self.breaks_after: int | None = None  # so many calls of organs; the next fails,
+        self.breaks_late = False  # after it has done its work, or before
 
     def behave_well(self) -> None:
-        """Let nothing go wrong with it any more but what its nature is, and nobody wait for it."""
+        """Let nothing go wrong any more, except for its nature, and no client wait."""
         self.conditions_hold, self.can_listen, self.start_fails, self.breaks_after = True, True, "", None
-        # A client that nobody ever takes has its service started again for ever, as often as its start limit allows.
+        # A client that is never served would start its service again for ever, as often as the start limit allows.
         self.starting_ms = self.clients = 0
 
     def is_due_to_break(self) -> bool:
-        """Count one call of an organ; tell whether it is the one that fails."""
+        """Count a call of an organ; tell whether it must fail."""
         if self.breaks_after is None:
             return False
         breaks = self.breaks_after == 0
@@ -91,14 +94,14 @@ class Inhabitant:
 def may_break(
     method: Callable[Concatenate["WorldOrgans", ServiceRecord, P], R],
 ) -> Callable[Concatenate["WorldOrgans", ServiceRecord, P], R]:
-    """Have an organ fail when it is due to: before it has done anything, or (where it answers nothing later) after."""
+    """Make an organ fail when it must: before it has done anything, or (if it does not answer later) after that."""
     answers_later = "done" in method.__annotations__
 
     @wraps(method)
     def call(self: "WorldOrgans", record: ServiceRecord, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        inhabitant = self.of(record)
-        breaks = inhabitant.is_due_to_break()
-        if breaks and (answers_later or not inhabitant.breaks_late):
+        fake = self.of(record)
+        breaks = fake.is_due_to_break()
+        if breaks and (answers_later or not fake.breaks_late):
             raise Fault(method.__name__)
         result = method(self, record, *args, **kwargs)
         if breaks:
@@ -109,13 +112,13 @@ def may_break(
 
 
 class WorldEngine(Engine):
-    """The production engine. The world is told each event that it heeds, also where that changes no row."""
+    """The production engine. It reports each event to the world, even if that changes no row."""
 
     world: "World"
 
     def enter(self, record: ServiceRecord, row: Row, cause: Event) -> None:
-        """Tell the world."""
-        self.world.heeded(record, row, cause)
+        """Report it to the world."""
+        self.world.observe(record, row, cause)
         super().enter(record, row, cause)
 
 
@@ -136,7 +139,7 @@ class World:
         self.notes: list[tuple[str, dict[str, object]]] = []  # what the engine has logged
         self.changes = 0  # how often it said that something has happened
         self.reboots: list[str] = []  # who asked for one
-        self.inhabitants: dict[str, Inhabitant] = {}
+        self.services: dict[str, FakeService] = {}
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._number = 0
         self.organs = (organs or WorldOrgans)(self)
@@ -146,7 +149,7 @@ class World:
         for name, service in definitions.items():
             record = self.engine.new_record(Definition(name, service, NoStarter(), needs_of(service)))
             self.engine.services[name] = record
-            self.inhabitants[name] = Inhabitant(record)
+            self.services[name] = FakeService(record)
         self.engine.graph = self.graph = Graph({name: needs_of(service) for name, service in definitions.items()})
         self.graph.check()
         self.engine.open()
@@ -160,32 +163,32 @@ class World:
         return self.now
 
     def row(self, name: str) -> Row:
-        """Return where a service is."""
-        return self.inhabitants[name].record.row
+        """Return the row of a service."""
+        return self.services[name].record.row
 
-    # --- what people ask, and what the world does ---------------------------------------------------------------------
+    # --- requests, and what happens by itself ------------------------------------------------------------------------
 
     def start(self, name: str) -> None:
-        """Want a service with all that it needs; what conflicts with these is stopped."""
+        """Start a service with all that it needs; stop what conflicts with these."""
         self.engine.want(name)
         self.settle()
 
     def restart(self, name: str) -> None:
-        """Ask for a fresh start that waits for no trigger."""
-        self.engine.restart(self.inhabitants[name].record)
+        """Restart a service without waiting for its trigger."""
+        self.engine.restart(self.services[name].record)
         self.settle()
 
     def stop(self, name: str) -> None:
-        """Want a service no more; those that can't run without it lose it first."""
+        """Stop a service; those that require it lose it first."""
         for other in reversed(self.graph.dependents(name)):
-            record = self.inhabitants[other].record
+            record = self.services[other].record
             self.engine.post(record, loss_of(record))
-        self.engine.post(self.inhabitants[name].record, Event.UNWANTED)
+        self.engine.post(self.services[name].record, Event.UNWANTED)
         self.settle()
 
     def hold_back(self, name: str, milliseconds: int) -> None:
-        """Keep a service from starting for so long, and what can't run without it from running."""
-        concerned = [self.inhabitants[other].record for other in (name, *self.graph.dependents(name))]
+        """Keep a service, and those that require it, from running for so many *milliseconds*."""
+        concerned = [self.services[other].record for other in (name, *self.graph.dependents(name))]
         self.engine.hold_back(concerned)
         for record in reversed(concerned):
             self.engine.post(record, loss_of(record))
@@ -194,48 +197,48 @@ class World:
 
     def reload(self, name: str) -> None:
         """Ask for a reload."""
-        self.engine.post(self.inhabitants[name].record, Event.RELOAD_ASKED)
+        self.engine.post(self.services[name].record, Event.RELOAD_ASKED)
         self.settle()
 
     def fail_check(self, name: str, event: Event) -> None:
-        """Have its probe find it UNHEALTHY, or its watchdog expire."""
-        inhabitant = self.inhabitants[name]
-        if inhabitant.checked and inhabitant.process is not None:
-            self.engine.post(inhabitant.record, event, inhabitant.process.main, "as it happens")
+        """Let its probe find it UNHEALTHY, or its watchdog expire."""
+        fake = self.services[name]
+        if fake.checked and fake.process is not None:
+            self.engine.post(fake.record, event, fake.process.main, "as it happens")
         self.settle()
 
     def fail_task(self, name: str) -> None:
-        """Have a task for it fail that nobody waits for."""
-        self.engine.fail(self.inhabitants[name].record, Fault("a task"))
+        """Let a task for it fail whose outcome is not waited for."""
+        self.engine.fail(self.services[name].record, Fault("a task"))
         self.settle()
 
-    def come(self, name: str) -> None:
-        """Come as a client of its listener, or be its time."""
-        inhabitant = self.inhabitants[name]
-        if accepts(inhabitant.service):
-            inhabitant.serving += inhabitant.armed
-        elif is_triggered(inhabitant.service):
-            inhabitant.clients += is_on_demand(inhabitant.service)  # a client waits until somebody takes it; a time only passes
-            if inhabitant.armed:
-                self.engine.post(inhabitant.record, Event.TRIGGERED)
+    def trigger(self, name: str) -> None:
+        """Connect a client to its listener, or let its time come."""
+        fake = self.services[name]
+        if accepts(fake.service):
+            fake.serving += fake.armed
+        elif is_triggered(fake.service):
+            fake.clients += is_on_demand(fake.service)  # a client waits until it is served; a time only passes
+            if fake.armed:
+                self.engine.post(fake.record, Event.TRIGGERED)
         self.settle()
 
     def end(self, name: str, code: int) -> None:
-        """Have its process end by itself."""
-        process = self.inhabitants[name].process
+        """Let its process end by itself."""
+        process = self.services[name].process
         if process is not None:
             self.die(process, code)
         self.settle()
 
     def get_ready(self, name: str) -> None:
-        """Have its process say that it is ready."""
-        process = self.inhabitants[name].process
+        """Let its process report that it is ready."""
+        process = self.services[name].process
         if process is not None:
             self.say_ready(process)
         self.settle()
 
     def pass_time(self, milliseconds: int) -> None:
-        """Let time pass, and happen what it brings."""
+        """Let time pass, with all that is due meanwhile."""
         until = self.now + milliseconds
         while self._heap and self._heap[0][0] <= until:
             self.now, _, happen = heapq.heappop(self._heap)
@@ -243,14 +246,14 @@ class World:
             self.settle()
         self.now = until
 
-    def fall_quiet(self) -> None:
-        """Let nobody ask for anything any more, and go on until nothing happens. Raises AssertionError if it never ends."""
+    def come_to_rest(self) -> None:
+        """Go on without further requests until nothing happens any more. Raises AssertionError if that never comes."""
         self.is_quiet = True
         self.engine.open()
-        for inhabitant in self.inhabitants.values():
-            inhabitant.behave_well()
-            if inhabitant.process is not None:
-                self.behave(inhabitant.process)
+        for fake in self.services.values():
+            fake.behave_well()
+            if fake.process is not None:
+                self.behave(fake.process)
         self.settle()
         for _ in range(PATIENCE):
             if not self._heap:
@@ -264,51 +267,51 @@ class World:
     # --- what must be true ----------------------------------------------------------------------------------------------
 
     def law(self, holds: bool, what: str) -> None:
-        """Remember *what* as broken unless it *holds*: an error here would be the engine's to deal with."""
+        """Remember *what* as broken unless it *holds*: the engine would catch an exception here."""
         if not holds:
             self.broken.append(what)
 
-    def heeded(self, record: ServiceRecord, row: Row, event: Event) -> None:
-        """Take note of an event that takes a service to *row*, before it is there."""
-        inhabitant = self.inhabitants[record.definition.name]
-        self.history.append((self.now, inhabitant.name, record.row, event, row))
+    def observe(self, record: ServiceRecord, row: Row, event: Event) -> None:
+        """Record an event that takes a service to *row*, before it is there."""
+        fake = self.services[record.definition.name]
+        self.history.append((self.now, fake.name, record.row, event, row))
         if event in _UNWISHING:
-            inhabitant.wish = False
+            fake.wish = False
         elif event in (Event.WANTED, Event.RESTART_ASKED):
-            inhabitant.wish = True
+            fake.wish = True
 
     def check(self) -> None:
-        """Raise AssertionError unless every law was kept, every process is owned, and every row has what belongs to it."""
+        """Raise AssertionError unless all laws were kept, every process has its service, and every row what belongs to it."""
         assert not self.broken, self.broken[0]
-        owned = {one.process for one in self.inhabitants.values() if one.process is not None and one.process.code is None}
+        owned = {fake.process for fake in self.services.values() if fake.process is not None and fake.process.code is None}
         assert owned == self.alive, "a process is lost"
-        for inhabitant in self.inhabitants.values():
-            if not inhabitant.record.busy:
-                self._check(inhabitant)
+        for fake in self.services.values():
+            if not fake.record.busy:
+                self._check(fake)
 
-    def _check(self, inhabitant: Inhabitant) -> None:
-        name, record, process, row = inhabitant.name, inhabitant.record, inhabitant.process, inhabitant.record.row
+    def _check(self, fake: FakeService) -> None:
+        name, record, process, row = fake.name, fake.record, fake.process, fake.record.row
         assert (record.process is None) == (process is None), f"{name} has another process than the engine knows, in {row}"
         assert (process is not None) == has_process(row), f"{name} has a process in {row}: {process is not None}"
-        assert inhabitant.armed == (row is Row.ARMED), f"{name} is armed: {inhabitant.armed} in {row}"
-        assert inhabitant.checked == (row is Row.STARTED), f"{name} is checked: {inhabitant.checked} in {row}"
-        assert not inhabitant.serving or row is Row.ARMED, f"{name} serves connections in {row}"
+        assert fake.armed == (row is Row.ARMED), f"{name} is armed: {fake.armed} in {row}"
+        assert fake.checked == (row is Row.STARTED), f"{name} is checked: {fake.checked} in {row}"
+        assert not fake.serving or row is Row.ARMED, f"{name} serves connections in {row}"
         ticks = record.alarm is not None and record.alarm.callback is not None
         assert not ticks or row in _TIMED, f"{name} has a timer in {row}"
         assert row not in _STOPPING or ticks or process not in self.alive, f"{name} may stop for ever"
-        assert row.wanted == inhabitant.wish or row is Row.FAILED, f"{name} is wanted: {inhabitant.wish} in {row}"
-        assert record.queue is None, f"{name} has heard less than was said, in {row}"
+        assert row.wanted == fake.wish or row is Row.FAILED, f"{name} is wanted: {fake.wish} in {row}"
+        assert record.queue is None, f"{name} has messages that were not handled, in {row}"
         if row in (Row.STARTING, Row.STARTED):
-            for other in inhabitant.service.requires:
+            for other in fake.service.requires:
                 found = self.row(other)
                 assert satisfies(found) or found is Row.STARTING, f"{name} runs while {other} is {found}"
         if process is not None:
             for other in self.graph.conflicting(name):
-                assert self.inhabitants[other].process is None, f"{name} runs beside {other}"
+                assert self.services[other].process is None, f"{name} runs beside {other}"
 
     def _check_fixed_point(self) -> None:
-        for inhabitant in self.inhabitants.values():
-            name, record = inhabitant.name, inhabitant.record
+        for fake in self.services.values():
+            name, record = fake.name, fake.record
             assert record.row is not Row.STARTING and record.row not in _STOPPING, f"{name} stays {record.row}"
             assert not record.busy, f"{name} waits for an organ"
             if record.row is Row.WAITING:
@@ -327,49 +330,49 @@ class World:
     # --- time and processes ---------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Let happen what is due now, and check."""
+        """Let happen what is due now, and check the laws."""
         while self._heap and self._heap[0][0] <= self.now:
             heapq.heappop(self._heap)[2]()
         if self.engine.is_open:
             self.check()
 
     def later(self, milliseconds: int, happen: Callable[[], None]) -> None:
-        """Have *happen* called in so many *milliseconds*: never at once."""
+        """Call *happen* in *milliseconds*, and never at once."""
         self._number += 1
         heapq.heappush(self._heap, (self.now + milliseconds, self._number, happen))
 
     def behave(self, process: Process) -> None:
-        """Do by itself what a process of its nature does."""
-        inhabitant = process.inhabitant
-        if inhabitant.nature == "crashes":
+        """Let a process do what is in its nature."""
+        fake = process.fake
+        if fake.nature == "crashes":
             self.die(process, 1)
-        elif inhabitant.nature == "well":
-            if isinstance(inhabitant.service.readiness, ReadyByExit):
+        elif fake.nature == "well":
+            if isinstance(fake.service.readiness, ReadyByExit):
                 self.die(process, 0)
             else:
                 self.say_ready(process)
 
     def say_ready(self, process: Process) -> None:
         """Have a process say that it is ready, if that is how it gets ready."""
-        inhabitant = process.inhabitant
-        if process.code is None and process.main and not isinstance(inhabitant.service.readiness, ReadyByExit):
-            self.organs.reports.post(inhabitant.record, Event.READY, process.main)
+        fake = process.fake
+        if process.code is None and process.main and not isinstance(fake.service.readiness, ReadyByExit):
+            self.organs.reports.post(fake.record, Event.READY, process.main)
 
     def die(self, process: Process, code: int) -> None:
-        """Have a process end; nothing where it has."""
+        """Let a process end, unless it has."""
         if process.code is not None:
             return
         process.code = code
         self.alive.discard(process)
         if process.main is not None:  # else the engine attends to it when it has ended already
-            self.organs.reports.post(process.inhabitant.record, Question.END, process.main)
+            self.organs.reports.post(process.fake.record, Question.END, process.main)
 
-    def kill(self, inhabitant: Inhabitant) -> None:
-        """Kill what there is of a service. Whoever was not asked before must be one that the engine can't go on with."""
-        process = inhabitant.process
+    def kill(self, fake: FakeService) -> None:
+        """Kill the process of a service. It must have been asked to end before, unless there was an internal error."""
+        process = fake.process
         if process is not None and process.code is None:
-            is_given_up = inhabitant.record.row is Row.FAILED
-            self.law(process.asked or is_given_up, f"{inhabitant.name} is killed without being asked")
+            is_given_up = fake.record.row is Row.FAILED
+            self.law(process.asked or is_given_up, f"{fake.name} is killed without being asked")
             self.die(process, -9)
 
 
@@ -386,94 +389,94 @@ class WorldOrgans:
         assert self._reports is not None, "the engine says so when it is made"
         return self._reports
 
-    def of(self, record: ServiceRecord) -> Inhabitant:
-        """Return the inhabitant whose record it is."""
-        return self._world.inhabitants[record.definition.name]
+    def of(self, record: ServiceRecord) -> FakeService:
+        """Return the fake service whose record it is."""
+        return self._world.services[record.definition.name]
 
     def report_to(self, reports: Reports) -> None:
         """Report to the engine."""
-        assert self._reports is None, "once"
+        assert self._reports is None, "it is called once"
         self._reports = reports
 
     @may_break
     def unmet_condition(self, record: ServiceRecord) -> str:
-        """Say whether its conditions hold."""
+        """Return whether its conditions hold."""
         return "" if self.of(record).conditions_hold else "a condition does not hold"
 
     def open_listeners(self, record: ServiceRecord) -> None:
-        """Open its listeners, if they can be."""
-        inhabitant = self.of(record)
-        if inhabitant.service.listeners and not inhabitant.can_listen and not inhabitant.listening:
+        """Open its listeners, if that is possible."""
+        fake = self.of(record)
+        if fake.service.listeners and not fake.can_listen and not fake.listening:
             raise UnavailableError("cannot listen")
-        inhabitant.listening = True
+        fake.listening = True
 
     @may_break
-    def start(self, record: ServiceRecord, done: Started) -> None:
-        """Start a process, in its time."""
-        inhabitant, world = self.of(record), self._world
-        world.law(inhabitant.wish, f"nobody wants {inhabitant.name}")
-        world.law(inhabitant.process is None, f"{inhabitant.name} is started beside its last process")
-        world.law(not accepts(inhabitant.service) and inhabitant.service.type != "bundle", f"{inhabitant.name} has no process")
+    def start(self, record: ServiceRecord, done: StartCallback) -> None:
+        """Start a process, after some time."""
+        fake, world = self.of(record), self._world
+        world.law(fake.wish, f"nobody wants {fake.name}")
+        world.law(fake.process is None, f"{fake.name} is started beside its last process")
+        world.law(not accepts(fake.service) and fake.service.type != "bundle", f"{fake.name} has no process")
         self.open_listeners(record)
-        if inhabitant.start_fails == "at once":
+        if fake.start_fails == "at once":
             raise UnavailableError("cannot start it")
-        fails = bool(inhabitant.start_fails)
+        fails = bool(fake.start_fails)
 
         def answer() -> None:
             if fails:
                 done(OSError("it is not there"))
                 return
-            process = inhabitant.process = Process(inhabitant)
+            process = fake.process = Process(fake)
             world.alive.add(process)
-            done(Running(len(world.history), -1))
+            done(Child(len(world.history), -1))
 
-        world.later(inhabitant.starting_ms, answer)
+        world.later(fake.starting_ms, answer)
 
     def last_words(self, record: ServiceRecord) -> str:
-        """Say what it wrote."""
+        """Return what it wrote."""
         return f"{self.of(record).name} has tried"
 
     @may_break
     def attend(self, record: ServiceRecord, process: MainProcess) -> None:
         """Watch its process."""
-        inhabitant, world = self.of(record), self._world
-        its = inhabitant.process
-        assert its is not None and its.main is None, "there is one, and it is new"
+        fake, world = self.of(record), self._world
+        its = fake.process
+        assert its is not None and its.main is None, "there is a new process"
         its.main = process
-        if inhabitant.nature == "well":
-            inhabitant.clients = 0
+        if fake.nature == "well":
+            fake.clients = 0
         if its.code is not None:
             self.reports.post(record, Question.END, process)
-        elif isinstance(inhabitant.service.readiness, ReadyAtOnce):
+        elif isinstance(fake.service.readiness, ReadyAtOnce):
             world.say_ready(its)
         if world.is_quiet:
             world.behave(its)
 
     def attend_again(self, record: ServiceRecord, process: MainProcess, *, is_ready: bool) -> None:
         """Watch a process that a program before this one has started."""
-        inhabitant = self.of(record)
-        assert inhabitant.process is not None, "the test has put it there"
-        inhabitant.process.main = process
+        fake = self.of(record)
+        assert fake.process is not None, "the test has put it there"
+        fake.process.main = process
         if not is_ready:
-            self._world.say_ready(inhabitant.process)
+            self._world.say_ready(fake.process)
 
-    def bury(self, record: ServiceRecord, process: MainProcess) -> int:
+    def reap(self, record: ServiceRecord, process: MainProcess) -> int:
         """Reap its process."""
-        inhabitant = self.of(record)
-        its = inhabitant.process
+        fake = self.of(record)
+        its = fake.process
         assert its is not None and its.main is process and its.code is not None, "it is reaped once, when it has ended"
-        inhabitant.process = None
+        fake.process = None
         return its.code
 
     @may_break
     def terminate(self, record: ServiceRecord) -> None:
         """Ask its process to end."""
-        inhabitant, world = self.of(record), self._world
-        process = inhabitant.process
+        fake, world = self.of(record), self._world
+        process = fake.process
         if process is not None and process.code is None:
             process.asked = True
-            if inhabitant.obeys is not None:
-                world.later(inhabitant.obeys, lambda: world.die(process, 0))
+            if fake.obeys is not None:
+                world.later(fake.obeys, lambda: world.die(process, 0))
 
     def kill(self, record: ServiceRecord) -> None:
         """Kill it."""
@@ -481,18 +484,18 @@ class WorldOrgans:
 
     @may_break
     def clean_up(self, record: ServiceRecord, done: Callable[[], None]) -> bool:
-        """Kill and forget what is left of it, in its time."""
-        inhabitant = self.of(record)
-        self._world.kill(inhabitant)
-        if not inhabitant.cleaning_ms:
-            inhabitant.process = None
+        """Kill and forget what is left of it, after some time."""
+        fake = self.of(record)
+        self._world.kill(fake)
+        if not fake.cleaning_ms:
+            fake.process = None
             return True
 
         def cleaned() -> None:
-            inhabitant.process = None
+            fake.process = None
             done()
 
-        self._world.later(inhabitant.cleaning_ms, cleaned)
+        self._world.later(fake.cleaning_ms, cleaned)
         return False
 
     def rest(self, record: ServiceRecord) -> None:
@@ -500,33 +503,33 @@ class WorldOrgans:
         self.of(record).calls.append("rest")
 
     def forget(self, record: ServiceRecord) -> None:
-        """Close its listener, and send its clients away."""
+        """Close its listener; its clients are lost."""
         self.of(record).listening, self.of(record).clients = False, 0
         self.of(record).calls.append("forget")
 
     @may_break
     def arm(self, record: ServiceRecord) -> None:
-        """Watch its listener: who waits there comes."""
-        inhabitant, world = self.of(record), self._world
+        """Watch its listener: clients that wait there trigger it."""
+        fake, world = self.of(record), self._world
         self.open_listeners(record)
-        world.law(not inhabitant.armed, f"{inhabitant.name} is armed twice")
-        inhabitant.armed = True
-        if inhabitant.clients:
-            world.later(0, lambda: self.reports.post(record, Event.TRIGGERED) if inhabitant.armed else None)
+        world.law(not fake.armed, f"{fake.name} is armed twice")
+        fake.armed = True
+        if fake.clients:
+            world.later(0, lambda: self.reports.post(record, Event.TRIGGERED) if fake.armed else None)
 
     @may_break
     def disarm(self, record: ServiceRecord, done: Callable[[], None]) -> bool:
-        """Watch it no more, and end its connections, in its time."""
-        inhabitant = self.of(record)
-        inhabitant.armed = False
-        if not inhabitant.serving:
+        """Stop watching it, and end its connections, after some time."""
+        fake = self.of(record)
+        fake.armed = False
+        if not fake.serving:
             return True
 
         def ended() -> None:
-            inhabitant.serving = 0
+            fake.serving = 0
             done()
 
-        self._world.later(inhabitant.obeys or 0, ended)
+        self._world.later(fake.obeys or 0, ended)
         return False
 
     def count_start(self, record: ServiceRecord) -> None:
@@ -539,22 +542,22 @@ class WorldOrgans:
 
     @may_break
     def start_health_checks(self, record: ServiceRecord) -> None:
-        """Begin to check it."""
-        inhabitant = self.of(record)
-        self._world.law(not inhabitant.checked, f"{inhabitant.name} is checked twice")
-        inhabitant.checked = True
+        """Start its checks."""
+        fake = self.of(record)
+        self._world.law(not fake.checked, f"{fake.name} is checked twice")
+        fake.checked = True
 
     def stop_health_checks(self, record: ServiceRecord) -> None:
-        """Check it no more."""
+        """Stop its checks."""
         self.of(record).checked = False
 
     @may_break
     def reload(self, record: ServiceRecord) -> None:
-        """Have it reload: there must be somebody to do so."""
+        """Make it reload: it must have a process."""
         self._world.law(self.of(record).process is not None, f"{self.of(record).name} is reloaded while it does not run")
 
     def set_alarm(self, milliseconds: int, callback: Callable[[], None]) -> Alarm:
-        """Call *callback* when it is time, unless the alarm is cancelled."""
+        """Call *callback* in *milliseconds*, unless the alarm is cancelled."""
         alarm = Alarm((self._world.now + milliseconds) / 1000, callback)
 
         def ring() -> None:
@@ -566,7 +569,7 @@ class WorldOrgans:
         return alarm
 
     def cancel_alarm(self, alarm: Alarm | None) -> None:
-        """Let it never ring."""
+        """Keep it from ringing."""
         if alarm is not None:
             alarm.callback = None
 

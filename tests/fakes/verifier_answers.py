@@ -1,4 +1,4 @@
-"""The verifier as the deployments' modules ask it, without processes: it knows layers by their hashes, and no signatures."""
+"""A verifier for the deployments' modules, without a process: it knows layers by their hashes, and no signatures."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ AnswerT = TypeVar("AnswerT")
 
 
 def layer_pin(data: bytes, path: str = "test/web", version: str = "1") -> LayerPin:
-    """Return a pin of the layer file that *data* is."""
+    """Return a pin of the layer file with content *data*."""
     return LayerPin(path=path, version=version, sha256=hashlib.sha256(data).hexdigest(), size=len(data), root_hash=HASH)
 
 
@@ -25,7 +25,7 @@ class FakeVerifier:
     """Implements ``verifier_link.Verifier``, with the uplink behind it.
 
     ``blobs`` is what the control server has, ``manifests`` what the layers hold, both by hash. While ``gone`` it is not
-    there. What it was asked is in ``asked``, what it was told in ``told``.
+    there. ``asked``: the requests that it got; ``told``: messages without an answer.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class FakeVerifier:
                     raise UnavailableError(f"cannot fetch layer: no blob {message.sha256[:16]}")
                 os.pwrite(writer, self.blobs[message.sha256], 0)
             case _:
-                raise AssertionError(f"not made for {type(message).__name__}")
+                raise AssertionError(f"it can't answer {type(message).__name__}")
         found = hashlib.sha256(os.pread(reader, message.size + 1, 0)).hexdigest()
         if found != message.sha256:
             raise NotAdmittedError(f"cannot accept layer: its SHA-256 is {found[:16]}…", failed_check="layer")
@@ -66,7 +66,7 @@ class FakeVerifier:
         return answer
 
     async def tell(self, message: ToVerifier, fds: Sequence[int] = ()) -> None:
-        assert not fds, "no message that wants no answer has descriptors"
+        assert not fds, "messages without an answer have no descriptors"
         self._check_there()
         self.told.append(message)
 

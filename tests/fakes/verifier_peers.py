@@ -16,7 +16,7 @@ MessageT = TypeVar("MessageT")
 
 
 class Peers:
-    """Both peers of one verifier, in one test. Every answer is waited for a few seconds and no longer."""
+    """Both peers of a verifier, in one test. They wait a few seconds for each answer, and no longer."""
 
     def __init__(self, pid1: Channel[ToVerifier, FromVerifier], uplink: Channel[FromUplink, ToUplink], root: Path) -> None:
         self.pid1 = pid1
@@ -35,7 +35,7 @@ class Peers:
         return await self.answer(Begun)
 
     async def tell(self, message: ToVerifier, fds: Sequence[int] = ()) -> None:
-        """Send *message* as PID 1; *fds* are given away."""
+        """Send *message* as PID 1; *fds* are closed here."""
         await self.pid1.send(message, fds)
         for descriptor in fds:
             os.close(descriptor)
@@ -47,7 +47,7 @@ class Peers:
     async def ordered(self, kind: type[MessageT]) -> tuple[MessageT, list[int]]:
         """Return the next message for the uplink, which is a *kind*, with its descriptors.
 
-        That an envelope was handled is passed over, unless it is what is waited for.
+        Messages that an envelope was handled are skipped, unless *kind* asks for them.
         """
         while isinstance((received := await _soon(self.uplink))[0], Handled) and kind is not Handled:
             pass

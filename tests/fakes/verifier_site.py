@@ -1,4 +1,4 @@
-"""One machine's verifier with disks that remember, real keys, and a control server that plays no part."""
+"""A machine's verifier with disks that remember, real keys, and no control server."""
 
 import hashlib
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def counting_random() -> Iterator[bytes]:
 
 
 class Chance:
-    """Randomness that is the same at every run, and never the same twice in one."""
+    """Randomness that is the same in every run, and never repeats within one."""
 
     def __init__(self) -> None:
         self._blocks = counting_random()
@@ -63,7 +63,7 @@ class Chance:
 
 
 class Site:
-    """The machine: its disks outlive its verifiers. ``begin`` starts a new one on them, as every boot and crash does."""
+    """The machine: its disks outlive its verifiers. ``begin`` starts a new verifier on them, as after every boot and crash."""
 
     def __init__(self, trust: PowerCutDisk | None = None) -> None:
         self.trust = trust if trust is not None else PowerCutDisk()
@@ -76,7 +76,7 @@ class Site:
         self.requests = 0
 
     def begin(self) -> list[Outgoing]:
-        """Start a new verifier and return what it says first."""
+        """Start a new verifier and return its first messages."""
         self.verifier = Verifier(vendor_root=self.vendor_root, random=self.chance)
         self.boottime += 1
         message = Begin(request=self.request(), now=self.now, boot_id="boot", coreos_root_hash=COREOS, development=True)
@@ -92,7 +92,7 @@ class Site:
         return self.verifier.admit_locally(self._locally(change=False), lambda: envelope, self.boottime)
 
     def apply_as_root(self, envelope: bytes) -> list[Outgoing]:
-        """Hand it in as root does where PID 1 knows of ``local: change``."""
+        """Hand it in as root does if PID 1 knows of ``local: change``."""
         return self.verifier.admit_locally(self._locally(change=True), lambda: envelope, self.boottime)
 
     def _locally(self, *, change: bool) -> AdmitLocally:
@@ -103,12 +103,12 @@ class Site:
         return self.verifier.envelope(lambda: envelope, self.boottime)
 
     def verify(self, layer: bytes, sha256: str, size: int | None = None) -> list[Outgoing]:
-        """Have an installed layer checked."""
+        """Ask for an installed layer to be checked."""
         message = VerifyLayer(request=self.request(), sha256=sha256, size=len(layer) if size is None else size)
         return self.verifier.verify_layer(message, MemoryLayer(layer))
 
     def fetch(self, made: MadeLayer, file: MemoryLayer) -> list[Outgoing]:
-        """Have a layer fetched into *file*."""
+        """Ask for a layer to be fetched into *file*."""
         message = FetchLayer(request=self.request(), sha256=made.sha256, size=len(made.data))
         return self.verifier.fetch_layer(message, 7, file)
 
@@ -138,7 +138,7 @@ class Site:
         return signed(DESIRED_TYPE, document, *(signers or (ALICE, BOB)))
 
     def draft(self, version: int = 1, **changes: object) -> bytes:
-        """Return a desired state that nobody has signed."""
+        """Return a desired state without signatures."""
         return unsigned(self.desired(version, **changes))
 
     def command(self, sequence: int = 1, *signers: FileSigner, **changes: object) -> bytes:
@@ -183,9 +183,9 @@ def deployment(*layers: MadeLayer, generation: int = 1, **changes: object) -> De
 
 def to_pid1(outgoing: list[Outgoing], kind: type[MessageT]) -> list[MessageT]:
     """Return the messages of *kind* for PID 1."""
-    return [one.message for one in outgoing if isinstance(one, ToPid1) and isinstance(one.message, kind)]
+    return [message.message for message in outgoing if isinstance(message, ToPid1) and isinstance(message.message, kind)]
 
 
 def for_uplink(outgoing: list[Outgoing], kind: type[MessageT]) -> list[MessageT]:
     """Return the messages of *kind* for the uplink."""
-    return [one.message for one in outgoing if isinstance(one, ForUplink) and isinstance(one.message, kind)]
+    return [message.message for message in outgoing if isinstance(message, ForUplink) and isinstance(message.message, kind)]

@@ -1,7 +1,7 @@
-"""What a long run has done so far and in the end: resumable counts, then a report that is committed.
+"""The progress of a long run, which can be resumed, and the report at its end, which is committed.
 
 Progress is in build/soak/NAME.json, the report in docs/reports/NAME.json. Progress belongs to the commit on which it
-was made: on another one the run begins anew, as its counts would say nothing about the code that is there now.
+was made: on another commit the run begins anew, because its counts say nothing about other code.
 """
 
 import json
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Report:
-    """One long run by its *name*: its ``seed``, drawn when it began, and its ``counts``, which only grow."""
+    """A long run: its *name*, its ``seed``, drawn when it began, and its ``counts``, which only grow."""
 
     def __init__(self, name: str, *, root: Path = ROOT, commit: str | None = None) -> None:
         self.commit = commit_of(root) if commit is None else commit
@@ -30,19 +30,19 @@ class Report:
                 self.seed, self.counts = found["seed"], Counter(found["counts"])
 
     def add(self, **counts: int) -> None:
-        """Count what was done since, and keep it."""
+        """Add to the counts, and save them."""
         self.counts.update(counts)
         _replace(self._progress, {"commit": self.commit, "seed": self.seed, "counts": dict(self.counts)})
 
     def finish(self, **facts: object) -> Path:
-        """Write the report with *facts* beside the counts, and forget the progress. Returns the report's path."""
+        """Write the report with the counts and *facts*, and remove the progress. Returns the report's path."""
         _replace(self._report, {"name": self._name, "commit": self.commit, "seed": self.seed, **self.counts, **facts})
         self._progress.unlink(missing_ok=True)
         return self._report
 
 
 def commit_of(root: Path) -> str:
-    """Return the commit that is checked out, marked with + where files that it knows were changed since."""
+    """Return the commit that is checked out, with + if tracked files differ from it."""
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
     status = ["git", "status", "--porcelain", "--untracked-files=no", "--", ":!docs/reports"]
     changed = subprocess.run(status, cwd=root, check=True, capture_output=True, text=True).stdout.strip()

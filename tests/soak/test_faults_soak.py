@@ -12,7 +12,7 @@ MODES = ("always", "once", "third")
 
 
 async def test_pid_1_outlives_every_fault_in_every_mode_at_boot_and_at_run_time() -> None:
-    """One function after the other, so that it can be interrupted."""
+    """Goes through the functions one by one, so that it can be interrupted."""
     report = Report("faults")
     factory = Factory()
     try:

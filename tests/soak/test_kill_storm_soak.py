@@ -1,4 +1,4 @@
-"""Ten thousand kills at random over a hundred services, the supervisor re-executed fifty times in between."""
+"""Ten thousand random kills of a hundred services, with fifty re-executions of the supervisor in between."""
 
 import random
 
@@ -14,13 +14,13 @@ def test_ten_thousand_kills_and_fifty_re_executions_leave_everything_as_it_was()
     grown = []
     while report.counts["kills"] < KILLS:
         chance = random.Random(report.seed + report.counts["kills"])
-        with storm_struck() as one:
-            before = standing(one)
+        with storm_struck() as supervisor:
+            before = standing(supervisor)
             re_executions = RE_EXECUTIONS * PART // KILLS
-            storm(one, PART, re_executions, chance)
-            after = standing(one)
-            check(before, after, one)
-            assert one.stop() == 0
+            storm(supervisor, PART, re_executions, chance)
+            after = standing(supervisor)
+            check(before, after, supervisor)
+            assert supervisor.stop() == 0
         grown.append(after.pss_bytes / before.pss_bytes)
         report.add(kills=PART, re_executions=re_executions)
     report.finish(services=100, memory_growth_at_most=round(max(grown, default=1.0), 3))

@@ -1,4 +1,4 @@
-"""A long run's report: what was done is never done twice, nor counted for other code."""
+"""The report of a long run: work is never done twice, nor counted for other code."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_counts_of_another_commit_are_not_taken_over(tmp_path: Path) -> None:
     assert not Report("kills", root=tmp_path, commit="def").counts
 
 
-def test_a_finished_run_leaves_a_report_and_the_next_begins_anew(tmp_path: Path) -> None:
+def test_a_finished_run_leaves_a_report_and_the_next_begins_at_zero(tmp_path: Path) -> None:
     run = Report("kills", root=tmp_path, commit="abc")
     run.add(sequences=3)
     path = run.finish(laws=["one"])

@@ -1,4 +1,4 @@
-"""The laws of the table of ``core.service_state`` over very many sequences of events."""
+"""The laws of ``core.service_state`` hold for very many sequences of events."""
 
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
@@ -13,7 +13,7 @@ LENGTH = 160
 
 
 def test_any_sequence_of_events_keeps_every_law_and_comes_to_rest() -> None:
-    """A hundred thousand of them: in batches, each with a seed of its own, so that it can be interrupted."""
+    """Lives a hundred thousand sequences, in batches with a seed each, so that it can be interrupted."""
     report = Report("service-state")
     while report.counts["sequences"] < SEQUENCES:
         report.add(**_batch(report.seed + report.counts["batches"]), batches=1)
@@ -31,7 +31,7 @@ def test_any_sequence_of_events_keeps_every_law_and_comes_to_rest() -> None:
 
 
 def _batch(number: int) -> dict[str, int]:
-    """Live as many sequences as make a batch, drawn by the seed *number*. Returns how many, with how many events."""
+    """Live the sequences of a batch, drawn with the seed *number*. Returns their number, and that of their events."""
     done = {"sequences": 0, "events": 0}
 
     @seed(number)

@@ -1,4 +1,4 @@
-"""What is deployed on the booted machine, as its status shows it; and deploying a test's own layers."""
+"""What is deployed on the booted machine, by its status; and deploying the layers of a test."""
 
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,12 @@ def _has_booted_since(before: str) -> bool:
 
 
 def deployment(name: str) -> dict[str, Any]:
-    """Return the deployment *name*; an empty one when there is none."""
+    """Return the deployment *name*; an empty one if there is none."""
     found = demo.status()["deployments"]
     return next((deployment for deployment in found if deployment["name"] == name), {"state": "", "services": []})
 
 
 def service(name: str) -> dict[str, Any]:
-    """Return the service *name* (DEPLOYMENT/SERVICE) of a deployment; an empty one when there is none."""
+    """Return the service *name* (DEPLOYMENT/SERVICE) of a deployment; an empty one if there is none."""
     found = deployment(name.partition("/")[0])["services"]
     return next((service for service in found if service["name"] == name), {"state": "", "reason": "", "pid": 0})

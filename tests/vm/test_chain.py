@@ -1,4 +1,4 @@
-"""The whole chain on a booted machine: its status, the domains of its processes, what it refuses, what a removal leaves."""
+"""The whole chain on a booted machine: status, domains of processes, refusals, what a removal leaves."""
 
 import json
 from typing import Any

@@ -29,7 +29,7 @@ def web(chain: demo.Chain) -> Iterator[dict[str, Any]]:
 
 
 def _deployment(name: str, state: str = "") -> dict[str, Any] | None:
-    """Return deployment *name*, if it exists (and is in *state*); None also while the machine is not up."""
+    """Return deployment *name*, if it exists (and is in *state*); also None while the machine is not up."""
     try:
         found: list[dict[str, Any]] = demo.status()["deployments"]
     except demo.DemoFailedError:
@@ -83,7 +83,7 @@ def test_a_block_damaged_later_fails_to_read_and_the_machine_lives(chain: demo.C
     assert _serves(chain)
     file = _installed(web, "example/web-libraries")
     stack = f"/run/milkyway/stacks/{web['id']}.v{web['generation']}"
-    # Every block of the image but the first: some have been read already, the damage of the others shows when they are.
+    # Every block of the image except the first: some were read already; damage to the others shows when they are read.
     demo.in_machine("sh", "-c", f"dd if=/dev/urandom of={file} bs=4096 seek=1 count=900 conv=notrunc 2>/dev/null; sync")
     said = demo.in_machine("sh", "-c", f"find {stack}/usr/lib -type f -exec cat {{}} + 2>&1 >/dev/null | tail -3; true")
     assert "Input/output error" in said
@@ -130,7 +130,7 @@ def test_a_full_disk_refuses_an_installation_and_takes_it_when_there_is_room(cha
 
 
 def test_an_order_that_a_full_disk_can_not_keep_is_not_done_and_not_lost(chain: demo.Chain, web: dict[str, Any]) -> None:
-    """Whether there is room for the last few bytes is up to the file system: the order is kept and done, or neither."""
+    """Whether the last few bytes fit depends on the file system: the order is kept and carried out, or neither."""
     version = demo.status()["desired_version"]
     with _filled("100000"):
         demo.milkyway("fleet", "remove", "web", "--from", demo.MACHINE, *BOTH)
@@ -147,7 +147,7 @@ def _refused_for_space() -> bool:
 
 @contextlib.contextmanager
 def _filled(mebibytes: str) -> Iterator[None]:
-    """Fill the data disk with this many MiB (a shell's word), or as many as fit; afterwards there is room again."""
+    """Fill the data disk with this many MiB (a shell expression), or as many as fit; free them afterwards."""
     file = "/data/agent/layers/filling"
     demo.in_machine("sh", "-c", f"dd if=/dev/zero of={file} bs=1M count={mebibytes} 2>/dev/null; sync; true")
     try:

@@ -1,4 +1,4 @@
-"""What a service may not have on a real machine: more memory than its limit, more processes, more time to end."""
+"""Limits on a real machine: memory, processes, and time to end."""
 
 import re
 from typing import Any

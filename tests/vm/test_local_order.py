@@ -1,4 +1,4 @@
-"""Root at the machine applies a document that no operator signed: refused, unless the owner's root says otherwise."""
+"""Root at the machine applies a document that no operator signed: it is refused, unless the owner's root allows it."""
 
 import pytest
 

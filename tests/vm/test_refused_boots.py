@@ -1,4 +1,4 @@
-"""A root image that is not what its root hash says never becomes a running system, and the console says why."""
+"""A root image that does not match its root hash never boots, and the console says why."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The same program on an OS base of its own: it serves, and CoreOS is not below it."""
+"""The same program on its own OS base: it serves, and CoreOS is not below it."""
 
 import pytest
 

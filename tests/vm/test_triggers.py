@@ -65,7 +65,7 @@ def test_a_client_that_comes_while_it_restarts_waits_and_is_answered(port: int) 
     assert _answer(port) == b"served\n"
     pid = _service("served")["pid"]
     demo.in_machine("kill", "-9", str(pid))
-    assert _answer(port) == b"served\n"  # its restart is put off by two seconds
+    assert _answer(port) == b"served\n"  # it restarts only after two seconds
     assert _service("served")["pid"] not in (0, pid)
     assert _said("triggers/served").count("begun\n") == 2
 
@@ -85,13 +85,13 @@ def test_a_clock_that_jumps_over_times_starts_once_and_back_starts_nothing(port:
     _set_clock(hour + 3 * HOUR + 1800)  # over three of its times
     demo.wait_until("its one start", lambda: _times("hourly") == 1, 60)
     assert "clock was set" in _said("agent")
-    _set_clock(hour + 2 * HOUR + 1795)  # the hour that comes now has had its start
+    _set_clock(hour + 2 * HOUR + 1795)  # the coming hour has started it already
     _set_clock(hour + 3 * HOUR - 1)
     demo.wait_until("that hour", lambda: _clock() > hour + 3 * HOUR + 2, 60)
     assert _times("hourly") == 1
     _set_clock(hour + 4 * HOUR - 1)
     demo.wait_until("the next start, by the clock that goes on", lambda: _times("hourly") == 2, 60)
-    assert _times("delayed") == 0, "its hour counts by the clock of the boot, which was not set"
+    assert _times("delayed") == 0, "its hour counts by the boot-time clock, which was not set"
 
 
 def test_a_probe_and_a_command_run_beside_a_service_in_its_own_domain(port: int) -> None:
@@ -120,11 +120,11 @@ def test_a_service_that_reads_more_than_its_memory_holds_is_warned_about_and_goe
 
 def test_a_time_that_was_missed_while_the_machine_was_off_is_made_up_for_once(port: int) -> None:
     this_month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    two_before = (this_month - timedelta(days=40)).replace(day=1)  # so far that it is not taken for a clock that was wrong
-    so_far = _times("monthly")  # the tests before have set the clock: towards the end of a month into the next
+    two_before = (this_month - timedelta(days=40)).replace(day=1)  # not so far back that the clock would count as wrong
+    so_far = _times("monthly")  # earlier tests have set the clock, near the end of a month into the next
     _set_clock(two_before.timestamp() - 1)
     demo.wait_until("its start two months before", lambda: _times("monthly") == so_far + 1, 60)
-    reboot()  # into the hardware's time: the first of this month has passed meanwhile
+    reboot()  # back to the hardware's time: the first of this month has passed meanwhile
     demo.wait_until("the start that it has missed", lambda: _times("monthly") == so_far + 2, 120)
     before = _said("agent").count("agent re executed")
     demo.in_machine("mwctl", "reexec")

@@ -1,1 +1,1 @@
-"""Decisions: pure functions and tables. Nothing here can reach the machine (a contract checks it)."""
+"""Decisions: pure functions and tables. Nothing here can reach the machine (an import contract checks that)."""

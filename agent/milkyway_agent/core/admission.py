@@ -1,9 +1,9 @@
-"""May this signed order have its effect: here, now, once.
+"""Whether a signed order may take effect: here, now, once.
 
-``trust`` has settled size, envelope, key ids, both halves of every signature and the threshold for the class, and
-its ``Verified`` is the proof; a document comes here no other way. These functions go on, in this order, each check
-with a refusal of its own: root's expiry, fleet, target, life, not-before and expiry, sequence or version, expected
-state, arguments, permission. They decide only: what they return is for the caller to persist *before* it acts.
+``formats.trust`` has checked size, envelope, key ids, both halves of every signature and the threshold for the class. Its
+``Verified`` is the proof; no document gets here without it. The checks here follow in this order, each with a refusal of
+its own: expiry of the root, fleet, target, life, not-before and expiry, sequence or version, expected state, arguments,
+permission. They only decide: the caller must persist what they return *before* it acts.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,12 +16,12 @@ from milkyway_formats.names import FleetId, LayerPath, MachineId, PersonName, Ro
 from milkyway_formats.root import Operators, RootDocument
 from milkyway_formats.trust import Verified
 
-# Every stream costs the persisted state an entry for ever; an operator's tool needs one per machine.
+# Every stream is an entry of the persisted state for ever; an operator's tool needs one per machine.
 MAX_STREAMS = 1024
 
 
 class RootExpiredError(RefusedError):
-    """The root whose keys signed is past its date: a newer one must come first."""
+    """The root whose keys signed has expired: a newer root must come first."""
 
     check: ClassVar[str] = "root"
 
@@ -39,7 +39,7 @@ class TargetRefusedError(RefusedError):
 
 
 class LifeRefusedError(RefusedError):
-    """Valid for longer than its class may be, or never."""
+    """Valid for longer than its class may be, or never valid."""
 
     check: ClassVar[str] = "life"
 
@@ -57,7 +57,7 @@ class ExpiredRefusedError(RefusedError):
 
 
 class ReplayRefusedError(RefusedError):
-    """A sequence number that was used."""
+    """A sequence number that was used already."""
 
     check: ClassVar[str] = "replay"
 
@@ -87,7 +87,7 @@ class ExpectationRefusedError(RefusedError):
 
 
 class ArgumentRefusedError(RefusedError):
-    """Well-formed, and contradicts itself."""
+    """Well-formed, but it contradicts itself."""
 
     check: ClassVar[str] = "arguments"
 
@@ -99,7 +99,7 @@ class PermissionRefusedError(RefusedError):
 
 
 class LocalRefusedError(RefusedError):
-    """An order of whoever is root at the machine, without operators' signatures, which the owner's policy does not let be."""
+    """An order of root at the machine, without operators' signatures, which the owner's policy does not allow."""
 
     check: ClassVar[str] = "local"
 
@@ -114,7 +114,7 @@ class AcceptedDesired(NamedTuple):
 
 
 class AcceptedCommand(NamedTuple):
-    """What must be persisted before the command is carried out: its stream now stands at ``sequence``."""
+    """What must be persisted before the command is carried out: ``sequence`` is now the last of its stream."""
 
     stream: str
     sequence: int
@@ -133,7 +133,7 @@ def admit_desired(
     """Return what to persist before *desired* becomes what this machine should run. Raises RefusedError.
 
     A version above every earlier one replaces what is in force. A document signed as a rollback may have any
-    version, and must have been issued after everything that was accepted: an old one can't be sent again.
+    version, but must have been issued after everything that was accepted: an old document can't be sent again.
     A document that the machine signed itself (``verification.local_orders``) needs the owner's policy instead of operators.
     """
     what = f"desired state {desired.version}"
@@ -180,7 +180,7 @@ def admit_command(
 ) -> AcceptedCommand:
     """Return what to persist before *command* is carried out, once. Raises RefusedError.
 
-    *sequences* says for every stream the last number that was accepted; a stream begins at 1.
+    *sequences*: the last number that was accepted of every stream; a stream begins at 1.
     """
     what = f"command {command.id[:16]}"
     _check_root_date(owner, now, what)
@@ -205,9 +205,9 @@ def admit_command(
 
 
 def admit_layer(path: LayerPath, verified: Verified, *, roots: Iterable[RootDocument], now: UnixSeconds) -> None:
-    """Return if a layer that comes in now was signed under roots still in date. Raises RootExpiredError.
+    """Check that a new layer was signed under roots that have not expired. Raises RootExpiredError.
 
-    For what is fetched and installed; a layer that is installed already is not asked again, at no boot.
+    This is for layers that are fetched and installed; an installed layer is never checked again for this, not at boot either.
     """
     for root in roots:
         if any(entry.key_id in verified.key_ids for entry in root.keys):
@@ -215,7 +215,7 @@ def admit_layer(path: LayerPath, verified: Verified, *, roots: Iterable[RootDocu
 
 
 def is_machines_own(verified: Verified, machine: MachineId) -> bool:
-    """Return whether the machine signed this itself: its id is its identity key's, and no operator has that key."""
+    """Tell whether the machine signed this itself: its id is that of its identity key, which no operator has."""
     return verified.key_ids == frozenset({machine})
 
 
@@ -223,13 +223,13 @@ def check_local(owner: RootDocument, deed: str) -> None:
     """Raise LocalRefusedError unless the owner lets root at the machine change it; *deed* is "accept desired state 3"."""
     if owner.local != "change":
         raise LocalRefusedError(
-            f"cannot {deed}: no operator signed it, and the owner's policy gives root at the machine no power to change it",
+            f"cannot {deed}: no operator signed it, and the owner's policy does not let root at the machine change it",
             hint="have it signed (`milkyway fleet sign FILE`), or let the owner's next root say `local: change`",
         )
 
 
 def _operators(owner: RootDocument) -> Operators:
-    assert owner.operators is not None, "an owner's root that was checked has operators"
+    assert owner.operators is not None, "a checked root of an owner has operators"
     return owner.operators
 
 
@@ -254,7 +254,7 @@ def _check_time(
     now: UnixSeconds,
     what: str,
 ) -> None:
-    """Refuse what lives too long or never, then what is early or late; it is valid in [not_before, expires)."""
+    """Refuse what is valid for too long or never, then what is early or late; it is valid in [not_before, expires)."""
     if not issued <= not_before < expires:
         raise LifeRefusedError(f"cannot accept {what}: it is never valid (issued, not-before and expiry out of order)")
     longest = LONGEST_LIFE_SECONDS[command_class]
@@ -284,7 +284,7 @@ def _check_sequence(stream: str, sequence: int, sequences: Mapping[str, int], wh
 def _check_permission(
     operators: Operators, persons: frozenset[PersonName], command_class: CommandClass, machines: int, what: str
 ) -> None:
-    """Refuse unless enough of the signers may give orders of this class; those who may not don't count."""
+    """Refuse unless enough of the signers may give orders of this class; the others don't count."""
     permitted = frozenset(person for person in persons if operators.permits(person, command_class))
     threshold = operators.thresholds.of(command_class, machines)
     if len(permitted) < threshold:

@@ -1,7 +1,7 @@
 """The boot as data: its phases, what each needs, and what its failure means.
 
-``ready`` returns what can run now, ``lost`` what never will, given how the others went. A failed
-phase takes with it the phases that need it and nothing else, so a layer or a service never blocks a boot.
+``ready`` returns what can run now, ``lost`` what never will, given the outcomes so far. A failed phase
+takes with it the phases that need it and nothing else, so a layer or a service never blocks the boot.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ Outcome = Literal["done", "failed"]
 
 
 class Phase(NamedTuple):
-    """One step of the boot. ``without`` is the sentence for the boot report when it failed."""
+    """One phase of the boot. ``without``: what its failure means, for the boot report."""
 
     name: str
     needs: tuple[str, ...]
@@ -42,7 +42,7 @@ BOOT: tuple[Phase, ...] = (
 
 
 def ready(phases: Sequence[Phase], outcomes: Mapping[str, Outcome], running: frozenset[str] = frozenset()) -> list[Phase]:
-    """Return the phases that can run now: not begun, and all that they need is done."""
+    """Return the phases that can run now: not begun yet, and all that they need is done."""
     return [
         phase
         for phase in phases
@@ -53,9 +53,9 @@ def ready(phases: Sequence[Phase], outcomes: Mapping[str, Outcome], running: fro
 
 
 def lost(phases: Sequence[Phase], outcomes: Mapping[str, Outcome]) -> dict[str, str]:
-    """Return the phases that will never run, each with the failed one that it needs, directly or through others."""
+    """Return the phases that will never run, each with the failed phase that it needs, directly or through others."""
     causes: dict[str, str] = {}
-    for phase in phases:  # in order, so what a phase needs was looked at before it
+    for phase in phases:  # in order: what a phase needs comes before it
         for need in phase.needs:
             if outcomes.get(need) == "failed":
                 causes.setdefault(phase.name, need)
@@ -65,7 +65,7 @@ def lost(phases: Sequence[Phase], outcomes: Mapping[str, Outcome]) -> dict[str, 
 
 
 def report(phases: Sequence[Phase], outcomes: Mapping[str, Outcome], reasons: Mapping[str, str]) -> list[str]:
-    """Return the boot's failures as lines for people: what failed and why, what that means, what was lost with it."""
+    """Return the boot's failures as lines for people: what failed and why, what that means, and what was lost with it."""
     lines = []
     causes = lost(phases, outcomes)
     for phase in phases:

@@ -1,10 +1,10 @@
-"""Times of the calendar as systemd.time(7) writes them, in UTC: read, spelled out again, and the next one found.
+"""Calendar times as systemd.time(7) writes them, in UTC: reading them and finding the next one.
 
-``parse`` takes what systemd takes and means the same by it, but for three things, which are refused: fractions of a second,
-time zones other than UTC, and ``@`` with a number. ``next_after`` jumps from field to field, so that a rare time costs no
-more than looking at its years. When a time counts, and what is missed, is for ``schedule`` to decide.
+``parse`` accepts what systemd accepts, with the same meaning, except for three things, which it refuses: fractions of a
+second, time zones other than UTC, and ``@`` with a number. ``next_after`` jumps from field to field, so even a rare time is
+found by looking at its years alone. ``schedule`` decides when a time counts, and which were missed.
 """
-# ruff: noqa: A005 # it is only ever imported by its full name
+# ruff: noqa: A005 # it is only imported by its full name
 
 import datetime
 import re
@@ -32,7 +32,7 @@ _SHORTHANDS = {
 
 
 class _Field(NamedTuple):
-    """One field's name, and the lowest and highest value it may have."""
+    """A field's name, and the lowest and highest value that it may have."""
 
     name: str
     lowest: int
@@ -65,7 +65,7 @@ class Calendar(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """One of the values between commas, as it was written, and where it stands."""
+    """One of the values between commas, as written, and its position in the text."""
 
     start: int
     stop: int | None
@@ -74,7 +74,7 @@ class _Piece(NamedTuple):
 
 
 class _Reader:
-    """A place in the text. Each method takes what it is named for and moves on, or refuses."""
+    """A position in the text. Each method takes what it is named for and moves on, or refuses."""
 
     def __init__(self, text: str, whole: str) -> None:
         self.text = text
@@ -114,7 +114,7 @@ class _Reader:
         return int(digits[0])
 
     def chain(self) -> list[_Piece] | None:
-        """Take one field: "*" (None), or values, ranges and repetitions between commas."""
+        """Take one field: "*" (None), or values, ranges and repetitions separated by commas."""
         if self.takes("*"):
             if self.sees("/"):
                 self.refuse("a repetition needs a value to start from, as in 0/5")
@@ -163,7 +163,7 @@ class _Reader:
 
 
 def parse(text: str) -> Calendar:
-    """Return the times that *text* stands for. Raises RefusedError, which says what is wrong with it, and where."""
+    """Return the times that *text* means. Raises RefusedError, which says what is wrong with it, and where."""
     name, _, zone = text.rpartition(" ")
     body = name.rstrip(" ") if name and zone.upper() == "UTC" else text
     if re.search(r" [A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+/-]+)?\Z", body):
@@ -193,7 +193,7 @@ _Chain = list[_Piece] | None
 
 
 def _read_date(reader: _Reader) -> tuple[_Chain, _Chain, _Chain, bool]:
-    """Take year-month-day or month-day, and the spaces after it; nothing when what comes is a time."""
+    """Take year-month-day or month-day, and the spaces after it; nothing if a time comes next."""
     begin = reader.position
     if reader.at_end():
         return None, None, None, False
@@ -219,7 +219,7 @@ def _read_date(reader: _Reader) -> tuple[_Chain, _Chain, _Chain, bool]:
 
 
 def _read_time(reader: _Reader) -> tuple[_Chain, _Chain, _Chain]:
-    """Take hour:minute:second or hour:minute; midnight when there is nothing more."""
+    """Take hour:minute:second or hour:minute; midnight if there is nothing more."""
     zero = [_Piece(0, None, 0, reader.position)]
     if reader.at_end():
         return zero, zero, zero
@@ -235,7 +235,7 @@ def _read_time(reader: _Reader) -> tuple[_Chain, _Chain, _Chain]:
 
 
 def _whole_years(years: _Chain) -> _Chain:
-    """Return *years* with those of two digits made whole: 70 to 99 are of the last century (calendarspec.c, fix_year)."""
+    """Return *years* with four digits: of two digits, 70 to 99 are of the last century (calendarspec.c, fix_year)."""
 
     def whole(year: int) -> int:
         return year + (2000 if year < 70 else 1900) if year < 100 else year
@@ -246,7 +246,7 @@ def _whole_years(years: _Chain) -> _Chain:
 
 
 def _values(reader: _Reader, field: _Field, chain: _Chain) -> tuple[int, ...]:
-    """Return the values that *chain* means for *field*; what lies outside it, or can't ever repeat, is refused."""
+    """Return the values that *chain* means for *field*. Refuses values outside it and repetitions without a second value."""
     if chain is None:
         return tuple(range(field.lowest, field.highest + 1))
     found: set[int] = set()
@@ -270,7 +270,7 @@ def _values(reader: _Reader, field: _Field, chain: _Chain) -> tuple[int, ...]:
 
 
 def next_after(calendar: Calendar, unix_seconds: int) -> int | None:
-    """Return the first time strictly after *unix_seconds* (since 1970, UTC); None when there is none until the end of 2199."""
+    """Return the first time strictly after *unix_seconds* (since 1970, UTC); None if there is none until the end of 2199."""
     day, second_of_day = divmod(max(unix_seconds + 1, 0), DAY_SECONDS)
     if day + _EPOCH_DAY > datetime.date(LAST_YEAR, 12, 31).toordinal():
         return None
@@ -292,7 +292,7 @@ def _next_day(calendar: Calendar, day: int) -> int | None:
     for year in _from(calendar.years, begin.year):
         for month in _from(calendar.months, begin.month if year == begin.year else 1):
             month_starts = datetime.date(year, month, 1).toordinal()
-            month_ends = datetime.date(year + month // 12, month % 12 + 1, 1).toordinal()  # the next one's first
+            month_ends = datetime.date(year + month // 12, month % 12 + 1, 1).toordinal()  # the next month's first
             ordinals = (
                 [month_ends - day for day in reversed(calendar.days)]
                 if calendar.from_end
@@ -318,37 +318,3 @@ def _next_second(calendar: Calendar, second_of_day: int) -> int | None:
 
 def _from(values: Sequence[int], lowest: int) -> Sequence[int]:
     return values[bisect_left(values, lowest) :]
-
-
-def describe(calendar: Calendar) -> str:
-    """Return *calendar* written one way, whatever way it was written first: ``parse`` reads the same times from it."""
-    weekdays = "" if len(calendar.weekdays) == 7 else f"{_spell_weekdays(calendar.weekdays)} "
-    date = f"{_spell(calendar.years, _YEAR)}-{_spell(calendar.months, _MONTH)}"
-    days = f"~{_spell(calendar.days, _LAST_DAY)}" if calendar.from_end else f"-{_spell(calendar.days, _DAY)}"
-    clock = (
-        _spell(calendar.hours, _HOUR),
-        _spell(calendar.minutes, _MINUTE),
-        _spell(calendar.seconds, _SECOND),
-    )
-    return f"{weekdays}{date}{days} {':'.join(clock)} UTC"
-
-
-def _spell(values: tuple[int, ...], field: _Field) -> str:
-    if len(values) == field.highest - field.lowest + 1 and field is not _LAST_DAY:  # ~* would be every day
-        return "*"
-    step = values[1] - values[0] if len(values) > 2 else 0
-    if step > 1 and values == tuple(range(values[0], values[-1] + 1, step)):
-        return f"{values[0]:02}..{values[-1]:02}/{step}"
-    return ",".join(f"{a:02}" if a == b else f"{a:02}..{b:02}" for a, b in _runs(values))
-
-
-def _spell_weekdays(weekdays: tuple[int, ...]) -> str:
-    names = [name[:3].capitalize() for name in _WEEKDAYS]
-    return ",".join(names[a] if a == b else f"{names[a]}..{names[b]}" for a, b in _runs(weekdays))
-
-
-def _runs(values: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Return first and last of each row of consecutive *values*."""
-    begins = [value for value in values if value - 1 not in values]
-    ends = [value for value in values if value + 1 not in values]
-    return list(zip(begins, ends, strict=True))

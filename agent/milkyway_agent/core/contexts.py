@@ -1,4 +1,4 @@
-"""SELinux contexts as text. Imports nothing: the first steps of the boot need them (``early_boot``)."""
+"""SELinux contexts as text. Imports nothing: the first steps of the boot use it (``pid1.early_boot``)."""
 
 
 def object_context(kind: str) -> str:

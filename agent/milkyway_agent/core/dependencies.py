@@ -1,13 +1,12 @@
-"""Who needs whom: in which order services start and stop, what holds one back, what a change of definitions means.
+"""Which services need which: the order of starting and stopping, what holds one back, what new definitions change.
 
-Five relations, by the names of the services: ``requires`` (must be there, or this one does not
-run), ``wants`` (is tried first; its failure holds nobody back), ``after`` and ``before`` (order
-alone: they pull nobody in), ``conflicts`` (never both at once; whichever side says so). The first two
-order as well. What a bundle requires and wants are its parts.
+There are five relations, by the names of the services: ``requires`` (must be there, or this service
+does not run), ``wants`` (is tried first; its failure holds nothing back), ``after`` and ``before``
+(order alone; they start nothing), ``conflicts`` (never both at once, whichever of the two says so).
+The first two order as well. What a bundle requires and wants are its parts.
 
-``Graph`` is made once per change of definitions and answers without looking at all services: what
-follows from one service costs as much as it has neighbours. The functions of the same names are for those
-who ask once.
+``Graph`` is made once per change of definitions. It answers without looking at all services: the cost
+of a question about one service grows with the number of its neighbours.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,7 +30,7 @@ class Needs(NamedTuple):
 
 
 def needs_of(service: Service, prefix: str = "") -> Needs:
-    """Return what *service* needs, by full names: those of its siblings begin with *prefix*."""
+    """Return what *service* needs, by full names: *prefix* and the name in its definition."""
     return Needs(
         requires=tuple(prefix + name for name in service.requires),
         wants=tuple(prefix + name for name in service.wants),
@@ -42,7 +41,7 @@ def needs_of(service: Service, prefix: str = "") -> Needs:
 
 
 class Obstacle(NamedTuple):
-    """One service that keeps another from starting; *row* is None where it is not there at all."""
+    """A service that keeps another from starting; *row*: None if it does not exist."""
 
     relation: Literal["requires", "comes after", "conflicts with"]
     other: str
@@ -54,22 +53,21 @@ class Obstacle(NamedTuple):
 
 
 class CycleError(RefusedError):
-    """Services wait for one another in a ring; the message names all of it."""
+    """Services wait for one another in a ring, all of which the message names."""
 
 
-# Somebody may still wait for a service in one of these to come up or to fail.
+# A service in one of these is on its way, and will come up or fail.
 _UNSETTLED = frozenset({Row.WAITING, Row.STARTING, Row.RESTARTING, Row.FALTERING})
 
-
-# Nobody is bringing these up.
+# A service in one of these is not on its way up.
 _GIVEN_UP = frozenset({Row.IDLE, Row.FAILED})
 _Edges = dict[str, dict[str, None]]
 
 
 class Graph:
-    """What follows from who needs whom, for one set of definitions that does not change.
+    """What follows from the needs of one set of services, which does not change.
 
-    Names that are needed but not there are passed over, but by ``holding_back`` and ``required_by``.
+    Services that are needed but do not exist are left out, except by ``obstacles``, ``holding_back`` and ``required_by``.
     """
 
     def __init__(self, needs: Mapping[str, Needs]) -> None:
@@ -104,33 +102,33 @@ class Graph:
         self._waves: list[tuple[str, ...]] | None = None
 
     def predecessors(self, name: str) -> tuple[str, ...]:
-        """Return those that come before *name*, of the ones that are there."""
+        """Return the existing services that come before *name*."""
         return self._earlier.get(name, ())
 
     def concerned(self, name: str) -> tuple[str, ...]:
-        """Return those that a change of *name*'s row may hold back or let go: who waits need look at no other's."""
+        """Return the services that a change of *name*'s row may hold back or let go; it concerns no others."""
         later, conflicting = self._later.get(name, ()), self._conflicting.get(name, ())
         return tuple(dict.fromkeys((*later, *conflicting))) if conflicting else later
 
     def required_by(self, name: str) -> tuple[str, ...]:
-        """Return those that require *name* themselves: to them its loss is DEPENDENCY_LOST (to a bundle: PART_LOST)."""
+        """Return the services that require *name* directly: for them its loss is DEPENDENCY_LOST (for a bundle: PART_LOST)."""
         return self._required_by.get(name, ())
 
     def wanted_by(self, name: str) -> tuple[str, ...]:
-        """Return those that want *name* themselves: to a bundle among them its loss is PART_LOST."""
+        """Return the services that want *name* directly: for a bundle among them its loss is PART_LOST."""
         return self._wanted_by.get(name, ())
 
     def conflicting(self, name: str) -> tuple[str, ...]:
-        """Return those that must not run while *name* does, whichever of the two says so: starting it stops them."""
+        """Return the services that must not run while *name* does, whichever of the two says so: starting it stops them."""
         return self._conflicting.get(name, ())
 
     def parts(self, name: str) -> tuple[str, ...]:
-        """Return the parts of the bundle *name*, of the ones that are there."""
+        """Return the existing parts of the bundle *name*."""
         need = self._needs[name]
         return tuple(dict.fromkeys(other for other in (*need.requires, *need.wants) if other in self._needs))
 
     def waves(self) -> list[tuple[str, ...]]:
-        """Return the services in the order of starting; those of one wave don't wait for one another.
+        """Return the services in starting order; those of one wave don't wait for one another.
 
         Raises CycleError, with the whole ring in its message.
         """
@@ -139,53 +137,53 @@ class Graph:
         return self._waves
 
     def stopping(self) -> TopologicalSorter[str]:
-        """Return the order of stopping: each service is ready when all that come after it are done."""
+        """Return the order of stopping: a service is ready to be stopped when all that come after it are done."""
         order = TopologicalSorter({name: self._later.get(name, ()) for name in self._needs})
         order.prepare()
         return order
 
     def check(self) -> None:
-        """Raise RefusedError where a service could never start: in a ring, or in conflict with what it requires."""
+        """Raise RefusedError if a service could never start: in a ring, or in conflict with what it requires."""
         self.waves()
         for name in self._conflicting:
             if name in self._conflicting[name]:
                 raise RefusedError(f"cannot start {name}: it conflicts with itself")
-            needed = self._closure([name], lambda one: self._needs[one].requires)
+            needed = self._closure([name], lambda other: self._needs[other].requires)
             for other in self._conflicting[name]:
                 if other in needed:
                     raise RefusedError(f"cannot start {name}: it requires {other}, with which it conflicts")
 
     def pulled_in(self, *names: str) -> tuple[str, ...]:
-        """Return the services that *names* need up, each after those it requires and wants, and after what these need."""
+        """Return *names* and all that must be started for them, each after what it requires and wants."""
         found: dict[str, None] = {}
         entered: set[str] = set()
         for name in names:
-            # Not by recursion: a chain may be longer than Python's stack is deep.
+            # Without recursion: a chain may be longer than Python's stack is deep.
             path: list[tuple[str, Iterator[str]]] = []
             self._descend(name, entered, path)
             while path:
-                one, others = path[-1]
-                following = next(others, None)
+                last, needed = path[-1]
+                following = next(needed, None)
                 if following is not None:
                     self._descend(following, entered, path)
                 else:
-                    found[one] = None
+                    found[last] = None
                     path.pop()
         return tuple(found)
 
     def dependents(self, name: str) -> tuple[str, ...]:
-        """Return the services that can't run without *name*, directly or through others."""
-        found = self._closure([name], lambda one: self._required_by.get(one, ()))
+        """Return the services that require *name*, directly or through others."""
+        found = self._closure([name], lambda other: self._required_by.get(other, ()))
         found.pop(name, None)
         return tuple(found)
 
     def isolated(self, name: str) -> tuple[str, ...]:
-        """Return all services that *name* neither is nor needs, in the order of stopping."""
+        """Return all services except *name* and what it needs, in stopping order."""
         kept = set(self.pulled_in(name))
         return tuple(other for wave in reversed(self.waves()) for other in reversed(wave) if other not in kept)
 
     def obstacles(self, name: str, rows: Mapping[str, Row]) -> list[Obstacle]:
-        """Return what keeps *name* from starting now; nothing: it may."""
+        """Return what keeps *name* from starting now; nothing if it may start."""
         found = []
         requires = self._needs[name].requires
         for other in requires:
@@ -197,29 +195,29 @@ class Graph:
                 found.append(Obstacle("comes after", other, rows[other]))
         for other in self._conflicting.get(name, ()):
             row = rows.get(other)
-            # One that waits does not hold back: two that wait for each other to be idle would wait for ever.
+            # A waiting service does not hold back: two that conflict would wait for each other for ever.
             if row is not None and (has_process(row) or satisfies(row)):
                 found.append(Obstacle("conflicts with", other, row))
         return found
 
     def holding_back(self, name: str, rows: Mapping[str, Row]) -> list[str]:
-        """Return why *name* may not start now, as sentences; none: it may."""
-        return [one.describe() for one in self.obstacles(name, rows)]
+        """Return why *name* may not start now, for people; nothing if it may."""
+        return [obstacle.describe() for obstacle in self.obstacles(name, rows)]
 
     def is_stuck(self, name: str, rows: Mapping[str, Row]) -> bool:
-        """Tell whether *name* waits for what nobody is bringing up: whoever merely comes after it would wait for ever."""
+        """Tell whether *name* waits for what is not on its way up: services that merely come after it would wait for ever."""
         seen: set[str] = set()
         queue = [name]
         while queue:
-            one = queue.pop()
-            if one in seen or rows.get(one) is not Row.WAITING or one not in self._needs:
+            waiting = queue.pop()
+            if waiting in seen or rows.get(waiting) is not Row.WAITING or waiting not in self._needs:
                 continue
-            seen.add(one)
-            for other in self._needs[one].requires:
-                row = rows.get(other)
+            seen.add(waiting)
+            for required in self._needs[waiting].requires:
+                row = rows.get(required)
                 if row is None or row in _GIVEN_UP:
                     return True
-                queue.append(other)
+                queue.append(required)
         return False
 
     def _descend(self, name: str, entered: set[str], path: list[tuple[str, Iterator[str]]]) -> None:
@@ -232,15 +230,15 @@ class Graph:
         """Return *names* and all that is reached from them, nearest first."""
         found: dict[str, None] = dict.fromkeys(names)
         queue = list(found)
-        for one in queue:  # which grows meanwhile
-            for other in following(one):
+        for reached in queue:  # it grows meanwhile
+            for other in following(reached):
                 if other in self._needs and other not in found:
                     found[other] = None
                     queue.append(other)
         return found
 
     def _sorted(self) -> list[tuple[str, ...]]:
-        """Return the waves: each holds those whose predecessors all stand in earlier ones, as they were defined."""
+        """Return the waves: each holds the services whose predecessors are all in earlier waves, in the order of definition."""
         place = {name: number for number, name in enumerate(self._needs)}
         missing = {name: len(self._earlier.get(name, ())) for name in self._needs}
         wave = [name for name, count in missing.items() if not count]
@@ -261,58 +259,21 @@ class Graph:
         return found
 
 
-def predecessors(needs: Mapping[str, Needs]) -> dict[str, tuple[str, ...]]:
-    """Return for each service those that come before it, of the ones that are there."""
-    graph = Graph(needs)
-    return {name: graph.predecessors(name) for name in needs}
-
-
-def waves(needs: Mapping[str, Needs]) -> list[tuple[str, ...]]:
-    """Return the services in the order of starting. Raises CycleError. See ``Graph.waves``."""
-    return Graph(needs).waves()
-
-
-def pulled_in(name: str, needs: Mapping[str, Needs]) -> tuple[str, ...]:
-    """Return the services that *name* needs up, itself last. See ``Graph.pulled_in``."""
-    return Graph(needs).pulled_in(name)
-
-
-def dependents(name: str, needs: Mapping[str, Needs]) -> tuple[str, ...]:
-    """Return the services that can't run without *name*, directly or through others."""
-    return Graph(needs).dependents(name)
-
-
-def conflicting(name: str, needs: Mapping[str, Needs]) -> tuple[str, ...]:
-    """Return those that must not run while *name* does, whichever of the two says so."""
-    return Graph(needs).conflicting(name)
-
-
-def isolated(name: str, needs: Mapping[str, Needs]) -> tuple[str, ...]:
-    """Return all services that *name* neither is nor needs, in the order of stopping. Raises CycleError."""
-    return Graph(needs).isolated(name)
-
-
-def holding_back(name: str, needs: Mapping[str, Needs], rows: Mapping[str, Row]) -> list[str]:
-    """Return why *name* may not start now, as sentences; none: it may."""
-    return Graph(needs).holding_back(name, rows)
-
-
 class Changes(NamedTuple):
     """How one set of definitions differs from another: names, each in the order of the set that has it.
 
-    ``restarted``: what their processes were made with is another now. ``adopted``: what changed is only asked by the
-    supervisor, which takes the new definition and goes on (and begins the health checks and timers anew).
+    ``restarted``: their processes were made with something that has changed. Where only the supervisor uses what changed, it
+    adopts the new definition (and begins health checks and timers anew); such a service is in none of these.
     """
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     restarted: tuple[str, ...] = ()
-    adopted: tuple[str, ...] = ()
 
 
-# What no process is made with. Not among them although it could seem so: watchdog_ms and readiness (the process was
-# told in its environment, sd_watchdog_enabled(3), and would be judged by what it was never told), limits (written to
-# the cgroup when it is made), listeners (their descriptors were handed over).
+# What a process does not depend on. Deliberately not among these: watchdog_ms and readiness (the process was told in its
+# environment, sd_watchdog_enabled(3), and would be judged by what it was never told), limits (written when the control
+# group is made), listeners (their descriptors were handed over).
 _NOT_OF_THE_PROCESS = frozenset(
     {
         *("restart", "health", "pressure", "stop", "reload", "ready_timeout_ms", "timers", "conditions"),
@@ -322,22 +283,21 @@ _NOT_OF_THE_PROCESS = frozenset(
 
 
 def changed(old: Mapping[str, Service], new: Mapping[str, Service]) -> Changes:
-    """Return what is to be done so that *new* is supervised where *old* was. A service that is the same is in none."""
+    """Return what must be done for *new* to be supervised instead of *old*."""
     restarted: list[str] = []
-    adopted: list[str] = []
     for name, service in new.items():
         was = old.get(name)
         if was is None or was == service:
             continue
         fields = {field for field in Service.__struct_fields__ if getattr(was, field) != getattr(service, field)}
-        # One that waits for no trigger any more would stay armed for ever, and the other way round.
+        # A service that has no trigger any more would stay armed for ever, and the other way round.
         is_other = is_triggered(was) != is_triggered(service)
-        (adopted if fields <= _NOT_OF_THE_PROCESS and not is_other else restarted).append(name)
+        if is_other or not fields <= _NOT_OF_THE_PROCESS:
+            restarted.append(name)
     return Changes(
         added=tuple(name for name in new if name not in old),
         removed=tuple(name for name in old if name not in new),
         restarted=tuple(restarted),
-        adopted=tuple(adopted),
     )
 
 
@@ -346,7 +306,7 @@ def _kept(edges: _Edges) -> dict[str, tuple[str, ...]]:
 
 
 def _ring(left: Mapping[str, Iterable[str]]) -> list[str]:
-    """Return one ring among *left*, in which everybody waits for somebody who is left; its first name also last."""
+    """Return one ring among *left*, each of which waits for another of them; its first name comes last again."""
     path = [next(iter(left))]
     while True:
         following = next(other for other in left[path[-1]] if other in left)

@@ -1,8 +1,8 @@
-"""The vocabulary of deeds that bring a deployment up, as values; ``executor`` knows how each is done and undone.
+"""The effects that bring a deployment up, as values; ``executor`` knows how each is done and undone.
 
-``key`` names what an effect makes exist (two effects of one key can't both hold), equality says
-that it is the same in every particular. ``exclusive``: it must be gone before another version of it
-comes, because both would want the same port, data or name; all else may exist twice for a while.
+``key`` names what an effect makes exist (two effects with the same key can't both hold); equal effects
+are the same in every detail. ``exclusive``: it must be gone before another version of it comes, because
+both would use the same port, data or name; everything else may exist twice for a while.
 """
 
 from typing import Protocol
@@ -16,7 +16,7 @@ from milkyway_formats.manifest import Image, Manifest
 
 
 class Effect(Protocol):
-    """One deed with its undo, as a value."""
+    """Something that can be done and undone, as a value."""
 
     @property
     def key(self) -> str:
@@ -27,7 +27,7 @@ class Effect(Protocol):
         """Whether an older version must be gone first."""
 
     def describe(self) -> str:
-        """Return the deed as people read it, "mount …"."""
+        """Return what it does, for people: "mount …"."""
 
 
 class OpenLayer(msgspec.Struct, frozen=True, tag=True):
@@ -40,16 +40,16 @@ class OpenLayer(msgspec.Struct, frozen=True, tag=True):
 
     @property
     def key(self) -> str:
-        """One layer file is opened once."""
+        """A layer file is opened once."""
         return f"layer {self.sha256}"
 
     @property
     def exclusive(self) -> bool:
-        """Two versions of a layer don't know of each other."""
+        """Two versions of a layer don't affect each other."""
         return False
 
     def describe(self) -> str:
-        """Return the deed for people."""
+        """Return what it does, for people."""
         return f"open layer {self.path} {self.version}"
 
 
@@ -72,12 +72,12 @@ class LoadInstance(msgspec.Struct, frozen=True, tag=True):
         return False
 
     def describe(self) -> str:
-        """Return the deed for people."""
+        """Return what it does, for people."""
         return f"load the policy of {self.deployment}, version {self.generation}"
 
 
 class HoldData(msgspec.Struct, frozen=True, tag=True):
-    """The data source that a deployment is bound to has its directory. Its undo is nothing: data outlives deployments.
+    """The data source that a deployment is bound to has its directory. Undoing it does nothing: data outlives deployments.
 
     *user*: the user id that a secure source's directory belongs to.
     """
@@ -88,7 +88,7 @@ class HoldData(msgspec.Struct, frozen=True, tag=True):
 
     @property
     def key(self) -> str:
-        """Each deployment holds the source for itself."""
+        """Each deployment holds the source separately."""
         return f"data {self.binding.source} of {self.deployment}"
 
     @property
@@ -97,12 +97,12 @@ class HoldData(msgspec.Struct, frozen=True, tag=True):
         return False
 
     def describe(self) -> str:
-        """Return the deed for people."""
+        """Return what it does, for people."""
         return f"hold {self.binding.data_class} data {self.binding.source} for {self.deployment}"
 
 
 class MountStack(msgspec.Struct, frozen=True, tag=True):
-    """The layers lie over one another at the deployment's own mount point."""
+    """The layers are stacked at the deployment's own mount point."""
 
     deployment: str
     generation: int
@@ -119,7 +119,7 @@ class MountStack(msgspec.Struct, frozen=True, tag=True):
         return False
 
     def describe(self) -> str:
-        """Return the deed for people."""
+        """Return what it does, for people."""
         return f"stack {len(self.lowerdirs)} levels for {self.deployment}"
 
 
@@ -130,7 +130,7 @@ class MakeGroup(msgspec.Struct, frozen=True, tag=True):
 
     @property
     def key(self) -> str:
-        """One group for all versions: firewall rules hold on to it."""
+        """One group for all versions: firewall rules refer to it."""
         return f"group {self.deployment}"
 
     @property
@@ -139,12 +139,12 @@ class MakeGroup(msgspec.Struct, frozen=True, tag=True):
         return False
 
     def describe(self) -> str:
-        """Return the deed for people."""
+        """Return what it does, for people."""
         return f"make the control group of {self.deployment}"
 
 
 class RunServices(msgspec.Struct, frozen=True, tag=True):
-    """The services of the deployment's app layer are wanted and supervised."""
+    """The services of the deployment's app layer are supervised and wanted."""
 
     deployment: Deployment
     manifest: Manifest
@@ -156,11 +156,11 @@ class RunServices(msgspec.Struct, frozen=True, tag=True):
 
     @property
     def exclusive(self) -> bool:
-        """Both versions would want the same ports and data."""
+        """Both versions would use the same ports and data."""
         return True
 
     def describe(self) -> str:
-        """Return the deed for people."""
+        """Return what it does, for people."""
         return f"run the services of {self.deployment.name}"
 
 
@@ -169,7 +169,7 @@ DeploymentEffect = OpenLayer | LoadInstance | HoldData | MountStack | MakeGroup 
 
 def effects_of(deployment: Deployment, manifests: list[Manifest]) -> tuple[DeploymentEffect, ...]:
     """Return what brings *deployment* up, in order. *manifests*: verified, one for each layer of its stack, topmost first."""
-    assert len(manifests) == len(deployment.stack), "a manifest for each layer of the stack"
+    assert len(manifests) == len(deployment.stack), "there is a manifest for each layer of the stack"
     app = manifests[0]
     layers = tuple(
         OpenLayer(pin.sha256, pin.path, pin.version, manifest.image)

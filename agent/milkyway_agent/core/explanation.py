@@ -1,8 +1,8 @@
-"""Why a service is in the state that it is in: as a tree of all, and as a chain of reasons for one. From plain values.
+"""Why services are in the states that they are in: a tree of all, and a chain of reasons for one. From plain values.
 
-Two questions, kept apart: who wanted it, or wanted it no more (its ``Origin``), and what it waits for now (its
-obstacles, as ``dependencies`` finds them, each with what that one waits for in turn). What was seen of each service
-(``Seen``) is ``api.view``'s to gather; how people read the answer is ``mwctl.views``'.
+Two questions are kept apart: who started or stopped it last (its ``Origin``), and what it waits for now (its obstacles, as
+``dependencies`` finds them, and what those wait for in turn). ``api.view`` gathers what is known of each service
+(``Seen``); ``mwctl.views`` shows the answers to people.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -21,9 +21,9 @@ OriginKind = Literal["", "asked", "pulled-in", "stopped", "displaced", "isolated
 
 
 class Origin(NamedTuple):
-    """Why somebody wants a service, or does not: *who* is a person or the boot, or (not for asked and stopped) a service.
+    """Why a service is wanted, or is not. *who*: a person or the boot if it was asked for or stopped, else another service.
 
-    displaced: *who* was started, with which it conflicts. isolated: *who* failed and asks for that.
+    displaced: it conflicts with *who*, which was started. isolated: *who* failed, and that stops all that it does not need.
     """
 
     kind: OriginKind = ""
@@ -31,7 +31,7 @@ class Origin(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What was seen of one service at one moment. ``cause``: of its last change. ``trigger``: what it waits for while armed."""
+    """What is known of one service at one moment. ``cause``: of its last change. ``trigger``: what it waits for while armed."""
 
     row: Row = Row.IDLE
     since_ms: int = 0
@@ -76,7 +76,7 @@ class Tree(msgspec.Struct, frozen=True):
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """One link of a chain: at *depth* 1 *relation* is the asked service's to *service*, at depth 2 that one's, and so on."""
+    """One link of a chain. *relation*: to *service*; of the explained service at *depth* 1, of the link above it at others."""
 
     depth: int
     relation: str
@@ -87,7 +87,7 @@ class Reason(msgspec.Struct, frozen=True):
 
 
 class Asker(msgspec.Struct, frozen=True):
-    """Who wants *service*: *who*, which is a service itself where *kind* is ``pulled-in``."""
+    """Who wants *service*. *who*: a service if *kind* is ``pulled-in``, else a person or the boot."""
 
     service: str
     kind: OriginKind
@@ -97,8 +97,8 @@ class Asker(msgspec.Struct, frozen=True):
 class Why(msgspec.Struct, frozen=True):
     """Why one service is in its state. ``because``: what it waits for, and what that waits for, depth first.
 
-    ``wanted_by``: the chain from it to whoever asked. ``needed_by``: who requires or wants it. ``holds_back``: who
-    waits for it.
+    ``wanted_by``: the chain from it to the person who asked. ``needed_by``: services that require or want it.
+    ``holds_back``: services that wait for it.
     """
 
     service: str
@@ -121,7 +121,8 @@ def origins(
 ) -> dict[str, Origin]:
     """Return why each of *pulled_in* is wanted when *names* are asked for *by* somebody.
 
-    *pulled_in*: those that *names* need up, themselves included, each after its *parts*: what it requires and wants.
+    *pulled_in*: all that must be started for *names*, themselves included, each after its *parts* (what it requires and
+    wants).
     """
     found = {name: Origin("asked", by) for name in names}
     for name in reversed(list(pulled_in)):
@@ -132,83 +133,85 @@ def origins(
 
 
 def tree(seen: Mapping[str, Seen], graph: Graph, rows: Mapping[str, Row], now_ms: int) -> Tree:
-    """Return all services with what they need and why they are where they are. *rows*: as they count for others."""
+    """Return all services, with what they need and why they are in their states. *rows*: as other services see them."""
     needed = {part for name in seen for part in graph.parts(name)}
     services = [
         TreeService(
             name=name,
-            type=one.kind,
-            state=one.row.current,
-            row=one.row.label,
-            wanted=one.row.wanted,
-            since_ms=one.since_ms,
-            pid=one.pid,
-            restarts=one.restarts,
-            why=brief(one, _obstacles(name, one, graph, rows)),
-            wanted_by=asked_for(one.origin) if one.row.wanted else "",
-            requires=list(one.requires),
-            wants=list(one.wants),
+            type=service.kind,
+            state=service.row.current,
+            row=service.row.label,
+            wanted=service.row.wanted,
+            since_ms=service.since_ms,
+            pid=service.pid,
+            restarts=service.restarts,
+            why=brief(service, _obstacles(name, service, graph, rows)),
+            wanted_by=asked_for(service.origin) if service.row.wanted else "",
+            requires=list(service.requires),
+            wants=list(service.wants),
         )
-        for name, one in seen.items()
+        for name, service in seen.items()
     ]
     return Tree(now_ms, [name for name in seen if name not in needed], services)
 
 
 def why(name: str, seen: Mapping[str, Seen], graph: Graph, rows: Mapping[str, Row], now_ms: int) -> Why:
-    """Return the chain of reasons of *name*, which must be there."""
-    one = seen[name]
+    """Return the chain of reasons for the state of *name*, which must exist."""
+    service = seen[name]
     return Why(
         service=name,
-        state=one.row.current,
-        row=one.row.label,
-        wanted=one.row.wanted,
-        since_ms=one.since_ms,
+        state=service.row.current,
+        row=service.row.label,
+        wanted=service.row.wanted,
+        since_ms=service.since_ms,
         uptime_ms=now_ms,
-        pid=one.pid,
-        restarts=one.restarts,
-        why=brief(one, _obstacles(name, one, graph, rows)),
+        pid=service.pid,
+        restarts=service.restarts,
+        why=brief(service, _obstacles(name, service, graph, rows)),
         because=_because(name, seen, graph, rows),
         wanted_by=_askers(name, seen),
         needed_by=list(dict.fromkeys((*graph.required_by(name), *graph.wanted_by(name)))),
         holds_back=[
             other
             for other in graph.concerned(name)
-            if other in seen and any(each.other == name for each in _obstacles(other, seen[other], graph, rows))
+            if other in seen and any(obstacle.other == name for obstacle in _obstacles(other, seen[other], graph, rows))
         ],
     )
 
 
-def brief(one: Seen, obstacles: list[Obstacle]) -> str:
-    """Return in one sentence why a service is where it is; *obstacles*: what keeps it from starting."""
-    match one.row:
+def brief(service: Seen, obstacles: list[Obstacle]) -> str:
+    """Return in one sentence why a service is in its state; *obstacles*: what keeps it from starting."""
+    match service.row:
         case Row.STARTED:
-            return asked_for(one.origin)
+            return asked_for(service.origin)
         case Row.COMPLETED:
-            return f"{'its parts are up' if one.kind == 'bundle' else 'it did its work'}; {asked_for(one.origin)}"
+            return f"{'its parts are up' if service.kind == 'bundle' else 'it did its work'}; {asked_for(service.origin)}"
         case Row.ARMED:
-            return f"waits for {one.trigger or 'its trigger'}"
+            return f"waits for {service.trigger or 'its trigger'}"
         case Row.STARTING:
-            return f"waits until it {one.readiness or 'is ready'}"
+            return f"waits until it {service.readiness or 'is ready'}"
         case Row.WAITING | Row.RESTARTING if obstacles:
-            shown = [f"{each.relation} {each.other}, which {stands(each.row)}" for each in obstacles[:OBSTACLES_SHOWN]]
+            shown = [f"{relation} {other}, which {state_clause(row)}" for relation, other, row in obstacles[:OBSTACLES_SHOWN]]
             more = len(obstacles) - len(shown)
             return "; ".join([*shown, *([f"and {more} more"] if more else [])])
         case Row.WAITING:
-            if one.awaits_permission:
+            if service.awaits_permission:
                 return "is about to start"
-            return f"{one.reason or 'it ended'}; tries again after {one.delay_ms / 1000:g} s"
+            return f"{service.reason or 'it ended'}; tries again after {service.delay_ms / 1000:g} s"
         case Row.RESTARTING:
-            return "a restart was asked for" if one.cause is Event.RESTART_ASKED else "it is started again once it has stopped"
+            return (
+                "a restart was asked for" if service.cause is Event.RESTART_ASKED else "it is started again once it has stopped"
+            )
         case Row.FALTERING:
-            return one.reason or "it is unwell"
+            return service.reason or "it is unwell"
         case Row.FAILED:
-            return one.reason or "no reason given"
+            return service.reason or "no reason given"
         case Row.STOPPING | Row.IDLE:
-            return _not_wanted(one)
+            return _not_wanted(service)
 
 
-def stands(row: Row | None) -> str:
-    """Return where a service is, as what follows "which"; None: there is none."""
+def state_clause(row: Row | None) -> str:
+    """Return the state of a service as a clause that follows "which"; None: there is no such service."""
     match row:
         case None:
             return "is not there"
@@ -221,35 +224,35 @@ def stands(row: Row | None) -> str:
 
 
 def asked_for(origin: Origin) -> str:
-    """Return for people who wants a service."""
+    """Return who wants a service, for people."""
     if origin.kind == "pulled-in":
         return f"pulled in by {origin.who}"
     return f"asked for by {origin.who}" if origin.kind == "asked" and origin.who else "asked for"
 
 
-def _not_wanted(one: Seen) -> str:
+def _not_wanted(service: Seen) -> str:
     """Return why a service is stopped, or being stopped."""
-    if one.reason:
-        return one.reason
-    match one.origin.kind:
+    if service.reason:
+        return service.reason
+    match service.origin.kind:
         case "displaced":
-            return f"conflicts with {one.origin.who}, which was started"
+            return f"conflicts with {service.origin.who}, which was started"
         case "isolated":
-            return f"{one.origin.who} failed, and only what it needs was to go on"
+            return f"{service.origin.who} failed, and only what it needs was to go on"
         case "stopped":
-            return f"stopped by {one.origin.who}" if one.origin.who else "it was stopped"
+            return f"stopped by {service.origin.who}" if service.origin.who else "it was stopped"
         case "":
             return "nobody has asked for it"
         case "asked" | "pulled-in":
-            return "it ended, and is not to run again" if one.cause is Event.FINISHED else "it was stopped"
+            return "it ended, and is not to run again" if service.cause is Event.FINISHED else "it was stopped"
 
 
-def _obstacles(name: str, one: Seen, graph: Graph, rows: Mapping[str, Row]) -> list[Obstacle]:
-    """Return what *name* waits for: nothing unless it is waiting for others, or being stopped as something was lost."""
-    if one.row is Row.WAITING and one.awaits_permission:
+def _obstacles(name: str, service: Seen, graph: Graph, rows: Mapping[str, Row]) -> list[Obstacle]:
+    """Return what *name* waits for: nothing unless it waits for others, or is being stopped because it lost a requirement."""
+    if service.row is Row.WAITING and service.awaits_permission:
         return graph.obstacles(name, rows)
-    if one.row is Row.RESTARTING and one.cause is Event.DEPENDENCY_LOST:
-        return [each for each in graph.obstacles(name, rows) if each.relation == "requires"]
+    if service.row is Row.RESTARTING and service.cause is Event.DEPENDENCY_LOST:
+        return [obstacle for obstacle in graph.obstacles(name, rows) if obstacle.relation == "requires"]
     return []
 
 
@@ -257,18 +260,18 @@ def _because(name: str, seen: Mapping[str, Seen], graph: Graph, rows: Mapping[st
     found: list[Reason] = []
     entered = {name}
     # Not by recursion: a chain may be longer than Python's stack is deep.
-    left = [(1, each) for each in reversed(_obstacles(name, seen[name], graph, rows))]
+    left = [(1, obstacle) for obstacle in reversed(_obstacles(name, seen[name], graph, rows))]
     while left and len(found) < LONGEST_CHAIN:
-        depth, each = left.pop()
-        one = seen.get(each.other)
-        if one is None:
-            found.append(Reason(depth, each.relation, each.other, "", 0, "there is no such service"))
+        depth, obstacle = left.pop()
+        service = seen.get(obstacle.other)
+        if service is None:
+            found.append(Reason(depth, obstacle.relation, obstacle.other, "", 0, "there is no such service"))
             continue
-        further = _obstacles(each.other, one, graph, rows)
-        reason = "as above" if each.other in entered else brief(one, further)
-        found.append(Reason(depth, each.relation, each.other, one.row.label, one.since_ms, reason))
-        if each.other not in entered:
-            entered.add(each.other)
+        further = _obstacles(obstacle.other, service, graph, rows)
+        reason = "as above" if obstacle.other in entered else brief(service, further)
+        found.append(Reason(depth, obstacle.relation, obstacle.other, service.row.label, service.since_ms, reason))
+        if obstacle.other not in entered:
+            entered.add(obstacle.other)
             left += [(depth + 1, more) for more in reversed(further)]
     return found
 

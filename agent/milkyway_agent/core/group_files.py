@@ -1,4 +1,4 @@
-"""A service's limits as the files of its control group say them (cgroup-v2.rst). Pure."""
+"""A service's limits as values of its control group's files (cgroup-v2.rst). Pure."""
 
 from collections.abc import Set as AbstractSet
 
@@ -6,7 +6,7 @@ from milkyway_formats.service import Limits
 
 
 def group_files(limits: Limits, controllers: AbstractSet[str]) -> dict[str, str]:
-    """Return what is written into a group's files for *limits*, of those for which there are *controllers*."""
+    """Return what to write into a group's files for *limits*, as far as there are *controllers* for them."""
     found: dict[str, str] = {}
     if "memory" in controllers:
         if limits.memory_bytes:

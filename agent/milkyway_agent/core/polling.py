@@ -1,4 +1,4 @@
-"""How long to wait before the next try: backoff that doubles, with jitter, so that a fleet does not come back in step.
+"""How long to wait before the next try: backoff that doubles, with jitter, so that a fleet does not come back all at once.
 
 Chance is an argument: a number from [0, 1).
 """
@@ -14,18 +14,12 @@ class Patience(NamedTuple):
 
 
 def delay_ms(patience: Patience, failures: int, chance: float) -> int:
-    """Return the wait after *failures* tries in a row that failed (0: the last one succeeded, try again at once).
+    """Return how long to wait after *failures* failed tries in a row (0: the last try succeeded; try again at once).
 
-    "Full jitter": anything from nothing to the bound, so that machines that failed together spread out.
+    "Full jitter": anything from 0 to the bound, so that machines that failed together spread out.
     """
     assert 0 <= chance < 1, f"chance is a number from [0, 1), not {chance}"
     if failures <= 0:
         return 0
     bound = min(patience.first_ms << min(failures - 1, 32), patience.limit_ms)
     return int(bound * chance)
-
-
-def spread_ms(period_ms: int, chance: float) -> int:
-    """Return a period that is up to a tenth shorter or longer than *period_ms*."""
-    assert 0 <= chance < 1, f"chance is a number from [0, 1), not {chance}"
-    return int(period_ms * (0.9 + 0.2 * chance))

@@ -1,14 +1,14 @@
 """Whether and when a service that ended by itself runs again: arithmetic over when it was started.
 
 Times are milliseconds of any clock that never goes back; *chance* is a number from 0 to 1 that the
-caller draws. A run that lasted a whole start interval ends a row of failures; within one interval, no
-more than ``start_limit`` starts.
+caller draws. A run that lasted a whole start interval resets the count of failures; within one
+interval there are at most ``start_limit`` starts.
 
-A service with a trigger (a listener that starts it on demand, or a timer) rests until its next one
-where another would be done. The start limit holds for it in its own way: one that has but timers is
-paced by these and tries again at its next time, whatever became of the last; one with a listener
-would be started again at once by the client that it left waiting, so it gives up when it failed that
-often, and waits for the interval to pass when it did not fail.
+A service with a trigger (a listener that starts it on demand, or a timer) waits for its next trigger
+where another service would be finished. The start limit applies to it differently. A service with
+timers only is paced by them and tries again at its next time, however the last run ended. A service
+with a listener would be started again at once by the client that is still waiting: at the limit it
+gives up if it failed, and otherwise waits for the interval to pass.
 """
 
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class Starts(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What becomes of it, as an event for ``service_state``; after which delay; and why, for people."""
+    """What follows the end of a process: an event for ``service_state``, the delay before the next start, why (for people)."""
 
     event: Event
     delay_ms: int
@@ -54,8 +54,8 @@ def is_triggered(service: Service) -> bool:
 def permission(service: Service, starts: Starts, conditions_hold: bool, *, at_once: bool = False) -> Event:
     """Return the answer to AWAIT_PERMISSION once nothing holds *service* back: PERMITTED, ARM or SKIPPED.
 
-    One that is to be tried again after a failure is not left to its next trigger, nor is one that somebody wants to be
-    restarted *at_once*.
+    A service that is tried again after a failure does not wait for its next trigger, nor does one that is to be restarted
+    *at_once*.
     """
     if not conditions_hold:
         return Event.SKIPPED
@@ -63,14 +63,14 @@ def permission(service: Service, starts: Starts, conditions_hold: bool, *, at_on
 
 
 def started(starts: Starts, now: int, policy: Restart) -> Starts:
-    """Return *starts* with one more at *now*, and those forgotten that no limit can count any more."""
+    """Return *starts* with one more at *now*, without those too old to count towards the limit."""
     return Starts((*_counted(starts, now, policy), now), starts.failures)
 
 
 def delay_ms(policy: Restart, failures: int, chance: float) -> int:
     """Return how long to wait after so many failures in a row: doubling from ``delay_ms`` to ``delay_limit_ms``.
 
-    ``jitter`` percent of it are multiplied by *chance*: it is never longer than without.
+    ``jitter`` percent of it are multiplied by *chance*, so jitter never makes it longer.
     """
     doublings = min(max(failures - 1, 0), 32)
     whole = min(policy.delay_ms << doublings, policy.delay_limit_ms)
@@ -79,10 +79,10 @@ def delay_ms(policy: Restart, failures: int, chance: float) -> int:
 
 
 def judge(service: Service, code: int | None, starts: Starts, now: int, chance: float, *, faltered: bool = False) -> Verdict:
-    """Say what becomes of *service*, which ended by itself at *now*.
+    """Return what follows for *service*, which ended by itself at *now*.
 
     *code*: its exit status, or minus the signal that killed it; None where it did not even start. *faltered*: it was being
-    stopped because it was late, unhealthy or hung. That it then ends well is no success, but for a oneshot, which is done.
+    stopped because it was late, unhealthy or hung. Only for a oneshot is it a success if it then ends with status 0.
     """
     if faltered and service.type != "oneshot":
         code = None

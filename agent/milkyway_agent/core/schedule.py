@@ -1,15 +1,15 @@
 """When a timer next starts its service: arithmetic over two clocks, none of which is read here.
 
 Calendar times follow the real-time clock, which can be set; delays after the boot and after an end follow the boot-time
-clock (CLOCK_BOOTTIME), which can't. ``due`` is asked again after every start, every end and every time the clock was set;
-whoever asks arms a timer for what it answers, starts the service then, and says so with ``fired``.
+clock (CLOCK_BOOTTIME), which can't. ``due`` is asked again after every start, after every end and whenever the clock was
+set; the caller arms a timer for its answer, starts the service then, and reports that with ``fired``.
 
 What holds, whatever the clock does:
 
-* A calendar time never starts the service twice: all times up to the last start are over. (Unless the clock goes back by
-  more than ``WRONG_CLOCK_MS``: then it was the old clock that was wrong, and waiting for it could take years.)
-* A clock that jumps over several times starts the service once, and so do times that were missed while the machine was off,
-  where the timer is persistent.
+* A calendar time never starts the service twice: all times up to the last start are over. (Unless the clock is set back by
+  more than ``WRONG_CLOCK_MS``: then it had been wrong before, and waiting for that time again could take years.)
+* If the clock jumps over several times, the service starts once; so it does for times that were missed while the machine
+  was off, if the timer is persistent.
 * Chance is drawn once for each start and moves nothing afterwards.
 """
 
@@ -18,15 +18,15 @@ from typing import Literal, NamedTuple
 from milkyway_agent.core.calendar import next_after, parse
 from milkyway_formats.timer import Timer
 
-WRONG_CLOCK_MS = 32 * 86_400_000  # longer than a month, so that a monthly time keeps the law above
+WRONG_CLOCK_MS = 32 * 86_400_000  # longer than a month, so that the above holds for monthly times
 
 
 class Past(NamedTuple):
     """What has happened to one timer so far. Real-time milliseconds are since 1970.
 
     ``armed_ms`` and ``armed_boottime_ms``: when it began to count in this boot, by both clocks. ``last_trigger_ms``: up to
-    when its calendar times are over. ``boot_over``: its delay after the boot has had its start. ``ended_boottime_ms``: when
-    the service last ended in this boot; None while it runs, or when it never has. ``chance``: from [0, 1), for the next start.
+    when its calendar times are over. ``boot_over``: the start after the boot has been made. ``ended_boottime_ms``: when the
+    service last ended in this boot; None while it runs, or if it has not run. ``chance``: from [0, 1), for the next start.
     """
 
     armed_ms: int
@@ -38,7 +38,7 @@ class Past(NamedTuple):
 
 
 class Due(NamedTuple):
-    """The next start: *at* which millisecond of which clock (a past one: at once), by what, and why, for people."""
+    """The next start: *at* which millisecond of which clock (one in the past: at once), its cause, and why, for people."""
 
     clock: Literal["realtime", "boottime"]
     at: int
@@ -53,9 +53,9 @@ def arm(timer: Timer, *, now_ms: int, boottime_ms: int, stamp_ms: int | None, ch
 
 
 def due(timer: Timer, past: Past, *, now_ms: int, boottime_ms: int) -> Due | None:
-    """Return when *timer* next starts its service; None when it never will, or not before something ends.
+    """Return when *timer* next starts its service; None if it never will, or not before the service has ended.
 
-    Raises RefusedError when its calendar can't be read.
+    Raises RefusedError if its calendar can't be read.
     """
     delay = int(timer.random_delay_ms * past.chance)
     candidates: list[tuple[int, Due]] = []
@@ -73,17 +73,17 @@ def due(timer: Timer, past: Past, *, now_ms: int, boottime_ms: int) -> Due | Non
 
 
 def fired(past: Past, done: Due, *, now_ms: int, chance: float) -> Past:
-    """Return the past once the service was started for *done*, at *now_ms*. *chance* is for the start after it.
+    """Return the past after the service was started for *done*, at *now_ms*. *chance* is for the start after it.
 
-    ``last_trigger_ms`` of the result is what to persist, where the timer is persistent and it has changed.
+    If the timer is persistent and ``last_trigger_ms`` has changed, the caller persists it.
     """
     drawn = past._replace(chance=_checked(chance))
     match done.cause:
         case "calendar":
-            # the clock may have gone back between the elapse and now: its time is over nevertheless
+            # The clock may have been set back since the timer expired: its time is over nevertheless.
             return drawn._replace(last_trigger_ms=max(now_ms, done.at))
         case "missed":
-            # armed_ms: it is missed because its time was over then, whatever the clock says by now
+            # armed_ms: it was missed because its time was over then, whatever the clock says now.
             return drawn._replace(last_trigger_ms=max(now_ms, past.armed_ms, past.last_trigger_ms or 0))
         case "boot":
             return drawn._replace(boot_over=True)
@@ -92,7 +92,7 @@ def fired(past: Past, done: Due, *, now_ms: int, chance: float) -> Past:
 
 
 def started(past: Past) -> Past:
-    """Return the past once the service runs, whoever started it."""
+    """Return the past once the service runs, whatever started it."""
     return past._replace(ended_boottime_ms=None)
 
 
@@ -102,14 +102,14 @@ def ended(past: Past, *, boottime_ms: int) -> Past:
 
 
 def clock_set(past: Past, *, now_ms: int) -> Past:
-    """Return the past once somebody has set the real-time clock: what lies too far ahead of it is no longer believed."""
+    """Return the past after the real-time clock was set: times too far ahead of it are not believed any more."""
     armed_ms = past.armed_ms if past.armed_ms <= now_ms + WRONG_CLOCK_MS else now_ms
     wrong = past.last_trigger_ms is not None and past.last_trigger_ms > now_ms + WRONG_CLOCK_MS
     return past._replace(armed_ms=armed_ms, last_trigger_ms=now_ms if wrong else past.last_trigger_ms)
 
 
 def _next_calendar(timer: Timer, past: Past, delay: int) -> Due | None:
-    """Return the next start by the calendar; a missed one counts from when the timer was armed, by the clock nobody sets."""
+    """Return the next start by the calendar; a missed one counts from when the timer was armed, by the boot-time clock."""
     floor = past.armed_ms if past.last_trigger_ms is None else past.last_trigger_ms
     times = [(next_after(parse(text), floor // 1000), text) for text in timer.calendar]
     known = [(time * 1000, text) for time, text in times if time is not None]

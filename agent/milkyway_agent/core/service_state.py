@@ -6,34 +6,34 @@ and never blocks; ``supervisor`` does all three. An event that has no meaning in
 raises and changes nothing.
 
 A row says two things, kept apart by name: ``current`` (what the world shows: stopped, armed,
-starting, started, stopping, failed) and ``wanted`` (what somebody asked for). Where two rows
-show the same, they differ in what the next event means::
+starting, started, stopping, failed) and ``wanted`` (whether it should run). Rows that say the
+same differ in what the next event means::
 
     IDLE        stopped   unwanted
-    WAITING     stopped   wanted     for what it needs, or for its backoff to pass
-    ARMED       armed     wanted     for a client on its listener, or for its time: others may count on it
+    WAITING     stopped   wanted     it waits for what it needs, or for its backoff to pass
+    ARMED       armed     wanted     it waits for a client on its listener, or for its time: others may count on it
     STARTING    starting  wanted
     STARTED     started   wanted
     COMPLETED   started   wanted     a oneshot that did its work, or a bundle whose parts are up: there is no process
     STOPPING    stopping  unwanted
-    RESTARTING  stopping  wanted     asked to: what comes after is a fresh start
+    RESTARTING  stopping  wanted     it was asked to stop: a fresh start comes next
     FALTERING   stopping  wanted     it failed and is being stopped: its end is judged
     FAILED      failed    wanted     given up
 
-A process that ends without having been asked is judged by ``restart.judge``, which makes one
-of COMPLETED, RETRIED, FINISHED, REARMED, GAVE_UP of it; one that was asked to end makes ENDED.
-``judges_end`` says which of the two a row takes.
+If a process ends without having been asked to, ``restart.judge`` says which event that is: COMPLETED,
+RETRIED, FINISHED, REARMED or GAVE_UP. If it was asked to, the event is ENDED. ``judges_end`` says which
+of the two a row takes.
 
-AWAIT_PERMISSION asks for one of PERMITTED, ARM, SKIPPED (``restart.permission`` says which), given
-once ``dependencies.holding_back`` finds nothing; they have no other cause. A bundle is started
-by a START that answers COMPLETED at once. START, ARM, AWAIT_PERMISSION and the timers may bring about
-the next event at once, so each stands last among its effects (TERMINATE's timer is the one exception:
-an end found at once makes it needless).
+AWAIT_PERMISSION brings about PERMITTED, ARM or SKIPPED (``restart.permission`` says which), as soon as
+``dependencies`` finds that nothing holds the service back; these events have no other cause. START of a
+bundle brings about COMPLETED at once. START, ARM, AWAIT_PERMISSION and the timers may bring about the
+next event at once, so each is the last of its effects (the one exception is TERMINATE, which a timer
+follows: an end that is found at once makes the timer needless).
 
-INTERNAL_ERROR may come when the effects of a step were carried out in part, in a row that the service
+INTERNAL_ERROR may come when only some of a step's effects were carried out, in a row that the service
 never quite reached: it undoes all that any row does. So every undoing effect (CANCEL_TIMER, DISARM,
-STOP_HEALTH_CHECKS, KILL, CLEAN_UP) is idempotent, and each of INTERNAL_ERROR's is tried even where the
-one before it failed.
+STOP_HEALTH_CHECKS, KILL, CLEAN_UP) is idempotent, and each of INTERNAL_ERROR's effects is tried even if
+the one before it failed.
 """
 
 from enum import Enum
@@ -43,7 +43,7 @@ from milkyway_formats.report import ServiceState
 
 
 class Row(Enum):
-    """Where a service is in its life: see the module's table."""
+    """Where a service is in its life: see the table above."""
 
     IDLE = ("idle", "stopped", False)
     WAITING = ("waiting", "stopped", True)
@@ -61,7 +61,7 @@ class Row(Enum):
         self.current: ServiceState = current
         self.wanted = wanted
 
-    __hash__ = object.__hash__  # there is one of each; Enum's own is a function in Python, and rows and events are keys
+    __hash__ = object.__hash__  # by identity; Enum's own is slow Python code, and rows and events are keys of dictionaries
 
 
 class Event(Enum):
@@ -72,12 +72,12 @@ class Event(Enum):
     RESTART_ASKED = "restart asked"
     RELOAD_ASKED = "reload asked"
     PERMITTED = "permitted"  # all that it needs is there
-    ARM = "arm"  # the same, and it is to wait for its trigger
-    SKIPPED = "skipped"  # the same, but one of its conditions does not hold
-    ARM_FAILED = "arm failed"  # there is nothing that could trigger it: its listener can't be opened
+    ARM = "arm"  # the same, and it must wait for its trigger
+    SKIPPED = "skipped"  # all that it needs is there, but one of its conditions does not hold
+    ARM_FAILED = "arm failed"  # its listener can't be opened, so nothing could trigger it
     TRIGGERED = "triggered"  # a client came, or its time
     DEPENDENCY_LOST = "dependency lost"  # something that it requires went away
-    PART_LOST = "part lost"  # the same for a bundle, which is no more than its parts
+    PART_LOST = "part lost"  # the same for a bundle, which is nothing but its parts
     BACKOFF_OVER = "backoff over"
     READY = "ready"
     START_TIMEOUT = "start timeout"  # not ready in time
@@ -86,17 +86,17 @@ class Event(Enum):
     STOP_TIMEOUT = "stop timeout"
     ENDED = "ended"  # as it was asked to
     COMPLETED = "completed"  # by itself, and this is its success
-    RETRIED = "retried"  # by itself, and it is to run again after its backoff
-    FINISHED = "finished"  # by itself, and it is to rest: nobody wants it any more
-    REARMED = "rearmed"  # by itself, and it is to wait for its next trigger
-    GAVE_UP = "gave up"  # by itself, and it is not to be tried again
+    RETRIED = "retried"  # by itself, and it runs again after its backoff
+    FINISHED = "finished"  # by itself, and it stays stopped and is not wanted any more
+    REARMED = "rearmed"  # by itself, and it waits for its next trigger
+    GAVE_UP = "gave up"  # by itself, and it is not tried again
     INTERNAL_ERROR = "internal error"  # the supervisor itself could not go on with it
 
     __hash__ = object.__hash__
 
 
 class Effect(Enum):
-    """What the supervisor does about it."""
+    """What the supervisor does in response."""
 
     AWAIT_PERMISSION = "await permission"
     START_BACKOFF_TIMER = "start backoff timer"
@@ -104,8 +104,8 @@ class Effect(Enum):
     DISARM = "disarm"
     START = "start"
     START_READY_TIMER = "start ready timer"
-    CANCEL_TIMER = "cancel timer"  # the one of START_READY_TIMER, START_STOP_TIMER, START_BACKOFF_TIMER that runs
-    START_HEALTH_CHECKS = "start health checks"  # its probe and its watchdog timer, whichever it has
+    CANCEL_TIMER = "cancel timer"  # of START_READY_TIMER, START_STOP_TIMER or START_BACKOFF_TIMER, whichever runs
+    START_HEALTH_CHECKS = "start health checks"  # its probe and its watchdog timer, if it has any
     STOP_HEALTH_CHECKS = "stop health checks"
     RELOAD = "reload"  # its reload command, or signal
     TERMINATE = "terminate"  # the service's own stop signal, to its main process
@@ -115,7 +115,7 @@ class Effect(Enum):
     FORGET_STARTS = "forget starts"  # a fresh start: the start limit counts from now
 
 
-class Step(NamedTuple):
+class Transition(NamedTuple):
     """The next row, and what to do on the way there."""
 
     row: Row
@@ -123,7 +123,7 @@ class Step(NamedTuple):
 
 
 class IllegalEventError(Exception):
-    """The event has no meaning in the row: a bug of whoever sent it. Nothing was changed."""
+    """The event has no meaning in the row: a bug of its sender. Nothing was changed."""
 
 
 _WAIT_AFRESH = (Effect.CANCEL_TIMER, Effect.FORGET_STARTS, Effect.AWAIT_PERMISSION)
@@ -134,94 +134,92 @@ _END = (Effect.CANCEL_TIMER, Effect.CLEAN_UP)
 _END_STARTED = (Effect.STOP_HEALTH_CHECKS, *_END)
 _BREAK = (Effect.CANCEL_TIMER, Effect.STOP_HEALTH_CHECKS, Effect.DISARM, Effect.KILL, Effect.CLEAN_UP)
 
-TABLE: dict[tuple[Row, Event], Step] = {
-    (Row.IDLE, Event.WANTED): Step(Row.WAITING, _WAIT_AFRESH),
-    (Row.IDLE, Event.UNWANTED): Step(Row.IDLE),
-    (Row.IDLE, Event.RESTART_ASKED): Step(Row.WAITING, _WAIT_AFRESH),
-    (Row.IDLE, Event.DEPENDENCY_LOST): Step(Row.IDLE),
-    (Row.IDLE, Event.PART_LOST): Step(Row.IDLE),
-    (Row.WAITING, Event.WANTED): Step(Row.WAITING),
-    (Row.WAITING, Event.UNWANTED): Step(Row.IDLE, (Effect.CANCEL_TIMER,)),
-    (Row.WAITING, Event.RESTART_ASKED): Step(Row.WAITING, _WAIT_AFRESH),
-    (Row.WAITING, Event.DEPENDENCY_LOST): Step(Row.WAITING),
-    (Row.WAITING, Event.PART_LOST): Step(Row.WAITING),
-    (Row.WAITING, Event.BACKOFF_OVER): Step(Row.WAITING, (Effect.AWAIT_PERMISSION,)),
-    (Row.WAITING, Event.PERMITTED): Step(Row.STARTING, _BEGIN),
-    (Row.WAITING, Event.ARM): Step(Row.ARMED, (Effect.ARM,)),
-    (Row.WAITING, Event.SKIPPED): Step(Row.IDLE, (Effect.CANCEL_TIMER,)),
-    (Row.ARMED, Event.WANTED): Step(Row.ARMED),
-    (Row.ARMED, Event.UNWANTED): Step(Row.IDLE, (Effect.DISARM,)),
-    # Whoever asks for a restart does not want to wait for a client.
-    (Row.ARMED, Event.RESTART_ASKED): Step(Row.STARTING, (Effect.DISARM, Effect.FORGET_STARTS, *_BEGIN)),
-    (Row.ARMED, Event.DEPENDENCY_LOST): Step(Row.WAITING, (Effect.DISARM, Effect.AWAIT_PERMISSION)),
-    (Row.ARMED, Event.ARM_FAILED): Step(Row.FAILED, (Effect.DISARM,)),
-    (Row.ARMED, Event.TRIGGERED): Step(Row.STARTING, (Effect.DISARM, *_BEGIN)),
-    (Row.STARTING, Event.WANTED): Step(Row.STARTING),
-    (Row.STARTING, Event.UNWANTED): Step(Row.STOPPING, _STOP),
-    (Row.STARTING, Event.RESTART_ASKED): Step(Row.RESTARTING, _STOP),
-    (Row.STARTING, Event.DEPENDENCY_LOST): Step(Row.RESTARTING, _STOP),
-    (Row.STARTING, Event.READY): Step(Row.STARTED, (Effect.CANCEL_TIMER, Effect.START_HEALTH_CHECKS)),
-    (Row.STARTING, Event.START_TIMEOUT): Step(Row.FALTERING, _STOP),
-    (Row.STARTING, Event.COMPLETED): Step(Row.COMPLETED, _END),
-    (Row.STARTING, Event.RETRIED): Step(Row.WAITING, (*_END, Effect.START_BACKOFF_TIMER)),
-    (Row.STARTING, Event.FINISHED): Step(Row.IDLE, _END),
-    (Row.STARTING, Event.REARMED): Step(Row.ARMED, (*_END, Effect.ARM)),
-    (Row.STARTING, Event.GAVE_UP): Step(Row.FAILED, _END),
-    (Row.STARTED, Event.WANTED): Step(Row.STARTED),
-    (Row.STARTED, Event.UNWANTED): Step(Row.STOPPING, _STOP_STARTED),
-    (Row.STARTED, Event.RESTART_ASKED): Step(Row.RESTARTING, _STOP_STARTED),
-    (Row.STARTED, Event.RELOAD_ASKED): Step(Row.STARTED, (Effect.RELOAD,)),
-    (Row.STARTED, Event.DEPENDENCY_LOST): Step(Row.RESTARTING, _STOP_STARTED),
-    (Row.STARTED, Event.READY): Step(Row.STARTED),
-    (Row.STARTED, Event.UNHEALTHY): Step(Row.FALTERING, _STOP_STARTED),
-    (Row.STARTED, Event.WATCHDOG_TIMEOUT): Step(Row.FALTERING, _STOP_STARTED),
-    (Row.STARTED, Event.COMPLETED): Step(Row.COMPLETED, _END_STARTED),
-    (Row.STARTED, Event.RETRIED): Step(Row.WAITING, (*_END_STARTED, Effect.START_BACKOFF_TIMER)),
-    (Row.STARTED, Event.FINISHED): Step(Row.IDLE, _END_STARTED),
-    (Row.STARTED, Event.REARMED): Step(Row.ARMED, (*_END_STARTED, Effect.ARM)),
-    (Row.STARTED, Event.GAVE_UP): Step(Row.FAILED, _END_STARTED),
-    (Row.COMPLETED, Event.WANTED): Step(Row.COMPLETED),
-    (Row.COMPLETED, Event.UNWANTED): Step(Row.IDLE),
-    (Row.COMPLETED, Event.RESTART_ASKED): Step(Row.WAITING, _WAIT_AFRESH),
-    # What a oneshot did stays done when what it needed goes away; a bundle is no more than its parts.
-    (Row.COMPLETED, Event.DEPENDENCY_LOST): Step(Row.COMPLETED),
-    (Row.COMPLETED, Event.PART_LOST): Step(Row.WAITING, (Effect.AWAIT_PERMISSION,)),
-    (Row.STOPPING, Event.WANTED): Step(Row.RESTARTING),
-    (Row.STOPPING, Event.UNWANTED): Step(Row.STOPPING),
-    (Row.STOPPING, Event.RESTART_ASKED): Step(Row.RESTARTING),
-    (Row.STOPPING, Event.DEPENDENCY_LOST): Step(Row.STOPPING),
-    (Row.STOPPING, Event.READY): Step(Row.STOPPING),
-    (Row.STOPPING, Event.STOP_TIMEOUT): Step(Row.STOPPING, (Effect.KILL,)),
-    (Row.STOPPING, Event.ENDED): Step(Row.IDLE, _END),
-    (Row.RESTARTING, Event.WANTED): Step(Row.RESTARTING),
-    (Row.RESTARTING, Event.UNWANTED): Step(Row.STOPPING),
-    (Row.RESTARTING, Event.RESTART_ASKED): Step(Row.RESTARTING),
-    (Row.RESTARTING, Event.DEPENDENCY_LOST): Step(Row.RESTARTING),
-    (Row.RESTARTING, Event.READY): Step(Row.RESTARTING),
-    (Row.RESTARTING, Event.STOP_TIMEOUT): Step(Row.RESTARTING, (Effect.KILL,)),
-    (Row.RESTARTING, Event.ENDED): Step(Row.WAITING, (*_END, Effect.FORGET_STARTS, Effect.AWAIT_PERMISSION)),
-    (Row.FALTERING, Event.WANTED): Step(Row.FALTERING),
-    (Row.FALTERING, Event.UNWANTED): Step(Row.STOPPING),
-    (Row.FALTERING, Event.RESTART_ASKED): Step(Row.RESTARTING),
-    (Row.FALTERING, Event.DEPENDENCY_LOST): Step(Row.RESTARTING),
-    (Row.FALTERING, Event.READY): Step(Row.FALTERING),
-    (Row.FALTERING, Event.STOP_TIMEOUT): Step(Row.FALTERING, (Effect.KILL,)),
-    # It was done at the moment its time ran out.
-    (Row.FALTERING, Event.COMPLETED): Step(Row.COMPLETED, _END),
-    (Row.FALTERING, Event.RETRIED): Step(Row.WAITING, (*_END, Effect.START_BACKOFF_TIMER)),
-    (Row.FALTERING, Event.FINISHED): Step(Row.IDLE, _END),
-    (Row.FALTERING, Event.REARMED): Step(Row.ARMED, (*_END, Effect.ARM)),
-    (Row.FALTERING, Event.GAVE_UP): Step(Row.FAILED, _END),
-    (Row.FAILED, Event.WANTED): Step(Row.WAITING, _WAIT_AFRESH),
-    (Row.FAILED, Event.UNWANTED): Step(Row.IDLE),
-    (Row.FAILED, Event.RESTART_ASKED): Step(Row.WAITING, _WAIT_AFRESH),
-    (Row.FAILED, Event.DEPENDENCY_LOST): Step(Row.FAILED),
-    (Row.FAILED, Event.PART_LOST): Step(Row.FAILED),
-} | {(row, Event.INTERNAL_ERROR): Step(Row.FAILED, _BREAK) for row in Row}
+TABLE: dict[tuple[Row, Event], Transition] = {
+    (Row.IDLE, Event.WANTED): Transition(Row.WAITING, _WAIT_AFRESH),
+    (Row.IDLE, Event.UNWANTED): Transition(Row.IDLE),
+    (Row.IDLE, Event.RESTART_ASKED): Transition(Row.WAITING, _WAIT_AFRESH),
+    (Row.IDLE, Event.DEPENDENCY_LOST): Transition(Row.IDLE),
+    (Row.IDLE, Event.PART_LOST): Transition(Row.IDLE),
+    (Row.WAITING, Event.WANTED): Transition(Row.WAITING),
+    (Row.WAITING, Event.UNWANTED): Transition(Row.IDLE, (Effect.CANCEL_TIMER,)),
+    (Row.WAITING, Event.RESTART_ASKED): Transition(Row.WAITING, _WAIT_AFRESH),
+    (Row.WAITING, Event.DEPENDENCY_LOST): Transition(Row.WAITING),
+    (Row.WAITING, Event.PART_LOST): Transition(Row.WAITING),
+    (Row.WAITING, Event.BACKOFF_OVER): Transition(Row.WAITING, (Effect.AWAIT_PERMISSION,)),
+    (Row.WAITING, Event.PERMITTED): Transition(Row.STARTING, _BEGIN),
+    (Row.WAITING, Event.ARM): Transition(Row.ARMED, (Effect.ARM,)),
+    (Row.WAITING, Event.SKIPPED): Transition(Row.IDLE, (Effect.CANCEL_TIMER,)),
+    (Row.ARMED, Event.WANTED): Transition(Row.ARMED),
+    (Row.ARMED, Event.UNWANTED): Transition(Row.IDLE, (Effect.DISARM,)),
+    # A restart that was asked for does not wait for a client.
+    (Row.ARMED, Event.RESTART_ASKED): Transition(Row.STARTING, (Effect.DISARM, Effect.FORGET_STARTS, *_BEGIN)),
+    (Row.ARMED, Event.DEPENDENCY_LOST): Transition(Row.WAITING, (Effect.DISARM, Effect.AWAIT_PERMISSION)),
+    (Row.ARMED, Event.ARM_FAILED): Transition(Row.FAILED, (Effect.DISARM,)),
+    (Row.ARMED, Event.TRIGGERED): Transition(Row.STARTING, (Effect.DISARM, *_BEGIN)),
+    (Row.STARTING, Event.WANTED): Transition(Row.STARTING),
+    (Row.STARTING, Event.UNWANTED): Transition(Row.STOPPING, _STOP),
+    (Row.STARTING, Event.RESTART_ASKED): Transition(Row.RESTARTING, _STOP),
+    (Row.STARTING, Event.DEPENDENCY_LOST): Transition(Row.RESTARTING, _STOP),
+    (Row.STARTING, Event.READY): Transition(Row.STARTED, (Effect.CANCEL_TIMER, Effect.START_HEALTH_CHECKS)),
+    (Row.STARTING, Event.START_TIMEOUT): Transition(Row.FALTERING, _STOP),
+    (Row.STARTING, Event.COMPLETED): Transition(Row.COMPLETED, _END),
+    (Row.STARTING, Event.RETRIED): Transition(Row.WAITING, (*_END, Effect.START_BACKOFF_TIMER)),
+    (Row.STARTING, Event.FINISHED): Transition(Row.IDLE, _END),
+    (Row.STARTING, Event.REARMED): Transition(Row.ARMED, (*_END, Effect.ARM)),
+    (Row.STARTING, Event.GAVE_UP): Transition(Row.FAILED, _END),
+    (Row.STARTED, Event.WANTED): Transition(Row.STARTED),
+    (Row.STARTED, Event.UNWANTED): Transition(Row.STOPPING, _STOP_STARTED),
+    (Row.STARTED, Event.RESTART_ASKED): Transition(Row.RESTARTING, _STOP_STARTED),
+    (Row.STARTED, Event.RELOAD_ASKED): Transition(Row.STARTED, (Effect.RELOAD,)),
+    (Row.STARTED, Event.DEPENDENCY_LOST): Transition(Row.RESTARTING, _STOP_STARTED),
+    (Row.STARTED, Event.READY): Transition(Row.STARTED),
+    (Row.STARTED, Event.UNHEALTHY): Transition(Row.FALTERING, _STOP_STARTED),
+    (Row.STARTED, Event.WATCHDOG_TIMEOUT): Transition(Row.FALTERING, _STOP_STARTED),
+    (Row.STARTED, Event.COMPLETED): Transition(Row.COMPLETED, _END_STARTED),
+    (Row.STARTED, Event.RETRIED): Transition(Row.WAITING, (*_END_STARTED, Effect.START_BACKOFF_TIMER)),
+    (Row.STARTED, Event.FINISHED): Transition(Row.IDLE, _END_STARTED),
+    (Row.STARTED, Event.REARMED): Transition(Row.ARMED, (*_END_STARTED, Effect.ARM)),
+    (Row.STARTED, Event.GAVE_UP): Transition(Row.FAILED, _END_STARTED),
+    (Row.COMPLETED, Event.WANTED): Transition(Row.COMPLETED),
+    (Row.COMPLETED, Event.UNWANTED): Transition(Row.IDLE),
+    (Row.COMPLETED, Event.RESTART_ASKED): Transition(Row.WAITING, _WAIT_AFRESH),
+    # What a oneshot did stays done when what it needed goes away; a bundle is nothing but its parts.
+    (Row.COMPLETED, Event.DEPENDENCY_LOST): Transition(Row.COMPLETED),
+    (Row.COMPLETED, Event.PART_LOST): Transition(Row.WAITING, (Effect.AWAIT_PERMISSION,)),
+    (Row.STOPPING, Event.WANTED): Transition(Row.RESTARTING),
+    (Row.STOPPING, Event.UNWANTED): Transition(Row.STOPPING),
+    (Row.STOPPING, Event.RESTART_ASKED): Transition(Row.RESTARTING),
+    (Row.STOPPING, Event.DEPENDENCY_LOST): Transition(Row.STOPPING),
+    (Row.STOPPING, Event.READY): Transition(Row.STOPPING),
+    (Row.STOPPING, Event.STOP_TIMEOUT): Transition(Row.STOPPING, (Effect.KILL,)),
+    (Row.STOPPING, Event.ENDED): Transition(Row.IDLE, _END),
+    (Row.RESTARTING, Event.WANTED): Transition(Row.RESTARTING),
+    (Row.RESTARTING, Event.UNWANTED): Transition(Row.STOPPING),
+    (Row.RESTARTING, Event.RESTART_ASKED): Transition(Row.RESTARTING),
+    (Row.RESTARTING, Event.DEPENDENCY_LOST): Transition(Row.RESTARTING),
+    (Row.RESTARTING, Event.READY): Transition(Row.RESTARTING),
+    (Row.RESTARTING, Event.STOP_TIMEOUT): Transition(Row.RESTARTING, (Effect.KILL,)),
+    (Row.RESTARTING, Event.ENDED): Transition(Row.WAITING, (*_END, Effect.FORGET_STARTS, Effect.AWAIT_PERMISSION)),
+    (Row.FALTERING, Event.WANTED): Transition(Row.FALTERING),
+    (Row.FALTERING, Event.UNWANTED): Transition(Row.STOPPING),
+    (Row.FALTERING, Event.RESTART_ASKED): Transition(Row.RESTARTING),
+    (Row.FALTERING, Event.DEPENDENCY_LOST): Transition(Row.RESTARTING),
+    (Row.FALTERING, Event.READY): Transition(Row.FALTERING),
+    (Row.FALTERING, Event.STOP_TIMEOUT): Transition(Row.FALTERING, (Effect.KILL,)),
+    # It completed just as its time ran out.
+    (Row.FALTERING, Event.COMPLETED): Transition(Row.COMPLETED, _END),
+    (Row.FALTERING, Event.RETRIED): Transition(Row.WAITING, (*_END, Effect.START_BACKOFF_TIMER)),
+    (Row.FALTERING, Event.FINISHED): Transition(Row.IDLE, _END),
+    (Row.FALTERING, Event.REARMED): Transition(Row.ARMED, (*_END, Effect.ARM)),
+    (Row.FALTERING, Event.GAVE_UP): Transition(Row.FAILED, _END),
+    (Row.FAILED, Event.WANTED): Transition(Row.WAITING, _WAIT_AFRESH),
+    (Row.FAILED, Event.UNWANTED): Transition(Row.IDLE),
+    (Row.FAILED, Event.RESTART_ASKED): Transition(Row.WAITING, _WAIT_AFRESH),
+    (Row.FAILED, Event.DEPENDENCY_LOST): Transition(Row.FAILED),
+    (Row.FAILED, Event.PART_LOST): Transition(Row.FAILED),
+} | {(row, Event.INTERNAL_ERROR): Transition(Row.FAILED, _BREAK) for row in Row}
 
-# The answers to AWAIT_PERMISSION: they mean nothing to who has found something else to wait for meanwhile.
-PERMISSIONS = frozenset({Event.PERMITTED, Event.ARM, Event.SKIPPED})
-# The timer that may run in a row, by what it brings about.
+# The timer that may run in a row, by the event that it brings about.
 TIMERS = {
     Row.WAITING: Event.BACKOFF_OVER,
     Row.STARTING: Event.START_TIMEOUT,
@@ -229,7 +227,7 @@ TIMERS = {
     Row.RESTARTING: Event.STOP_TIMEOUT,
     Row.FALTERING: Event.STOP_TIMEOUT,
 }
-# What is said about a row that may be left by the time it is heard.
+# Events that have a meaning in this row alone, which the service may have left by the time they are handled.
 ONLY_IN = {
     Event.TRIGGERED: Row.ARMED,
     Event.RELOAD_ASKED: Row.STARTED,
@@ -241,8 +239,8 @@ _THERE = frozenset({Row.ARMED, Row.STARTED, Row.COMPLETED})
 _WITH_PROCESS = frozenset({Row.STARTING, Row.STARTED, Row.STOPPING, Row.RESTARTING, Row.FALTERING})
 
 
-def step(row: Row, event: Event) -> Step:
-    """Return what *event* makes of a service in *row*. Raises IllegalEventError when that pair has no meaning."""
+def step(row: Row, event: Event) -> Transition:
+    """Return what follows when *event* happens to a service in *row*. Raises IllegalEventError if that has no meaning."""
     try:
         return TABLE[row, event]
     except KeyError:
@@ -250,7 +248,7 @@ def step(row: Row, event: Event) -> Step:
 
 
 def judges_end(row: Row) -> bool:
-    """Tell whether a process that ends in *row* ended without having been asked, so that its end must be judged."""
+    """Tell whether a process that ends in *row* was not asked to, so that its end must be judged."""
     return (row, Event.GAVE_UP) in TABLE
 
 
@@ -260,14 +258,14 @@ def has_process(row: Row) -> bool:
 
 
 def satisfies(row: Row) -> bool:
-    """Tell whether a service in *row* is there for those that require it: up, done, or its socket open."""
+    """Tell whether a service in *row* is there for those that require it: it is up or done, or its socket is open."""
     return row in _THERE
 
 
 def is_lost(was: Row, now: Row) -> bool:
-    """Tell whether a service that went from *was* to *now* is lost to those that require it: for them that is DEPENDENCY_LOST.
+    """Tell whether services that require a service lose it when it goes from *was* to *now*: for them, DEPENDENCY_LOST.
 
-    From ARMED to STARTING nothing is lost: the socket stays open. So those that count on it may run already while
-    it starts, and lose it when that start comes to nothing.
+    From ARMED to STARTING nothing is lost, as the socket stays open. So services that count on it may run already while
+    it starts, and lose it if that start fails.
     """
     return (was in _THERE or was is Row.STARTING) and now not in _THERE and now is not Row.STARTING

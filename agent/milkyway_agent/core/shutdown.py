@@ -1,14 +1,14 @@
 """The shutdown as data: the phases of an orderly end.
 
-Unlike the boot nothing here waits for success: each phase has a deadline, and what failed or
-was too slow is left behind.
+Unlike in the boot, no phase depends on the success of another: each has a deadline, and what
+failed or was too slow is left behind.
 """
 
 from typing import NamedTuple
 
 
 class Phase(NamedTuple):
-    """One step of the shutdown, and how long it may take."""
+    """One phase of the shutdown, and how long it may take."""
 
     name: str
     deadline_ms: int

@@ -1,6 +1,6 @@
-"""From layers to a stack: which directories overlayfs lays over one another, and with which options.
+"""From layers to a stack: which directories overlayfs stacks, and with which options.
 
-A stack has no writable level. What a service may write is mounted into it, each path by itself.
+A stack has no writable level. Each path that a service may write is mounted into it separately.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from milkyway_formats.errors import RefusedError
 
 LAYERS = "/run/milkyway/layers"
 STACKS = "/run/milkyway/stacks"
-EMPTY = "/run/milkyway/empty"  # an empty directory; overlayfs wants two lowerdirs where there is no upperdir
+EMPTY = "/run/milkyway/empty"  # an empty directory; overlayfs needs two lowerdirs if there is no upperdir
 COREOS_ROOT = "/"
 # The kernel takes one page of options from mount(2), end included (fs/namespace.c, copy_mount_options).
 MAX_OPTIONS_BYTES = 4095
@@ -48,14 +48,14 @@ def lowerdirs(deployment: Deployment, *, over_coreos: bool) -> tuple[str, ...]:
 def overlay_options(directories: Sequence[str], *, context: str = "") -> str:
     """Return overlayfs's options for a read-only overlay of *directories*, topmost first, all of it labelled *context*.
 
-    Raises RefusedError where a directory can't be written as an option, there are too few, or it gets too long.
+    Raises RefusedError if a directory can't be written as an option, there are too few, or the options are too long.
     """
     if len(directories) < 2:
         raise RefusedError("cannot stack layers: an overlay without an upperdir needs two lowerdirs")
     for directory in directories:
         if _SPECIAL & set(directory):
-            raise RefusedError(f"cannot stack layers: {directory!r} holds a character that overlayfs gives a meaning")
-    # Redirections and metadata-only copies are things of a writable level: an image that holds their
+            raise RefusedError(f"cannot stack layers: {directory!r} holds a character that is special to overlayfs")
+    # Redirections and metadata-only copies belong to writable levels: an image that holds their
     # attributes must not be able to point into another layer (overlayfs.rst, "Metadata only copy up").
     options = [f"lowerdir={':'.join(directories)}", "redirect_dir=nofollow", "metacopy=off"]
     if context:

@@ -1,9 +1,9 @@
 """When services came up for the first time, and what the boot waited for: blame and critical path, from plain values.
 
-A service is *wanted* (somebody asks for it), *permitted* (nothing holds it back any more), *started* (its process is
-there), *ready*, and *settled*: ready, given up or stopped, whichever comes first, which is when nobody waits for it
-any more. All times are milliseconds of CLOCK_BOOTTIME. A first start that is settled stays as it was, whatever the
-service does later. What happened is ``supervisor``'s to say; nothing here reads a clock.
+A service is *wanted* (it was asked for), *permitted* (nothing holds it back any more), *started* (it has a process),
+*ready*, and *settled*: ready, given up or stopped, whichever comes first; then nothing waits for it any more. All times
+are milliseconds of CLOCK_BOOTTIME. A first start that is settled does not change any more, whatever the service does
+later. ``supervisor`` reports what happens; nothing here reads a clock.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +13,7 @@ import msgspec
 
 from milkyway_agent.core.service_state import Row, satisfies
 
-# The boot is over once nothing was on its way for so long: what is asked for later is somebody's work, not the boot's.
+# The boot is over once no service was on its way up for so long: what is asked for later is not part of it.
 QUIET_MS = 10_000
 
 
@@ -44,14 +44,15 @@ class Times(NamedTuple):
         return self
 
     def with_process(self, at_ms: int) -> "Times":
-        """Return the times after the service's process came to be."""
+        """Return the times after the service's process was started."""
         return self if self.started_ms or self.settled_ms else Times(self.wanted_ms, self.permitted_ms, at_ms)
 
 
 class Took(msgspec.Struct, frozen=True):
     """How long one service's first start took: *waited_ms* for others, then *took_ms* by itself (so far, if not settled).
 
-    ``outcome``: ready, failed (given up, stopped or skipped before it was ready), or underway. ``boot``: it is the boot's.
+    ``outcome``: ready, failed (given up, stopped or skipped before it was ready), or underway. ``boot``: it is part of the
+    boot.
     """
 
     service: str
@@ -69,7 +70,8 @@ class Took(msgspec.Struct, frozen=True):
 class Blame(msgspec.Struct, frozen=True):
     """All first starts, the longest first. ``pid1.boot_steps``: when each phase of the boot was done.
 
-    ``start_ms``: when it all began, from which people count: 0, the kernel's start, or (no machine's boot) the first wish.
+    ``start_ms``: the beginning, from which times are shown to people: 0, the kernel's start; without a boot, when the first
+    service was wanted.
     """
 
     uptime_ms: int
@@ -79,7 +81,7 @@ class Blame(msgspec.Struct, frozen=True):
 
 
 class PathStep(msgspec.Struct, frozen=True):
-    """One service on the critical path: permitted *after* the one before it (""), which was the last that it waited for."""
+    """One service on the critical path. *after*: the last that it waited for, which is the one before it; "": none."""
 
     service: str
     after: str
@@ -91,7 +93,7 @@ class PathStep(msgspec.Struct, frozen=True):
 
 
 class CriticalPath(msgspec.Struct, frozen=True):
-    """What *target* waited for, from the first to itself: a start that is quicker here makes *target* come earlier.
+    """What *target* waited for, from the first to itself: if any of these starts were quicker, *target* would be ready earlier.
 
     ``start_ms``: as in ``Blame``.
     """
@@ -103,16 +105,16 @@ class CriticalPath(msgspec.Struct, frozen=True):
 
 
 def of_boot(times: Mapping[str, Times]) -> set[str]:
-    """Return the services that were started by the boot: all, up to the first QUIET_MS in which nothing was on its way."""
+    """Return the services that the boot started: all, up to the first QUIET_MS in which none was on its way up."""
     found: set[str] = set()
     end = 0.0
-    for name, one in sorted(times.items(), key=lambda item: item[1].wanted_ms):
-        if not one.wanted_ms:
+    for name, start in sorted(times.items(), key=lambda item: item[1].wanted_ms):
+        if not start.wanted_ms:
             continue
-        if found and one.wanted_ms > end + QUIET_MS:
+        if found and start.wanted_ms > end + QUIET_MS:
             break
         found.add(name)
-        end = max(end, one.settled_ms or float("inf"))
+        end = max(end, start.settled_ms or float("inf"))
     return found
 
 
@@ -120,17 +122,17 @@ def blame(times: Mapping[str, Times], phases: Mapping[str, int], now_ms: int) ->
     """Return how long each service that was ever wanted took to come up, the longest first."""
     boot = of_boot(times)
     found = [
-        Took(name, _outcome(one), _waited(one, now_ms), _took(one, now_ms), *one, name in boot)
-        for name, one in times.items()
-        if one.wanted_ms
+        Took(name, _outcome(start), _waited(start, now_ms), _took(start, now_ms), *start, name in boot)
+        for name, start in times.items()
+        if start.wanted_ms
     ]
-    found.sort(key=lambda one: (-one.took_ms, -one.waited_ms, one.service))
+    found.sort(key=lambda took: (-took.took_ms, -took.waited_ms, took.service))
     return Blame(now_ms, start_of(times, phases), found, dict(phases))
 
 
 def start_of(times: Mapping[str, Times], phases: Mapping[str, int]) -> int:
-    """Return when it all began: the kernel's start where there is a boot with *phases*, else the first wish."""
-    return 0 if phases else min((one.wanted_ms for one in times.values() if one.wanted_ms), default=0)
+    """Return when it all began: 0, the kernel's start, if there was a boot with *phases*, else when the first was wanted."""
+    return 0 if phases else min((start.wanted_ms for start in times.values() if start.wanted_ms), default=0)
 
 
 def last_of_boot(times: Mapping[str, Times]) -> str:
@@ -144,42 +146,43 @@ def critical_path(
 ) -> CriticalPath:
     """Return the chain of services that *target* waited for, each the last that its successor waited for.
 
-    *predecessors*: those that come before a service. One that was settled before its successor was even wanted held
-    nothing up; there the path begins.
+    *predecessors*: the services that come before a service. One that was settled before its successor was even wanted held
+    nothing up; the path begins after it.
     """
     steps: list[PathStep] = []
     name: str = target
     entered: set[str] = set()
     while name and name not in entered:
         entered.add(name)
-        one = times[name]
-        last = _last_before(one, name, times, predecessors)
-        steps.append(PathStep(name, last, _outcome(one), one.wanted_ms, one.permitted_ms, one.settled_ms, _took(one, now_ms)))
+        start = times[name]
+        last = _last_before(start, name, times, predecessors)
+        at = start.wanted_ms, start.permitted_ms, start.settled_ms
+        steps.append(PathStep(name, last, _outcome(start), *at, _took(start, now_ms)))
         name = last
     return CriticalPath(target, now_ms, start_ms, steps[::-1])
 
 
-def _last_before(one: Times, name: str, times: Mapping[str, Times], predecessors: Callable[[str], Iterable[str]]) -> str:
+def _last_before(start: Times, name: str, times: Mapping[str, Times], predecessors: Callable[[str], Iterable[str]]) -> str:
     """Return which of the *predecessors* of *name* it waited for longest, "" for none."""
-    found, latest = "", one.wanted_ms
+    found, latest = "", start.wanted_ms
     for other in predecessors(name):
         before = times.get(other)
         if before is None or not before.wanted_ms:
             continue
         until = before.settled_ms or float("inf")
-        # Permission comes with the settling that it waited for; what was settled later held nothing up.
-        if until > latest and (not one.permitted_ms or until <= one.permitted_ms):
+        # A service is permitted as soon as the last that it waits for is settled; what was settled later held nothing up.
+        if until > latest and (not start.permitted_ms or until <= start.permitted_ms):
             found, latest = other, until  # type: ignore[assignment]  # infinity is later than any time
     return found
 
 
-def _outcome(one: Times) -> str:
-    return "ready" if one.ready_ms else "failed" if one.settled_ms else "underway"
+def _outcome(start: Times) -> str:
+    return "ready" if start.ready_ms else "failed" if start.settled_ms else "underway"
 
 
-def _waited(one: Times, now_ms: int) -> int:
-    return (one.permitted_ms or one.settled_ms or now_ms) - one.wanted_ms
+def _waited(start: Times, now_ms: int) -> int:
+    return (start.permitted_ms or start.settled_ms or now_ms) - start.wanted_ms
 
 
-def _took(one: Times, now_ms: int) -> int:
-    return (one.settled_ms or now_ms) - one.permitted_ms if one.permitted_ms else 0
+def _took(start: Times, now_ms: int) -> int:
+    return (start.settled_ms or now_ms) - start.permitted_ms if start.permitted_ms else 0

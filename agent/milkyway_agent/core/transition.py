@@ -1,11 +1,11 @@
-"""From what holds to what is wanted: a list of effects to do and to undo, in order, and how to take half of it back.
+"""From the effects that hold to those that are wanted: what to do and undo, in order, and how to take back a part of it.
 
 It knows only the protocol of an effect. A plan prepares what is new beside the old, then stops
-the old, starts the new, and only then clears away what nobody needs: so until the new runs, all
-that the old needs is there, and taking back is short.
+the old, starts the new, and only then clears away what is not needed any more: until the new
+runs, all that the old needs is there, and there is little to take back.
 
-``plan`` of what already holds is empty, and planning again from any point where a plan was cut
-short leads to the same end: after a power cut the same plan is simply made again.
+``plan`` for effects that hold already is empty, and planning again from any point where a plan was
+cut short leads to the same end: after a power cut, the plan is simply made again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,14 +28,14 @@ class Step(NamedTuple, Generic[E]):
 
 
 class Plan(NamedTuple, Generic[E]):
-    """``steps`` must all succeed, or are taken back; ``clearing`` comes after and may be tried again any time."""
+    """``steps`` must all succeed, or they are taken back; ``clearing`` comes after them and may be tried again at any time."""
 
     steps: tuple[Step[E], ...]
     clearing: tuple[Step[E], ...]
 
 
 def wanted_effects(groups: Iterable[Sequence[E]]) -> tuple[E, ...]:
-    """Return the effects of several deployments as one list, what they share once."""
+    """Return the effects of several deployments as one list; those that they share are in it once."""
     found: list[E] = []
     for group in groups:
         found += [effect for effect in group if effect not in found]
@@ -43,12 +43,12 @@ def wanted_effects(groups: Iterable[Sequence[E]]) -> tuple[E, ...]:
 
 
 def plan(present: Sequence[E], wanted: Sequence[E]) -> Plan[E]:
-    """Return how to come from the effects that hold, in the order they were done, to those that are wanted."""
+    """Return how to get from the effects that hold, in the order in which they were done, to those that are wanted."""
     keys = {effect.key for effect in wanted}
-    assert len(keys) == len(wanted), "two wanted effects have one key"
+    assert len(keys) == len(wanted), "two wanted effects have the same key"
     leaving = [effect for effect in reversed(present) if effect not in wanted]
     coming = [effect for effect in wanted if effect not in present]
-    # Of two effects with one key the old must go first, exclusive or not: and then what was done on top of it, too.
+    # Of two effects with the same key the old must go first, exclusive or not, and with it what was done on top of it.
     replaced = {effect.key for effect in leaving if effect.key in {new.key for new in coming}}
     first = [effect for effect in leaving if effect.exclusive or effect.key in replaced]
     return Plan(

@@ -1,4 +1,4 @@
-"""The user ids of a deployment: 65536 of its own, by its id alone, so that nothing need be remembered."""
+"""The user ids of a deployment: 65536 of its own, derived from its id alone, so that nothing need be stored."""
 
 from collections.abc import Iterable
 from zlib import crc32
@@ -6,7 +6,7 @@ from zlib import crc32
 from milkyway_formats.errors import RefusedError
 
 RANGE = 65536
-# Range 0 is CoreOS's own; the last one holds the ids that mean "nobody" to the kernel.
+# Range 0 is CoreOS's own; the last range holds the ids that mean "nobody" to the kernel.
 _RANGES = (1 << 16) - 2
 
 

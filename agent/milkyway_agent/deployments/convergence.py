@@ -29,7 +29,7 @@ from milkyway_agent.deployments.snapshot import KeptDeployments
 from milkyway_agent.deployments.stacks import StackPlane
 from milkyway_agent.deployments.verifier_link import TrustLink
 from milkyway_agent.ipc.messages import AdmitLocally, Begun, CommandAdmitted, DesiredAdmitted
-from milkyway_agent.launching.oci_config import Machine
+from milkyway_agent.launching.oci_config import Host
 from milkyway_agent.log.log import Log
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.supervisor.supervisor import Supervisor
@@ -60,8 +60,8 @@ class Convergence:
         status: Callable[[], Status],
         chance: Callable[[], float],
     ) -> None:
-        machine = Machine(frozenset(cgroups.controllers("/sys/fs/cgroup")), selinux=True)
-        services = ServicePlane(supervisor, reaper, machine)
+        host = Host(frozenset(cgroups.controllers("/sys/fs/cgroup")), selinux=True)
+        services = ServicePlane(supervisor, reaper, host)
         layers = LayerInstaller(link, store, log.note)
         self.refusals: deque[str] = deque(maxlen=REFUSALS_KEPT)
         self._link = link

@@ -14,9 +14,9 @@ from milkyway_agent.core.effects import MakeGroup, RunServices
 from milkyway_agent.core.granted import check_listeners
 from milkyway_agent.core.service_state import satisfies
 from milkyway_agent.core.uid_range import RANGE, first_uid
-from milkyway_agent.launching.container import CGROUPS, CRUN, Container
+from milkyway_agent.launching.container import CGROUPS, CRUN, ContainerStarter
 from milkyway_agent.launching.control_groups import clear_group
-from milkyway_agent.launching.oci_config import Machine, domain_of
+from milkyway_agent.launching.oci_config import Host, domain_of
 from milkyway_agent.launching.program import make_group
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.supervisor.definition import Definition
@@ -52,13 +52,13 @@ class ServicePlane:
         self,
         supervisor: Supervisor,
         reaper: Reaper,
-        machine: Machine,
+        host: Host,
         *,
         crun: str = CRUN,
         cgroups_root: str = CGROUPS,
     ) -> None:
         self._supervisor = supervisor
-        self._definitions = partial(service_definitions, machine=machine, reaper=reaper, crun=crun, cgroups_root=cgroups_root)
+        self._definitions = partial(service_definitions, host=host, reaper=reaper, crun=crun, cgroups_root=cgroups_root)
         self.must_start = False
 
     async def do(self, effect: RunServices) -> None:
@@ -93,7 +93,7 @@ class ServicePlane:
 
 
 def service_definitions(
-    effect: RunServices, machine: Machine, reaper: Reaper, *, crun: str = CRUN, cgroups_root: str = CGROUPS
+    effect: RunServices, host: Host, reaper: Reaper, *, crun: str = CRUN, cgroups_root: str = CGROUPS
 ) -> list[Definition]:
     """Return the services of the deployment as the supervisor takes them, under their full names.
 
@@ -107,10 +107,10 @@ def service_definitions(
         Definition(
             name=f"{deployment.name}/{service.name}",
             service=service,
-            starter=Container(service, deployment, manifest, machine, reaper, crun=crun, cgroups_root=cgroups_root),
+            starter=ContainerStarter(service, deployment, manifest, host, reaper, crun=crun, cgroups_root=cgroups_root),
             needs=needs_of(service, f"{deployment.name}/"),
             users=range(first, first + RANGE),
-            socket_context=process_context(domain_of(deployment, service)) if machine.selinux and service.listeners else "",
+            socket_context=process_context(domain_of(deployment, service)) if host.selinux and service.listeners else "",
         )
         for service in manifest.services
     ]

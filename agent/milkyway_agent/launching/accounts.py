@@ -1,7 +1,7 @@
-"""Accounts: whom a service runs as, from what its definition says to numbers, and users that exist only as long as it does.
+"""Accounts: the user and groups that a service runs as, and dynamic users, which exist only as long as their service runs.
 
 Names are looked up here and never in the launcher, so that a definition with an unknown account is refused as a whole.
-Left to others: who may run as whom, and what a dynamic user's files are to become (nothing here looks for any).
+Which services may run as which users is decided elsewhere; files of dynamic users are left where they are.
 """
 
 import grp
@@ -14,18 +14,17 @@ from zlib import crc32
 
 from milkyway_formats.errors import RefusedError, UnavailableError
 
-# systemd's range, so that both never meet anybody else's (https://systemd.io/UIDS-GIDS)
+# systemd's range, which other software leaves alone (https://systemd.io/UIDS-GIDS)
 DYNAMIC = range(61184, 65520)
 _HIGHEST = (1 << 32) - 2  # -1 means "leave it as it is" to setresuid(2)
 
 
 class Account(NamedTuple):
-    """Whom a process runs as: *groups* are all that it belongs to, its main one first. *home*: "" where there is none."""
+    """The user and groups that a process runs as; the main group comes first."""
 
     user: int
     groups: tuple[int, ...]
     name: str = ""
-    home: str = ""
 
 
 class UnknownAccountError(RefusedError):
@@ -35,7 +34,7 @@ class UnknownAccountError(RefusedError):
 
 
 def resolve(account: str) -> Account:
-    """Return who *account*, a name or a number, is. A number need not have a name: it is alone in its own group then.
+    """Return the account *account*, a name or a number. A number without a name is alone in a group of the same number.
 
     Raises UnknownAccountError.
     """
@@ -53,28 +52,28 @@ def resolve(account: str) -> Account:
         except (KeyError, ValueError):  # ValueError: it holds a NUL
             raise UnknownAccountError(f"cannot run as {account!r}: there is no account of that name") from None
     others = [group for group in os.getgrouplist(entry.pw_name, entry.pw_gid) if group != entry.pw_gid]
-    return Account(entry.pw_uid, (entry.pw_gid, *others), entry.pw_name, entry.pw_dir)
+    return Account(entry.pw_uid, (entry.pw_gid, *others), entry.pw_name)
 
 
 class DynamicUsers:
-    """Users of services, by the service's name, each with a group of the same number and nobody else's.
+    """Users of services, by the service's name, each with a group of its own of the same number.
 
-    A service has the same one each time as long as it is free: files that it left behind don't become another's at once.
+    A service gets the same user each time, as long as that is free: so files that it left behind seldom become another's.
     """
 
     def __init__(self, held: Mapping[str, int] | None = None) -> None:
-        """*held*: what a supervisor before us held already."""
+        """*held*: users that an earlier supervisor held."""
         self._held = dict(held or {})
 
     @property
     def held(self) -> Mapping[str, int]:
-        """Who is held now, for whoever comes after us."""
+        """The users that are held now, for the next supervisor."""
         return dict(self._held)
 
     def hold(self, service: str, busy: Collection[int]) -> Account:
-        """Return the user of *service*, its own until ``release``; twice is the same as once. *busy*: ids not to be taken.
+        """Return the user of *service*, which it keeps until ``release``. Idempotent. *busy*: ids that are not free.
 
-        Raises UnavailableError when all are taken.
+        Raises UnavailableError if all are taken.
         """
         if service not in self._held:
             taken = {*busy, *self._held.values()}
@@ -88,14 +87,14 @@ class DynamicUsers:
         return Account(user, (user,))
 
     def release(self, service: str) -> None:
-        """Undo ``hold``: none of its processes is left. Twice is the same as once."""
+        """Undo ``hold``, when none of the service's processes is left. Idempotent."""
         self._held.pop(service, None)
 
 
 def busy_users() -> set[int]:
     """Return the ids of the dynamic range that a process, an account or a group on this machine has.
 
-    It looks at every process, so ask once for all services that are started together.
+    It looks at every process: call it once for all services that are started together.
     """
     named = {entry.pw_uid for entry in pwd.getpwall()} | {group.gr_gid for group in grp.getgrall()}
     return {number for number in named | _users_of_processes() if number in DYNAMIC}

@@ -1,4 +1,4 @@
-"""What the launcher is told of one start, in its words (agent/launch/launch.c). Pure."""
+"""The command line of the launcher for one start (agent/launch/launch.c). Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -21,7 +21,7 @@ _NO_LIMITS: Mapping[str, int] = {}
 
 
 def capability_mask(names: Iterable[str]) -> int:
-    """Return the capabilities *names* (without ``cap_``) as a bit mask. Raises ValueError for what the kernel has not."""
+    """Return the capabilities *names* (without ``cap_``) as a bit mask. Raises ValueError for unknown ones."""
     mask = 0
     for name in names:
         if name not in CAPABILITIES:
@@ -30,7 +30,7 @@ def capability_mask(names: Iterable[str]) -> int:
     return mask
 
 
-def words_of(
+def arguments_of(
     command: Sequence[str],
     *,
     cgroup: str = "",
@@ -54,46 +54,46 @@ def words_of(
     environment: Mapping[str, str] = _NONE,
     listen_pid: bool = False,
 ) -> list[str]:
-    """Return the words that have the launcher make *command* (its program by absolute path) what it should be.
+    """Return the arguments with which the launcher executes *command* (its program by absolute path) as described.
 
-    *cgroup_files*: file to value, written before it starts; of those *if_there* none need exist. *user* with *groups*, the
-    main one first (default: of the user's number), None: stays who we are. *seccomp*: the path of a filter.
-    *namespaces*: names of ``milkyway_formats.execution.Namespace``; "pid" works for a ``Launcher`` only.
-    Raises ValueError for a capability that there isn't.
+    *cgroup_files*: values by file, written before the start; those of *cgroup_files_if_there* need not exist. *user*: None
+    for our own; *groups*: the main one first (default: the user's number). *seccomp*: the path of a filter. *namespaces*:
+    names of ``milkyway_formats.execution.Namespace``; "pid" works with a ``Launcher`` only. Raises ValueError for an
+    unknown capability.
     """
-    words = ["--cgroup", cgroup] if cgroup else []
+    arguments = ["--cgroup", cgroup] if cgroup else []
     if make_cgroup:
-        words.append("--cgroup-make")
+        arguments.append("--cgroup-make")
     for option, files in (("--cgroup-set", cgroup_files), ("--cgroup-try", cgroup_files_if_there)):
         for file, value in files.items():
-            words += [option, f"{file}={value}"]
+            arguments += [option, f"{file}={value}"]
     if context:
-        words += ["--context", context]
+        arguments += ["--context", context]
     if user is not None:
-        words += ["--user", f"{user}:{','.join(map(str, groups or (user,)))}"]
+        arguments += ["--user", f"{user}:{','.join(map(str, groups or (user,)))}"]
     if mask := capability_mask(capabilities):
-        words += ["--keep-caps", hex(mask)]
+        arguments += ["--keep-caps", hex(mask)]
     if no_new_privileges:
-        words.append("--no-new-privs")
+        arguments.append("--no-new-privs")
     if seccomp:
-        words += ["--seccomp", seccomp]
+        arguments += ["--seccomp", seccomp]
     for name, most in limits.items():
-        words += ["--rlimit", f"{name}={most}"]
+        arguments += ["--rlimit", f"{name}={most}"]
     if umask is not None:
-        words += ["--umask", f"0{umask:o}"]
+        arguments += ["--umask", f"0{umask:o}"]
     if nice:
-        words += ["--nice", str(nice)]
+        arguments += ["--nice", str(nice)]
     if oom_score is not None:
-        words += ["--oom-score-adj", str(oom_score)]
+        arguments += ["--oom-score-adj", str(oom_score)]
     if chosen := ",".join(map(str, processors)):
-        words += ["--cpus", chosen]
+        arguments += ["--cpus", chosen]
     if directory != "/":
-        words += ["--directory", directory]
-    words += [NAMESPACES[name] for name in namespaces]
+        arguments += ["--directory", directory]
+    arguments += [NAMESPACES[name] for name in namespaces]
     if terminal:
-        words += ["--terminal", terminal]
+        arguments += ["--terminal", terminal]
     for name, text in environment.items():
-        words += ["--env", f"{name}={text}"]
+        arguments += ["--env", f"{name}={text}"]
     if listen_pid:
-        words.append("--listen-pid")
-    return [*words, "--", *command]
+        arguments.append("--listen-pid")
+    return [*arguments, "--", *command]

@@ -1,7 +1,6 @@
-"""Starting: what the supervisor asks of whoever turns a service into a process, and the way CoreOS services take.
+"""A child process that is held by a pidfd: claiming, killing and reaping it.
 
-A starter belongs to one service. It starts the service's main process as a child of ours held by a
-descriptor, kills all of its processes, and clears away what a start made; it decides nothing about when.
+While it is claimed, the ``Reaper`` leaves it alone, and its pid is not reused before it is reaped here.
 """
 
 import contextlib
@@ -17,96 +16,99 @@ from milkyway_agent.system import processes, selinux
 from milkyway_formats.errors import UnavailableError
 
 SETTLE_SECONDS = 10.0
-BURY_SECONDS = 10.0
-UNKNOWN_END = 255  # as an exit status: what ended so is started again by a policy that starts again what failed
+END_SECONDS = 10.0
+UNKNOWN_END = 255  # counts as a failure: a service that is restarted after failures is restarted after this
 
 
-class Running(NamedTuple):
-    """A service's main process: a child of ours, claimed, and its descriptor, which whoever reaps it closes."""
+class Child(NamedTuple):
+    """A child of ours, claimed, with a pidfd, which is closed when it is reaped."""
 
     pid: int
     pidfd: int
 
 
-async def bury(running: Running, kill: Callable[[], None], reaper: Reaper) -> int | None:
-    """Reap *running* when it has ended; *kill* it first if it hasn't. Returns its exit status, or minus its signal.
+StartCallback = Callable[[Child | Exception], None]  # called with the child that was started, or with why there is none
 
-    None: it does not end. Then it is an orphan like any other from now on. Not to be cancelled.
+
+async def kill_and_reap(child: Child, kill: Callable[[], None], reaper: Reaper) -> int | None:
+    """Reap *child* when it has ended; *kill* it first if it hasn't. Returns its exit status, or minus its signal.
+
+    None: it does not end within END_SECONDS, and is left to the reaper like any orphan. This can't be cancelled.
     """
-    if not processes.has_ended(running.pidfd):
+    if not processes.has_ended(child.pidfd):
         kill()
-    with trio.move_on_after(BURY_SECONDS, shield=True):
-        await trio.lowlevel.wait_readable(running.pidfd)
-    if processes.has_ended(running.pidfd):
-        return let_go(running, reaper)
-    os.close(running.pidfd)
-    reaper.release(running.pid)
+    with trio.move_on_after(END_SECONDS, shield=True):
+        await trio.lowlevel.wait_readable(child.pidfd)
+    if processes.has_ended(child.pidfd):
+        return reap(child, reaper)
+    os.close(child.pidfd)
+    reaper.release(child.pid)
     return None
 
 
-def hold(pid: int, reaper: Reaper) -> Running:
-    """Claim the child *pid*, not yet reaped, and hold it by a descriptor. Undo: reap it, then release and close.
+def hold(pid: int, reaper: Reaper) -> Child:
+    """Claim the child *pid*, not yet reaped, and open a pidfd for it. Undo: ``reap``.
 
-    Raises OSError when it can't be held: it is an orphan like any other then.
+    Raises OSError if there is no pidfd to be had; then the child is left to the reaper like any orphan.
     """
     reaper.claim(pid)
     try:
-        return Running(pid, processes.pidfd_open(pid))
+        return Child(pid, processes.pidfd_open(pid))
     except OSError:
         reaper.release(pid)
         raise
 
 
-def let_go(running: Running, reaper: Reaper) -> int:
-    """Reap *running*, which has ended; return its exit status, or minus the signal that killed it.
+def reap(child: Child, reaper: Reaper) -> int:
+    """Reap *child*, which has ended; return its exit status, or minus the signal that killed it.
 
-    UNKNOWN_END where the kernel does not say, which is noted: somebody else has reaped it, or it is the reaper's now.
+    Returns UNKNOWN_END, and logs that, if the kernel does not say: other code has reaped it.
     """
     try:
-        code = processes.reap(running.pidfd).code
+        code = processes.reap(child.pidfd).code
     except OSError as error:
-        reaper.note_unknown_end(running.pid, error)
+        reaper.note_unknown_end(child.pid, error)
         code = UNKNOWN_END
-    os.close(running.pidfd)
-    reaper.release(running.pid)
+    os.close(child.pidfd)
+    reaper.release(child.pid)
     return code
 
 
-def end_now(running: Running) -> None:
-    """Kill the main process itself, which is not in its group yet when it was started just now. No error if it has ended."""
-    with contextlib.suppress(OSError):  # then its group is killed, or whoever waits for its end is not told of any
-        processes.pidfd_send_signal(running.pidfd, 9)
+def kill_child(child: Child) -> None:
+    """Send SIGKILL to *child* itself: if it was started just now, it is not in its group yet. No error if it has ended."""
+    with contextlib.suppress(OSError):  # it has ended; else its group is killed, too
+        processes.pidfd_send_signal(child.pidfd, 9)
 
 
-def abandon(running: Running, reaper: Reaper) -> None:
-    """Kill *running* and leave its end to the reaper, as an orphan's."""
-    end_now(running)
-    trio.lowlevel.notify_closing(running.pidfd)
-    os.close(running.pidfd)
-    reaper.release(running.pid)
+def abandon(child: Child, reaper: Reaper) -> None:
+    """Kill *child* and leave it to the reaper like any orphan."""
+    kill_child(child)
+    trio.lowlevel.notify_closing(child.pidfd)
+    os.close(child.pidfd)
+    reaper.release(child.pid)
 
 
-async def settled(running: Running, context: str, reaper: Reaper) -> Running:
-    """Return *running* once it is in *context* ("": at once) or has ended.
+async def settled(child: Child, context: str, reaper: Reaper) -> Child:
+    """Return *child* once it runs in the SELinux *context* ("": at once) or has ended.
 
-    Raises UnavailableError when it does not get there in time, or OSError: it was killed then, and let go of.
+    Raises UnavailableError if it does not get there in time, or OSError; then it was killed and abandoned.
     """
     pause = 0.001
     deadline = trio.current_time() + SETTLE_SECONDS
     try:
-        while context and (seen := selinux.getcon(running.pid)) != context and not processes.has_ended(running.pidfd):
+        while context and (seen := selinux.getcon(child.pid)) != context and not processes.has_ended(child.pidfd):
             if trio.current_time() > deadline:
                 raise UnavailableError(f"cannot start it: it runs as {seen}, not as {context}")
             await trio.sleep(pause)
             pause = min(pause * 2, 0.05)
     except BaseException:
-        abandon(running, reaper)
+        abandon(child, reaper)
         raise
-    return running
+    return child
 
 
 def kill_process_group(leader: int) -> None:
-    """Kill the process group of *leader*, a child of ours that is not reaped yet: its number can't be another's."""
+    """Kill the process group of *leader*, a child of ours that is not reaped yet, so its number was not reused."""
     try:
         os.killpg(leader, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):

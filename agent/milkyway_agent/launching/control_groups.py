@@ -1,4 +1,4 @@
-"""Control groups of services: killing all that is in one, and clearing it away."""
+"""Control groups of services: killing all processes in one, and removing it."""
 
 import contextlib
 import errno
@@ -13,9 +13,9 @@ EMPTY_SECONDS = 5.0
 
 
 def kill_group(path: str) -> None:
-    """Kill every process in the group *path* and below, if there is one.
+    """Kill every process in the group *path* and below; no error if there is no such group.
 
-    Raises OSError when the kernel refuses that, and to kill them one by one: then some may live.
+    Raises OSError if the kernel refuses that, and also to kill them one by one; then some may survive.
     """
     try:
         cgroups.kill(path)
@@ -25,7 +25,7 @@ def kill_group(path: str) -> None:
 
 
 def _kill_each(path: str) -> None:
-    """Kill the processes in the group *path* and below by themselves: one that forks meanwhile needs it again."""
+    """Kill the processes in the group *path* and below one by one; processes forked meanwhile may survive."""
     for child in cgroups.children(path):
         _kill_each(child)
     for pid in cgroups.processes(path):
@@ -34,7 +34,7 @@ def _kill_each(path: str) -> None:
         except ProcessLookupError:
             continue
         try:
-            if pid in cgroups.processes(path):  # else it ended before it was held, and the pid may be another's
+            if pid in cgroups.processes(path):  # else it ended before the pidfd was opened, and its pid may have been reused
                 processes.pidfd_send_signal(pidfd, 9)
         except ProcessLookupError:
             continue
@@ -45,7 +45,7 @@ def _kill_each(path: str) -> None:
 async def clear_group(path: str) -> None:
     """Undo ``make_group``: kill what is in the group *path*, wait until it is empty, remove it with all groups below.
 
-    What the kernel refuses is tried again. Raises UnavailableError when something does not die in time, or OSError.
+    What the kernel refuses is tried again. Raises UnavailableError if a process does not die in time, or OSError.
     """
     pause = 0.001
     deadline = trio.current_time() + EMPTY_SECONDS
@@ -57,7 +57,7 @@ async def clear_group(path: str) -> None:
                 return
         except OSError as error:
             if _is_gone(error):
-                return  # somebody was quicker: there is no such group any more
+                return  # it was removed by other code meanwhile
             if trio.current_time() > deadline:
                 raise
         if trio.current_time() > deadline:

@@ -1,10 +1,10 @@
-"""Credentials: a service's secrets as files that it alone can read, in memory that is never swapped out.
+"""Credentials: a service's secrets as files that only it can read, in memory that is never swapped out.
 
-``place`` makes a file system of its own for one service at a directory, which is what CREDENTIALS_DIRECTORY
-(systemd.exec(5)) names; ``remove`` takes it away with all that is in it. Who may not mount (an ordinary user, a plain
-container) gets a directory instead, as private as file modes make it, and is told so by the answer.
+``place`` mounts a file system for one service at a directory, which is what CREDENTIALS_DIRECTORY (systemd.exec(5))
+names; ``remove`` removes it with all that is in it. Where mounting is not permitted (an ordinary user, a plain
+container) it is a directory instead, as private as file modes make it; the returned ``Storage`` says so.
 
-Left to others: telling the service, and removing them when it has ended.
+The caller tells the service about them, and removes them when it has ended.
 """
 
 import contextlib
@@ -25,25 +25,25 @@ _FLAGS = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC | mounts.MS_NOSYM
 
 
 class Secret(NamedTuple):
-    """The file *source* of this machine, given as *name*."""
+    """The file *source* on this machine, which the service finds as *name*."""
 
     name: str
     source: str
 
 
-class Kept(Enum):
-    """In what secrets are kept; the worse, the later."""
+class Storage(Enum):
+    """Where secrets are kept, from best to worst."""
 
     TMPFS = "tmpfs without swap"
     RAMFS = "ramfs"
-    DIRECTORY = "a directory, as the mount was refused"
+    DIRECTORY = "a directory, because mounting was refused"
 
 
-def place(directory: str, secrets: Sequence[Secret], user: int, group: int) -> Kept:
-    """Give *secrets* to *user* and its main *group* in *directory*, which is made; return in what they are kept.
+def place(directory: str, secrets: Sequence[Secret], user: int, group: int) -> Storage:
+    """Give *secrets* to *user* and its main *group* in *directory*, which is made; return where they are kept.
 
-    What was there before is removed. Raises RefusedError for a source that is missing, or too large, or no file, and
-    UnavailableError for other failures, with nothing left behind. *directory* may not hold commas.
+    What was there before is removed. Raises RefusedError if a source is missing, too large or no file, and UnavailableError
+    for other failures, with nothing left behind. *directory* must not contain commas.
     """
     texts = {secret.name: _read(secret) for secret in secrets}
     remove(directory)
@@ -53,7 +53,7 @@ def place(directory: str, secrets: Sequence[Secret], user: int, group: int) -> K
         for name, text in texts.items():
             _write(f"{directory}/{name}", text, user, group)
         _give(directory, user, group, 0o500)
-        if kept is not Kept.DIRECTORY:
+        if kept is not Storage.DIRECTORY:
             mounts.remount(directory, mounts.MS_BIND | mounts.MS_RDONLY | _FLAGS)
     except OSError as error:
         remove(directory)
@@ -62,7 +62,7 @@ def place(directory: str, secrets: Sequence[Secret], user: int, group: int) -> K
 
 
 def remove(directory: str) -> None:
-    """Undo ``place``, or what there is of it: no secret is left in *directory*, which is gone. Twice is the same as once."""
+    """Undo ``place``, even if it was done in part: *directory* is removed with all secrets. Idempotent."""
     if not Path(directory).is_dir():
         return
     _unmount(directory)
@@ -70,26 +70,26 @@ def remove(directory: str) -> None:
     shutil.rmtree(directory)
 
 
-def _mount(directory: str, size: int, count: int) -> Kept:
-    """Mount the best that this kernel has; fail only where a mount succeeded and is not what was asked for."""
-    # Each file takes whole pages; the directory takes one inode too.
+def _mount(directory: str, size: int, count: int) -> Storage:
+    """Mount the best file system for this that the kernel has; return which, or DIRECTORY if none can be mounted."""
+    # Each file takes whole pages; the directory takes an inode, too.
     options = f"mode=0700,size={size + (count + 1) * 4096},nr_inodes={count + 2},noswap"
-    for kept, kind, data in ((Kept.TMPFS, "tmpfs", options), (Kept.RAMFS, "ramfs", "mode=0700")):
+    for kept, kind, data in ((Storage.TMPFS, "tmpfs", options), (Storage.RAMFS, "ramfs", "mode=0700")):
         # noswap: Linux 6.4, and no tmpfs of a user namespace has it (tmpfs(5)); ramfs is never swapped.
         with contextlib.suppress(OSError):
             mounts.mount(kind, directory, kind, _FLAGS, data)
             return kept
-    return Kept.DIRECTORY
+    return Storage.DIRECTORY
 
 
 def _unmount(directory: str) -> None:
-    """Detach all that is mounted at *directory*, if anything is."""
+    """Detach everything that is mounted at *directory*."""
     while True:
         try:
-            # MNT_DETACH: a process that outlives the service may still have a file of it open.
+            # MNT_DETACH: a process that outlives the service may still have one of its files open.
             mounts.umount2(directory, mounts.MNT_DETACH | mounts.UMOUNT_NOFOLLOW)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EPERM):  # no mount point, or we may not mount at all
+            if error.errno not in (errno.EINVAL, errno.EPERM):  # not a mount point, or mounting is not permitted
                 raise
             return
 
@@ -106,7 +106,7 @@ def _read(secret: Secret) -> bytes:
 
 
 def _open_file(path: str, flags: int) -> int:
-    # O_NONBLOCK: a FIFO must not hold us up for ever; it then reads as empty or as unavailable.
+    # O_NONBLOCK: opening a FIFO must not block; it then reads as empty or as unavailable.
     return os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
 
 

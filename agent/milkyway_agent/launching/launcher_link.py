@@ -1,13 +1,13 @@
-"""The launcher of one supervisor, and who waits for which of its answers."""
+"""Requests to the launcher of one supervisor, and its answers."""
 
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import count
 
 from milkyway_agent.early.launcher import Launcher, Launchers, NotStarted, Started
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child, StartCallback
 from milkyway_agent.runtime.alarms import Alarm, Alarms
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.watch import Watch
@@ -17,31 +17,28 @@ from milkyway_formats.errors import UnavailableError
 PATIENCE_SECONDS = 30.0  # a program on a slow disk is read in less
 
 
-Answered = Callable[[Running | Exception], None]
-
-
-class Launching:
-    """The launcher of one supervisor, and who waits for which of its answers."""
+class LauncherLink:
+    """Passes requests to a launcher, and each of its answers to the callback of its request."""
 
     def __init__(
         self, launcher: Launcher | Launchers, watch: Watch, alarms: Alarms, reaper: Reaper, patience: float = PATIENCE_SECONDS
     ) -> None:
-        """*patience*: seconds for one start in the launcher; at most twice that passes until one that hangs is ended."""
+        """*patience*: seconds for one start in the launcher; a launcher that hangs is ended after at most twice that."""
         self._launcher = launcher
         self._seconds = patience
         self._alarms = alarms
-        self._patience: Alarm | None = None  # with a launcher, while something is asked of it
+        self._patience: Alarm | None = None  # set while requests are pending
         self.reaper = reaper
-        self._numbers = count(1_000_000)  # below are those of whoever used the launcher before
-        self._asked: dict[int, Answered] = {}
+        self._numbers = count(1_000_000)  # lower numbers were used before, for the first starts
+        self._asked: dict[int, StartCallback] = {}
         watch.add(launcher.fileno(), self._answer)
         reaper.hold_while(lambda: launcher.pending > 0)
 
-    def submit(self, words: list[str] | bytes, descriptors: Mapping[int, int], answered: Answered) -> None:
-        """Ask for one start; *answered*, which must not raise, is told what came of it. Raises OSError."""
+    def submit(self, arguments: list[str] | bytes, descriptors: Mapping[int, int], done: StartCallback) -> None:
+        """Request a start; its outcome is passed to *done*, which must not raise. Raises OSError."""
         number = next(self._numbers)
-        self._launcher.submit(number, words, descriptors)
-        self._asked[number] = answered
+        self._launcher.submit(number, arguments, descriptors)
+        self._asked[number] = done
         if self._patience is None:
             self._be_patient()
 
@@ -49,7 +46,7 @@ class Launching:
         self._patience = self._alarms.set(self._seconds, partial(self._lose_patience, self._launcher.at_hand))
 
     def _lose_patience(self, at_hand: tuple[int, ...]) -> None:
-        """End launchers that are *at_hand* still: whatever holds up one start must not hold up all others for ever."""
+        """End launchers that are still busy with one of *at_hand*: a start that hangs must not hold up all others for ever."""
         self._take(self._launcher.give_up(at_hand))
         if self._launcher.pending:
             self._be_patient()
@@ -59,17 +56,17 @@ class Launching:
 
     def _take(self, results: Sequence[Started | NotStarted]) -> None:
         for result in results:
-            answered = self._asked.pop(result.number, None)
+            done = self._asked.pop(result.number, None)
             if isinstance(result, Started):
-                running = Running(result.pid, result.pidfd)
-                if answered is None:  # whoever asked has gone
-                    processes.pidfd_send_signal(running.pidfd, signal.SIGKILL)
-                    os.close(running.pidfd)
+                child = Child(result.pid, result.pidfd)
+                if done is None:  # its request was made by a program before this one
+                    processes.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+                    os.close(child.pidfd)
                 else:
                     self.reaper.claim(result.pid)
-                    answered(running)
-            elif answered is not None:
-                answered(UnavailableError(result.why))
+                    done(child)
+            elif done is not None:
+                done(UnavailableError(result.why))
         if not self._launcher.pending:
             self._alarms.cancel(self._patience)
             self._patience = None

@@ -1,9 +1,8 @@
-"""The sockets that start services: opened before the service, kept while it restarts, taken away with its definition.
+"""The sockets that start services: opened before the service starts, kept open while it restarts.
 
 A listener is a descriptor that is non-blocking and close-on-exec. A service gets it as sd_listen_fds(3) describes:
-``environment`` gives the variables, all but LISTEN_PID, which only the launcher knows; ``hand_over`` is called before each
-start. ``adopt`` checks a descriptor that was kept over a re-execution. Waiting for somebody to come, and
-starting what they came for, is the supervisor's.
+``environment`` returns the variables except LISTEN_PID, which only the launcher knows; ``hand_over`` is called before each
+start. The supervisor waits for clients and starts their services.
 """
 
 import contextlib
@@ -21,17 +20,17 @@ from milkyway_formats.listener import Fifo, Listener, Tcp, Udp, UnixDatagram, Un
 _MAPPED = "::ffff:"  # an IPv4 address as an IPv6 socket shows it
 _KINDS = {Tcp: socket.SOCK_STREAM, Udp: socket.SOCK_DGRAM, UnixStream: socket.SOCK_STREAM, UnixDatagram: socket.SOCK_DGRAM}
 _WHY = {
-    errno.EADDRINUSE: "somebody listens there already",
+    errno.EADDRINUSE: "another process listens there already",
     errno.EADDRNOTAVAIL: "the address is not this machine's",
     errno.EACCES: "not permitted",
     errno.ENOENT: "its directory is missing",
-    errno.ENOTDIR: "its directory is none",
+    errno.ENOTDIR: "its directory is not a directory",
     errno.EROFS: "its directory is read-only",
 }
 
 
 def describe_address(address: Tcp | Udp | UnixStream | UnixDatagram | Fifo) -> str:
-    """Return where a listener listens, as people read it."""
+    """Return where a listener listens, for people."""
     if isinstance(address, Tcp | Udp):
         host = f"[{address.address}]" if ":" in address.address else address.address or "*"
         return f"{'TCP' if isinstance(address, Tcp) else 'UDP'} {host}:{address.port}"
@@ -40,20 +39,20 @@ def describe_address(address: Tcp | Udp | UnixStream | UnixDatagram | Fifo) -> s
 
 
 def check_address(listener: Listener) -> None:
-    """Raise RefusedError when there is no such address as *listener*'s, on this machine or any other."""
+    """Raise RefusedError if the address of *listener* is not an address at all."""
     address = listener.address
     if isinstance(address, Tcp | Udp) and address.address and _family(address.address) is None:
         raise RefusedError(f"{_cannot(listener)}: {address.address!r} is no IP address")
 
 
 def open_listener(listener: Listener, context: str = "") -> int:
-    """Return a descriptor that listens where *listener* says. Its undo is ``close_listener``.
+    """Return a descriptor that listens where *listener* says. Undo: ``close_listener``.
 
-    *context*: the SELinux context of its socket ("": the policy's choice): what may be done with it, and whether it may be
-    bound at all, is then what the service may.
+    *context*: the SELinux context of its socket ("": as the policy decides). With the service's own, what may be done with
+    it, and whether it may be bound at all, is what the service may do.
 
-    Raises RefusedError when it can never be (no address; a file at its path that is neither a socket nor a pipe), and
-    UnavailableError when it can't be now (a port in use, an address that this machine does not have).
+    Raises RefusedError if it can never be opened (no address; a file at its path that is neither a socket nor a pipe), and
+    UnavailableError if it can't be opened now (a port in use, an address that this machine does not have).
     """
     try:
         return _open_in(context, listener) if context else _open(listener)
@@ -68,7 +67,7 @@ def _open_in(context: str, listener: Listener) -> int:
             descriptor = _open(listener)
             undo.callback(close_listener, descriptor, listener)
         finally:
-            # Where this fails there is no listener: whoever tries again has it done again.
+            # If this fails, so does opening; the next try does it again.
             selinux.setsockcreatecon("")
         undo.pop_all()
         return descriptor
@@ -86,7 +85,7 @@ def _open(listener: Listener) -> int:
 
 
 def close_listener(descriptor: int, listener: Listener) -> None:
-    """Close *descriptor*, and remove the file that ``open_listener`` made for it; another file at its path is left alone."""
+    """Close *descriptor*, and remove the file that ``open_listener`` made for it; any other file at its path is left alone."""
     address = listener.address
     if isinstance(address, Tcp | Udp):
         os.close(descriptor)
@@ -95,37 +94,19 @@ def close_listener(descriptor: int, listener: Listener) -> None:
     with contextlib.suppress(OSError):
         ours = _is_its_file(descriptor, address)
     os.close(descriptor)
-    with contextlib.suppress(OSError, RefusedError):  # then the file stays, and the next to open it finds that it is stale
+    with contextlib.suppress(OSError, RefusedError):  # then the file stays, and is found to be stale when it is opened again
         if ours:
             os.unlink(address.path)
         elif ours is None and not isinstance(address, Fifo):
-            # without CAP_NET_ADMIN the kernel does not say which file it is: nobody's is as good as ours
+            # Without CAP_NET_ADMIN the kernel does not say which file it is: a stale one is as good as ours.
             _remove_stale_socket(address.path, _KINDS[type(address)])
 
 
-def adopt(descriptor: int, listener: Listener) -> None:
-    """Check that *descriptor*, which was kept, is *listener*. Raises RefusedError, which says what it is instead."""
-    address = listener.address
-    try:
-        if isinstance(address, Fifo):
-            found = "" if _is_its_file(descriptor, address) else "it is not that named pipe"
-        else:
-            with sockets.borrowed(descriptor) as kept:
-                found = _difference(kept, listener)
-    except OSError as error:
-        found = "it is no socket" if error.errno == errno.ENOTSOCK else error.strerror or str(error)
-    if found:
-        place = describe_address(address)
-        raise RefusedError(f"cannot keep descriptor {descriptor} as listener {listener.name} ({place}): {found}")
-    os.set_inheritable(descriptor, False)
-    os.set_blocking(descriptor, False)
-
-
 def hand_over(descriptor: int) -> None:
-    """Make *descriptor* as a service expects it, right before each start: blocking (systemd's NonBlocking=no).
+    """Make *descriptor* blocking, as services expect it, right before each start (systemd's NonBlocking=no).
 
-    The flag is one for all who hold it, so a service that started before may have changed it. The agent only polls what
-    a service accepts from; what the agent accepts from (``accept``) is never handed over.
+    All holders of the socket share the flag, so an earlier run of the service may have changed it. The agent only polls
+    sockets from which services accept; those from which the agent accepts (``accept``) are never handed over.
     """
     os.set_blocking(descriptor, True)
 
@@ -133,8 +114,8 @@ def hand_over(descriptor: int) -> None:
 def environment(listeners: Sequence[Listener], stored: Sequence[str] = ()) -> dict[str, str]:
     """Return LISTEN_FDS and LISTEN_FDNAMES for a service that gets *listeners* from descriptor 3 on, in this order.
 
-    *stored*: the names of its stored descriptors, which come after them. Nothing when there are none. LISTEN_PID is set by
-    the launcher, in the process that becomes the service.
+    *stored*: the names of its stored descriptors, which come after them. Returns nothing if there are none. LISTEN_PID is
+    set by the launcher, in the process that becomes the service.
     """
     if not listeners and not stored:
         return {}
@@ -143,23 +124,23 @@ def environment(listeners: Sequence[Listener], stored: Sequence[str] = ()) -> di
 
 
 class Connection(NamedTuple):
-    """One accepted connection (blocking, close-on-exec) and who is at its other end; "" and 0 for a Unix socket."""
+    """An accepted connection (blocking, close-on-exec) and the address of its client; "" and 0 for a Unix socket."""
 
     descriptor: int
     remote_address: str
     remote_port: int
 
     def environment(self, listener: Listener) -> dict[str, str]:
-        """Return what its process gets: the connection is its only descriptor (systemd.socket(5), Accept=)."""
+        """Return the variables of its process, whose only descriptor is the connection (systemd.socket(5), Accept=)."""
         remote = {"REMOTE_ADDR": self.remote_address, "REMOTE_PORT": str(self.remote_port)} if self.remote_address else {}
         return {"LISTEN_FDS": "1", "LISTEN_FDNAMES": listener.name, **remote}
 
 
 def accept_connection(descriptor: int) -> Connection | None:
-    """Return the next connection of a listener that accepts; None when none waits any more.
+    """Return the next connection of a listener that accepts; None if none is waiting.
 
-    Raises UnavailableError when there is no room for it now (descriptors, memory). It goes on waiting then, and the
-    listener goes on being readable: wait before you try again.
+    Raises UnavailableError if there is no room for it now (descriptors, memory). The connection stays in the backlog and
+    the listener readable: wait before the next try.
     """
     try:
         accepted = sockets.accept(descriptor)
@@ -181,12 +162,12 @@ def _open_internet(address: Tcp | Udp, listener: Listener) -> int:
         return sockets.listen_internet(socket.AF_INET, kind, "0.0.0.0", address.port, both=False, backlog=listener.backlog)
     check_address(listener)
     family = _family(address.address)
-    assert family is not None, "it was checked"
+    assert family is not None, "check_address has checked it"
     return sockets.listen_internet(family, kind, address.address, address.port, both=False, backlog=listener.backlog)
 
 
 def _family(address: str) -> int | None:
-    """Return the family of an IP address as text, None where it is none. No name is ever looked up."""
+    """Return the family of *address*, None if it is not an IP address. Names are never looked up."""
     for family in (socket.AF_INET, socket.AF_INET6):
         with contextlib.suppress(OSError, ValueError):
             socket.inet_pton(family, address)
@@ -195,24 +176,24 @@ def _family(address: str) -> int | None:
 
 
 def _remove_stale_socket(path: str, kind: int) -> None:
-    """Remove a socket's file that nobody listens at any more; raise where somebody does, or where it is no socket."""
+    """Remove a socket's file if no process listens there any more. Raises if one does, or if it is not a socket."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise RefusedError(f"cannot listen at {path}: a file is there that is no socket")
+        raise RefusedError(f"cannot listen at {path}: the file there is not a socket")
     if sockets.is_listening(path, kind):
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
     os.unlink(path)
 
 
 def _open_fifo(address: Fifo) -> int:
-    """Make a named pipe and open it for reading and writing, so that it never ends when a writer goes."""
+    """Make a named pipe and open it for reading and writing, so that reading never ends when a writer closes it."""
     path = address.path
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISFIFO(os.lstat(path).st_mode):
-            raise RefusedError(f"cannot listen at {path}: a file is there that is no named pipe")
+            raise RefusedError(f"cannot listen at {path}: the file there is not a named pipe")
         if _has_reader(path):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
         os.unlink(path)
@@ -220,7 +201,7 @@ def _open_fifo(address: Fifo) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EADDRINUSE, "somebody else has put a file there", path)
+            raise OSError(errno.EADDRINUSE, "another process has put a file there", path)
         os.fchmod(descriptor, address.mode)
     except OSError:
         os.close(descriptor)
@@ -239,42 +220,12 @@ def _has_reader(path: str) -> bool:
 
 
 def _is_its_file(descriptor: int, address: UnixStream | UnixDatagram | Fifo) -> bool:
-    """Return whether the file at the path of *address* is the one that *descriptor* was opened with."""
+    """Tell whether the file at the path of *address* is the one that *descriptor* was opened with."""
     at_path = os.lstat(address.path)
     if isinstance(address, Fifo):
         own = os.fstat(descriptor)
         return stat.S_ISFIFO(own.st_mode) and (own.st_dev, own.st_ino) == (at_path.st_dev, at_path.st_ino)
     return sockets.bound_file(descriptor) == (at_path.st_dev, at_path.st_ino)
-
-
-def _difference(kept: socket.socket, listener: Listener) -> str:
-    """Return what makes *kept* another socket than *listener*, "" when nothing does."""
-    address = listener.address
-    if kept.type != _KINDS[type(address)]:
-        return "it is a socket of another type"
-    streams = kept.type == socket.SOCK_STREAM
-    if bool(kept.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)) != streams:
-        return "it does not listen"
-    name = kept.getsockname()
-    if isinstance(address, Tcp | Udp):
-        if kept.family not in (socket.AF_INET, socket.AF_INET6):
-            return "it is a Unix socket"
-        both = kept.family == socket.AF_INET6 and not kept.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-        host = "" if both else str(name[0])
-        if name[1] != address.port or not _same_host(kept.family, host, address.address):
-            return f"it is bound to {name[0]} port {name[1]}"
-        return ""
-    assert not isinstance(address, Fifo), "adopt() has dealt with it"
-    if kept.family != socket.AF_UNIX or name != address.path:
-        return f"it is bound to {name!r}"
-    return ""
-
-
-def _same_host(family: int, bound: str, wanted: str) -> bool:
-    """Return whether an address as the kernel writes it (*bound*; "": all, of both families) is the one that is *wanted*."""
-    if not wanted or not bound:
-        return bound in ("", "0.0.0.0") and not wanted
-    return _family(wanted) == family and socket.inet_pton(family, wanted) == socket.inet_pton(family, bound)
 
 
 def _cannot(listener: Listener) -> str:

@@ -1,4 +1,4 @@
-"""The OCI configuration (config.json) of one service of a deployment: what it gets is only what is named here."""
+"""The OCI configuration (config.json) of one service of a deployment: the service gets only what is named here."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,24 +13,18 @@ from milkyway_formats.grants import Connect, HoldCapability, Listen, UseData
 from milkyway_formats.manifest import Manifest
 from milkyway_formats.service import Service
 
-NOTIFY_INSIDE = "/dev/milkyway-notify"  # in the container's own /dev, the one place where a file can appear
-
-
+NOTIFY_INSIDE = "/dev/milkyway-notify"  # in the container's own /dev, the only place where a file can appear
 _DATA_BY_CLASS = {"common": "/data/common", "secure": "/data/secure", "group": "/data/group"}
-
-
-# What of /proc says more about the machine than a layer need know (the list is the one that runc and crun ship).
+# Files of /proc that say more about the machine than a layer need know (the list of runc and crun).
 MASKED = (
     "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
     "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
 )  # fmt: skip
-
-
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
-class Machine(NamedTuple):
-    """What of the machine shapes a container: its controllers, and whether there is SELinux."""
+class Host(NamedTuple):
+    """What this host's kernel offers to containers: its cgroup controllers, and whether SELinux is there."""
 
     controllers: frozenset[str]
     selinux: bool
@@ -47,12 +41,12 @@ def domain_of(deployment: Deployment, service: Service) -> str:
 
 
 def has_network(deployment: Deployment) -> bool:
-    """Tell whether the deployment shares the machine's network; without a grant for it, its own is empty."""
+    """Tell whether the deployment shares the machine's network; without a grant for that, it has an empty network."""
     return any(isinstance(grant, Listen | Connect) for grant in deployment.grants)
 
 
 def capabilities(deployment: Deployment) -> list[str]:
-    """Return the capabilities that the deployment was granted, by the kernel's names."""
+    """Return the capabilities that the deployment was granted, with the kernel's names."""
     return sorted({f"CAP_{grant.name.upper()}" for grant in deployment.grants if isinstance(grant, HoldCapability)})
 
 
@@ -60,12 +54,12 @@ def configuration(
     service: Service,
     deployment: Deployment,
     manifest: Manifest,
-    machine: Machine,
+    host: Host,
     *,
     notify: str | None = None,
     listeners: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the OCI configuration (config.json) of *service* of *deployment*, whose app layer's *manifest* this is."""
+    """Return the OCI configuration of *service* of *deployment*. *manifest*: that of the deployment's app layer."""
     user = first_uid(deployment.id) + service.user
     kept = capabilities(deployment)
     environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **service.environment}
@@ -73,7 +67,7 @@ def configuration(
         environment["NOTIFY_SOCKET"] = NOTIFY_INSIDE
         if service.watchdog_ms:
             environment |= {"WATCHDOG_USEC": str(service.watchdog_ms * 1000), "WATCHDOG_PID": "1"}
-    if listeners:  # its program is the first of its pid namespace
+    if listeners:  # its program is PID 1 of its pid namespace
         environment |= {"LISTEN_FDS": str(len(listeners)), "LISTEN_FDNAMES": ":".join(listeners), "LISTEN_PID": "1"}
     process: dict[str, Any] = {
         "terminal": False,
@@ -81,7 +75,7 @@ def configuration(
         "args": service.command,
         "env": [f"{name}={value}" for name, value in environment.items()],
         "cwd": service.working_directory,
-        # Ambient too: the program is nobody special, and keeps over execve only what is ambient.
+        # Ambient too: the program is not root, and keeps only ambient capabilities across execve.
         "capabilities": dict.fromkeys(("bounding", "effective", "permitted", "inheritable", "ambient"), kept),
         "noNewPrivileges": True,
         "rlimits": [
@@ -99,10 +93,10 @@ def configuration(
         "maskedPaths": list(MASKED),
         "readonlyPaths": list(READ_ONLY),
     }
-    if files := group_files_of(service, machine.controllers):
+    if files := group_files_of(service, host.controllers):
         linux["resources"] = {"unified": files}
     scratch = ""
-    if machine.selinux:
+    if host.selinux:
         process["selinuxLabel"] = process_context(domain_of(deployment, service))
         scratch = object_context(type_name(deployment.id, deployment.generation, "scratch"))
     return {
@@ -116,14 +110,14 @@ def configuration(
 
 
 def namespaces(deployment: Deployment) -> list[str]:
-    """Return the kinds of namespace that the deployment's services have of their own."""
+    """Return the kinds of namespaces that the deployment's services have for themselves."""
     return ["pid", "mount", "ipc", "uts", "cgroup", *(() if has_network(deployment) else ("network",))]
 
 
 def group_files_of(service: Service, controllers: frozenset[str]) -> dict[str, str]:
-    """Return what is written into the files of the service's group, of what the machine has *controllers* for."""
+    """Return what to write into the files of the service's group, as far as the machine has *controllers* for that."""
     files = group_files(service.limits, controllers)
-    # By the group, not by the process: it could give itself the others back.
+    # For the group, not the process, which could give itself the other processors back.
     if service.execution.processors and "cpuset" in controllers:
         files["cpuset.cpus"] = ",".join(map(str, service.execution.processors))
     return files
@@ -134,7 +128,7 @@ def mounts(
 ) -> list[dict[str, Any]]:
     """Return what is mounted over the stack: /proc, a small /dev, each writable path, each granted data source.
 
-    *scratch* is the context of the tmpfs ones ("": no SELinux). Mount points in the stack are the layer's to have.
+    *scratch*: the SELinux context of each tmpfs ("": no SELinux). The layer must have the mount points in its stack.
     """
     label = [f'rootcontext="{scratch}"'] if scratch else []
     found: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""Where a supervisor keeps what starts need."""
+"""What all starts of one supervisor share: directories, dynamic users, the default filter of system calls."""
 
 import platform
 from pathlib import Path
@@ -10,7 +10,7 @@ from milkyway_formats.errors import RefusedError
 
 
 class Places:
-    """Where a supervisor keeps what starts need: the directory of its groups ("" for none) and of its files in memory."""
+    """What starts share. *groups*: the directory of the control groups ("": there are none); *runtime*: for files in memory."""
 
     def __init__(self, groups: str, runtime: Path) -> None:
         self.groups = groups
@@ -19,7 +19,7 @@ class Places:
         self.users = DynamicUsers()
 
     def seccomp(self) -> str:
-        """Return the file with the default filter, made when first asked for. Raises RefusedError where there is none."""
+        """Return the path of the default filter, which is made on first use. Raises RefusedError on other machines."""
         path = self.runtime / "seccomp-default.bpf"
         if not path.exists():
             try:

@@ -1,6 +1,6 @@
-"""A program of CoreOS: as what it runs, and the words that have the static launcher make it so.
+"""Programs of CoreOS: how each runs, and the static launcher's arguments for that.
 
-Imported before trio (``early_boot``): nothing here waits.
+Imported before trio (``pid1.early_boot``): nothing here waits.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from milkyway_agent.launching.arguments import words_of
+from milkyway_agent.launching.arguments import arguments_of
 from milkyway_agent.system import cgroups
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin", "LANG": "C.UTF-8"}
 
 
 class Bounds(NamedTuple):
-    """The limits of a program of CoreOS (0: none): what ``milkyway_formats.service.Limits`` says of a service."""
+    """The limits of a program of CoreOS (0: none), like ``milkyway_formats.service.Limits`` for a service."""
 
     memory_bytes: int = 0
     pids: int = 0
@@ -28,7 +28,7 @@ class Bounds(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A program of CoreOS, and as what it runs. *descriptors*: called at each start, child's number to ours; closed then."""
+    """A program of CoreOS and how it runs. *descriptors*: called at each start; ours by number in the child, closed then."""
 
     command: tuple[str, ...]
     context: str = ""
@@ -48,9 +48,9 @@ class Program(NamedTuple):
 
 
 def launch_command(program: Program, cgroup: str, notify: str | None, launch: str = LAUNCH) -> list[str]:
-    """Return the words that have the static launcher make *program* what it should be, and execute it."""
+    """Return the command that executes *program* through the static launcher."""
     namespaces = [*(["mount"] if program.own_mounts else []), *(["network"] if program.empty_network else [])]
-    words = words_of(
+    arguments = arguments_of(
         program.command,
         cgroup=cgroup,
         context=program.context,
@@ -65,13 +65,13 @@ def launch_command(program: Program, cgroup: str, notify: str | None, launch: st
         terminal=program.terminal,
         environment={**program.environment, **({"NOTIFY_SOCKET": notify} if notify else {})},
     )
-    return [launch, *words]
+    return [launch, *arguments]
 
 
 def make_group(path: str, limits: Limits | Bounds | None = None) -> bool:
-    """Make the control group *path* if it is not there, and set the *limits* for which there are controllers.
+    """Make the control group *path* if it does not exist, and set the *limits* for which there are controllers.
 
-    Returns whether it was made now.
+    Returns whether it was made.
     """
     is_new = True
     try:
@@ -82,7 +82,7 @@ def make_group(path: str, limits: Limits | Bounds | None = None) -> bool:
         above = Path(path).parent
         if above.exists():
             raise
-        make_group(str(above))  # a boot that went wrong has not made it
+        make_group(str(above))  # the boot has failed to make it
         cgroups.create(path)
     if limits is None:
         return is_new

@@ -1,46 +1,46 @@
-"""A helper program: started, waited for, cleared up after."""
+"""Running a helper program from its start to its end."""
 
 import contextlib
 import os
 
 import trio
 
-from milkyway_agent.launching.child import end_now, let_go
+from milkyway_agent.launching.child import kill_child, reap
 from milkyway_agent.launching.starter import TaskStarter
 from milkyway_agent.runtime.reaper import Reaper
 
 
 async def run_to_end(starter: TaskStarter, reaper: Reaper, *, output_bytes: int = 65536) -> tuple[int, bytes]:
-    """Start a helper program, wait for its end and clear up after it; return its exit status and what it wrote.
+    """Start a helper program, wait for its end and clean up after it; return its exit status and what it wrote.
 
-    Of its output the first *output_bytes* are kept. Cancelled, it kills the helper.
+    The first *output_bytes* of its output are kept. If cancelled, it kills the helper.
     """
     reading, writing = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(reading, False)
     kept = bytearray()
     try:
         try:
-            running = await starter.start(writing, None)
+            child = await starter.start(writing, None)
         finally:
             os.close(writing)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(collect, reading, kept, output_bytes)
-                await trio.lowlevel.wait_readable(running.pidfd)
-                # What it left behind may hold the pipe open: it ends with the main process.
+                await trio.lowlevel.wait_readable(child.pidfd)
+                # Processes that it left behind may hold the pipe open: they end with the main process.
                 try:
                     starter.kill()
-                except OSError:  # clean_up tries again; what it writes until then is nobody's
+                except OSError:  # clean_up tries again; what they write until then is lost
                     nursery.cancel_scope.cancel()
         except BaseException:
-            end_now(running)
+            kill_child(child)
             raise
         finally:
             with contextlib.suppress(OSError):
                 starter.kill()
             with trio.CancelScope(shield=True):
-                await trio.lowlevel.wait_readable(running.pidfd)
-                code = let_go(running, reaper)
+                await trio.lowlevel.wait_readable(child.pidfd)
+                code = reap(child, reaper)
         return code, bytes(kept)
     finally:
         os.close(reading)
@@ -49,7 +49,7 @@ async def run_to_end(starter: TaskStarter, reaper: Reaper, *, output_bytes: int 
 
 
 async def collect(reading: int, kept: bytearray, limit: int) -> None:
-    """Read what comes through the pipe *reading* until its writers are gone; of it *limit* bytes are *kept*."""
+    """Read the pipe *reading* until its writers are gone; add up to *limit* bytes to *kept*."""
     while True:
         await trio.lowlevel.wait_readable(reading)
         try:

@@ -1,10 +1,10 @@
 """The system calls that a layer's service may make, as constants for the container's seccomp profile.
 
-An allow list: what is not named fails with ENOSYS, as on a kernel that lacks it, so that a C library
-newer than this list falls back to older calls. What a program might try and should be told plainly
-that it may not (mounting, tracing, keys, modules…) fails with EPERM. User namespaces can't be made:
-``clone`` is allowed without the namespace flags, and ``clone3``, whose flags a filter can't see, not
-at all. Grants add nothing here: the capabilities that they give need no further calls.
+This is an allow list: a call that is not named fails with ENOSYS, as on a kernel that lacks it, so a C
+library newer than this list falls back to older calls. Calls that a program may know but must not make
+(mounting, tracing, keys, modules…) fail with EPERM. User namespaces can't be made: ``clone`` is allowed
+without the namespace flags, and ``clone3``, whose flags a filter can't see, is not allowed at all.
+Grants add nothing here: the capabilities that they give need no further calls.
 """
 
 from typing import Any
@@ -51,14 +51,14 @@ process_vm_readv process_vm_writev ptrace quotactl quotactl_fd reboot request_ke
 setns settimeofday swapoff swapon syslog umount2 unshare userfaultfd vhangup
 """.split()  # noqa: SIM905 - as above
 
-# linux/socket.h. Netlink is for programs that ask which addresses there are (glibc's getaddrinfo does).
+# linux/socket.h. Netlink is for programs that list the machine's addresses (glibc's getaddrinfo does).
 _FAMILIES = {"AF_UNIX": 1, "AF_INET": 2, "AF_INET6": 10, "AF_NETLINK": 16}
 
 
 def profile() -> dict[str, Any]:
     """Return the profile as the ``linux.seccomp`` object of an OCI configuration.
 
-    No architecture is named: only the machine's own is left, and a 32-bit call kills its caller.
+    It names no architecture, so only the machine's own is allowed: a 32-bit call kills its caller.
     """
     rules: list[dict[str, Any]] = [
         {"names": ALLOWED, "action": "SCMP_ACT_ALLOW"},

@@ -1,11 +1,12 @@
 """The seccomp profile "default" of services without a container, as the program that the kernel runs (seccomp(2)).
 
-It means what the containers' profile (``seccomp``) means for attacks: no mounting, tracing, keys, modules, BPF, io_uring,
-clocks or other namespaces, and of socket families only the four usual ones. But it lists what is refused, not what is
-allowed: such a service's program comes from anywhere, and must not fail because it is newer than this list.
+It prevents the same attacks as the containers' profile (``seccomp``): no mounting, tracing, keys, modules, BPF, io_uring,
+setting of clocks or other namespaces, and only the four usual socket families. But it lists what is refused, not what is
+allowed: such a service's program may come from anywhere, and must not fail because it is newer than this list.
 
-Refused calls fail with EPERM; ``clone3``, whose flags a filter can't see, with ENOSYS, upon which C libraries take
-``clone``; a family with EAFNOSUPPORT. A call of another architecture (32-bit, on a 64-bit kernel) kills its process.
+Refused calls fail with EPERM; ``clone3``, whose flags a filter can't see, fails with ENOSYS, so that C libraries use
+``clone``; other socket families fail with EAFNOSUPPORT. A call of another architecture (32-bit, on a 64-bit kernel) kills
+its process.
 """
 
 import struct
@@ -16,7 +17,7 @@ from milkyway_agent.launching.seccomp import ENOSYS, EPERM, FORBIDDEN
 EAFNOSUPPORT = 97
 # linux/sched.h: all CLONE_NEW* flags that clone(2) knows
 NAMESPACE_FLAGS = 0x7E020000 | 0x00000080
-# linux/socket.h: AF_UNIX, AF_INET, AF_INET6 and AF_NETLINK (glibc's getaddrinfo asks which addresses there are)
+# linux/socket.h: AF_UNIX, AF_INET, AF_INET6 and AF_NETLINK (glibc's getaddrinfo lists the machine's addresses)
 FAMILIES = (1, 2, 10, 16)
 
 # linux/audit.h: AUDIT_ARCH_X86_64, AUDIT_ARCH_AARCH64
@@ -46,14 +47,14 @@ _NUMBER, _ARCHITECTURE, _ARGUMENT = 0, 4, 16
 
 
 def numbers(machine: str) -> dict[str, int]:
-    """Return the numbers, on *machine* (as uname says), of the calls that the profile names; some exist on one alone."""
+    """Return the numbers on *machine* (as uname says) of the calls that the profile names; some exist on one of them only."""
     rows = (row.split() for row in _NUMBERS.split(";"))
     found = {name: (x86_64, aarch64)[machine == "aarch64"] for name, x86_64, aarch64 in rows}
     return {name: int(number) for name, number in found.items() if number != "-"}
 
 
 def default_filter(machine: str) -> bytes:
-    """Return the profile for *machine*: what the launcher's ``--seccomp`` takes. Raises KeyError for another machine."""
+    """Return the profile for *machine*, as the launcher's ``--seccomp`` takes it. Raises KeyError for unknown machines."""
     number = numbers(machine)
     refused = sorted(number[name] for name in FORBIDDEN if name in number)
     program = [
@@ -65,7 +66,7 @@ def default_filter(machine: str) -> bytes:
     if machine == "x86_64":
         program += _then(_step(_IF_AT_LEAST, _X32, 0, 1), ENOSYS)
     program += _then(_step(_IF_EQUAL, number["clone3"], 0, 1), ENOSYS)
-    # Of clone, only its flags decide; of socket, only the family.
+    # For clone only the flags count, for socket only the family.
     program += [
         _step(_IF_EQUAL, number["clone"], 0, 4),
         _step(_LOAD, _ARGUMENT),
@@ -85,7 +86,7 @@ def default_filter(machine: str) -> bytes:
 
 
 def _any_of(values: Iterable[int]) -> list[bytes]:
-    """Return steps that skip the one after them where what was loaded is one of *values*."""
+    """Return steps that skip the step after them if the loaded value is one of *values*."""
     listed = list(values)
     return [_step(_IF_EQUAL, value, len(listed) - at, 0) for at, value in enumerate(listed)]
 

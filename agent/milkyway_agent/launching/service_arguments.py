@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 from milkyway_agent.core.group_files import group_files
 from milkyway_agent.launching.accounts import Account
-from milkyway_agent.launching.arguments import words_of
+from milkyway_agent.launching.arguments import arguments_of
 from milkyway_agent.launching.places import Places
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.service import Service
 
 
-def plan_words(
+def arguments_for(
     service: Service,
     places: Places | None,
     cgroup: str,
@@ -20,13 +20,13 @@ def plan_words(
     *,
     beside: bool = False,
 ) -> list[str]:
-    """Return the launcher's words for *command* as *service* is to be. Raises RefusedError for what there is not.
+    """Return the launcher's arguments that run *command* as *service* is defined. Raises RefusedError.
 
-    *places* None: of a service that needs none of it, without a group. *beside*: only where its group is there already.
+    *places*: None for a service that needs none of it, and no control group. *beside*: only if its control group exists.
     """
     execution = service.execution
     try:
-        return words_of(
+        return arguments_of(
             command,
             cgroup=cgroup,
             make_cgroup=bool(cgroup) and not beside,

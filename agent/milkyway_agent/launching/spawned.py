@@ -1,10 +1,10 @@
-"""Starting a program of CoreOS through the static launcher, in a control group of its own."""
+"""Starting programs of CoreOS through the static launcher, each in its own control group."""
 
 import contextlib
 import os
 from collections.abc import Mapping
 
-from milkyway_agent.launching.child import Running, hold, settled
+from milkyway_agent.launching.child import Child, hold, settled
 from milkyway_agent.launching.control_groups import clear_group, kill_group
 from milkyway_agent.launching.program import ENVIRONMENT, LAUNCH, Program, launch_command, make_group
 from milkyway_agent.launching.starter import NONE, Abilities, TaskStarter
@@ -12,8 +12,8 @@ from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.system import cgroups, processes
 
 
-class Launched(TaskStarter):
-    """Starts a CoreOS service through the static launcher, in a control group of its own."""
+class SpawnedStarter(TaskStarter):
+    """Starts a CoreOS service through the static launcher, in its own control group."""
 
     abilities = Abilities()
 
@@ -23,12 +23,12 @@ class Launched(TaskStarter):
         self._reaper = reaper
         self._launch = launch
 
-    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Running:
+    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Child:
         """Start the program; return when it is in its own domain.
 
-        What is left in its group, of a life that could not be cleared away, is cleared away first: none runs twice.
+        If an earlier run could not be cleaned up, what is left in its group is killed first: no program runs twice.
         """
-        assert not listeners, "Supervisor.add saw to it"
+        assert not listeners, "Supervisor.add refuses them"
         if not make_group(self.cgroup, self._program.limits) and cgroups.is_populated(self.cgroup):
             await clear_group(self.cgroup)
             make_group(self.cgroup, self._program.limits)
@@ -42,7 +42,7 @@ class Launched(TaskStarter):
         try:
             return await settled(hold(pid, self._reaper), self._program.context, self._reaper)
         except OSError:
-            with contextlib.suppress(OSError):  # what can't be held must not run
+            with contextlib.suppress(OSError):  # it must not run without a pidfd
                 self.kill()
             raise
 

@@ -1,10 +1,10 @@
-"""What turns a service into processes, and back: what the supervisor asks of it.
+"""Starters: the supervisor's interface to what turns a service into processes.
 
-A starter belongs to one service. It starts the service's main process as a child of ours held by a
-descriptor, kills all of its processes, and clears away what a start made; it decides nothing about when.
+A starter belongs to one service. It starts the service's main process as a ``Child``, kills all of the
+service's processes, and removes what a start made; the supervisor decides when.
 
-There is one protocol, and it never waits: a start is submitted and answered by a call. What must be waited for
-(a container, a program that changes its SELinux domain) is a task of a ``TaskStarter``.
+There is one protocol, and it never waits: a start is submitted, and its outcome is reported by a call. Where a
+start must be waited for (a container, a program that changes its SELinux domain), a ``TaskStarter`` does it in a task.
 """
 
 import fcntl
@@ -16,9 +16,10 @@ from typing import ClassVar, NamedTuple, Protocol
 
 import trio
 
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child, StartCallback
 from milkyway_formats.errors import UnavailableError
 
+FIRST_LISTENER = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 START_SECONDS = 60.0
 NONE: Mapping[str, int] = {}
 
@@ -26,8 +27,8 @@ NONE: Mapping[str, int] = {}
 class Start(NamedTuple):
     """What one start is given. ``output``: standard output and error; ``notify``: the path of its sd_notify socket.
 
-    ``descriptors``: all others by the child's number, the listeners among them; ``listeners``: these alone by their names,
-    in the order in which the service finds them from number 3 on (sd_listen_fds(3)).
+    ``descriptors``: all others, listeners included, by their numbers in the child. ``listeners``: the listeners by name, in
+    the order in which the service finds them from number 3 on (sd_listen_fds(3)).
     """
 
     output: int
@@ -38,10 +39,10 @@ class Start(NamedTuple):
 
 
 class Abilities(NamedTuple):
-    """What a starter gives beside a process: a service that asks for more is refused when it is defined.
+    """What a starter provides besides a process: a service that asks for more is refused when it is defined.
 
-    ``execution``: the process is what the service's ``execution`` says. ``descriptors``: further ones than listeners, and a
-    process for each connection. ``commands``: programs run beside the service. ``network``: probes may ask over HTTP.
+    ``execution``: it follows the service's ``execution``. ``descriptors``: it passes descriptors besides listeners, and
+    serves connections. ``commands``: it runs programs beside the service. ``network``: HTTP probes are possible.
     """
 
     listeners: bool = False
@@ -51,64 +52,63 @@ class Abilities(NamedTuple):
     network: bool = False
 
 
-Done = Callable[[Running | Exception], None]
-Spawn = Callable[..., None]  # runs a function that waits, with its arguments, as a task
+Spawn = Callable[..., None]  # runs an async function, with its arguments, as a task
 
 
 class Starter(Protocol):
-    """Turns one service into processes, and back."""
+    """Starts one service, and cleans up after it."""
 
     @property
     def cgroup(self) -> str:
-        """The directory of the service's control group, "" where it has none."""
+        """The directory of the service's control group; "": it has none."""
 
     @property
     def abilities(self) -> Abilities:
-        """What it gives beside a process."""
+        """What it provides besides a process."""
 
-    def submit(self, start: Start, done: Done, spawn: Spawn) -> None:
-        """Start the service; *done* is called later with its process, claimed, or with the MilkyWayError or OSError.
+    def submit(self, start: Start, done: StartCallback, spawn: Spawn) -> None:
+        """Start the service; *done* is called later with its process, or with the MilkyWayError or OSError.
 
-        The descriptors of *start* are the caller's, and may be closed when this returns. *spawn* runs a task where the start
-        takes one: a task that is cut off because the agent failed is begun anew by the next. Raises MilkyWayError or
-        OSError, with everything it began taken back but what ``clean_up`` removes.
+        The descriptors of *start* belong to the caller and may be closed when this returns. *spawn* runs a task if the start
+        needs one; if the task is cut off because the agent failed, the next agent begins it anew. Raises MilkyWayError or
+        OSError; then nothing is left but what ``clean_up`` removes.
         """
 
-    def serve(self, start: Start, done: Done) -> None:
-        """Start one more process of the service, for a connection; else as ``submit``. For those that give descriptors."""
+    def serve(self, start: Start, done: StartCallback) -> None:
+        """Start one more process of the service, for a connection, like ``submit``. Needs ``abilities.descriptors``."""
 
-    def adopt(self, running: Running) -> None:
-        """Take *running*, which was started before there was this starter, for what ``submit`` started."""
+    def adopt(self, child: Child) -> None:
+        """Treat *child*, which was started before this starter existed, as if ``submit`` had started it."""
 
     async def execute(self, command: list[str], seconds: float, environment: Mapping[str, str], output: int = -1) -> int | None:
-        """Run *command* beside the service's process; return its exit status, None when it was killed for taking longer.
+        """Run *command* beside the service's process; return its exit status, or None if it took longer and was killed.
 
-        *environment*: variables besides those that the service has; *output*: where it writes (-1: nobody wants it). Raises
-        MilkyWayError or OSError when it can't be started, as when nothing of the service is there any more. For those that
-        give commands.
+        *environment*: variables besides those of the service; *output*: where it writes (-1: that is discarded). Raises
+        MilkyWayError or OSError if it can't be started, for example because the service is gone. Needs
+        ``abilities.commands``.
         """
 
     def kill(self) -> None:
         """Send SIGKILL to all of the service's processes, if it has any."""
 
     def ended(self) -> None:
-        """Take note that the main process has ended; it is reaped right after."""
+        """Called when the main process has ended, right before it is reaped."""
 
     def clear(self) -> bool:
-        """Remove what a start made, if no process is left in it; tell whether all of it is known to be gone. Raises OSError."""
+        """Remove what a start made if no process is left; tell whether that is so and all of it is gone. Raises OSError."""
 
     async def clean_up(self) -> None:
-        """Undo ``submit``: end what is left of its processes and remove what it made. Idempotent."""
+        """Undo ``submit``: kill the processes that are left and remove what it made. Idempotent."""
 
 
 class TaskStarter(ABC):
-    """A starter whose ``start`` must be waited for: what such starters have alike."""
+    """A starter whose ``start`` waits: what all such starters share."""
 
     abilities: ClassVar[Abilities]
 
     @abstractmethod
-    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Running:
-        """Start the service. *output*, *notify* and *listeners* are as in ``Start``. Raises as ``submit`` answers."""
+    async def start(self, output: int, notify: str | None, listeners: Mapping[str, int] = NONE) -> Child:
+        """Start the service. *output*, *notify* and *listeners*: as in ``Start``. Raises what ``submit`` reports."""
 
     @abstractmethod
     def kill(self) -> None:
@@ -118,37 +118,37 @@ class TaskStarter(ABC):
     async def clean_up(self) -> None:
         """Undo ``start``. Idempotent."""
 
-    def submit(self, start: Start, done: Done, spawn: Spawn) -> None:
+    def submit(self, start: Start, done: StartCallback, spawn: Spawn) -> None:
         """Have a task start the service and call *done*."""
         spawn(self._answer, start._replace(output=fcntl.fcntl(start.output, fcntl.F_DUPFD_CLOEXEC)), done)
 
-    async def _answer(self, start: Start, done: Done) -> None:
-        outcome: Running | Exception
+    async def _answer(self, start: Start, done: StartCallback) -> None:
+        outcome: Child | Exception
         try:
             with trio.fail_after(START_SECONDS):
                 outcome = await self.start(start.output, start.notify, dict(start.listeners))
         except trio.TooSlowError:
             outcome = UnavailableError("cannot start it: it takes too long")
-        except Exception as error:  # noqa: BLE001 (told to the service that waits for it, which it makes failed)
+        except Exception as error:  # noqa: BLE001 (passed on to the service, which fails)
             outcome = error
-        os.close(start.output)  # not when this was cut off: then it is begun anew, with the same pipe
+        os.close(start.output)  # not if this was cut off: then it begins anew, with the same pipe
         done(outcome)
 
-    def serve(self, start: Start, done: Done) -> None:  # noqa: ARG002 (see below)
-        """Refuse: it starts no process for a connection, and a definition that asks for one was refused."""
+    def serve(self, start: Start, done: StartCallback) -> None:  # noqa: ARG002 (see below)
+        """Refuse: it serves no connections, and no definition that asks for that is accepted."""
         raise UnavailableError("cannot serve a connection: its starter does not")
 
-    def adopt(self, running: Running) -> None:  # noqa: B027 (its processes are known by their group)
+    def adopt(self, child: Child) -> None:  # noqa: B027 (its processes are found by their group)
         """Do nothing."""
 
     async def execute(
         self,
-        command: list[str],  # noqa: ARG002 (the protocol's: a starter that runs commands has another method)
+        command: list[str],  # noqa: ARG002 (part of the protocol: starters that run commands override this)
         seconds: float,  # noqa: ARG002 (as above)
         environment: Mapping[str, str],  # noqa: ARG002 (as above)
         output: int = -1,  # noqa: ARG002 (as above)
     ) -> int | None:
-        """Refuse: it runs no commands, and a definition that asks for one was refused."""
+        """Refuse: it runs no commands, and no definition that asks for that is accepted."""
         raise UnavailableError("cannot run a command: its starter does not")
 
     def ended(self) -> None:  # noqa: B027 (``clean_up`` looks at its group)
@@ -160,5 +160,5 @@ class TaskStarter(ABC):
 
 
 def notify_path(directory: str, name: str) -> str:
-    """Return the sd_notify socket of the service *name*."""
+    """Return the path of the sd_notify socket of the service *name*."""
     return str(Path(directory, f"{name.replace('/', '.')}.sock"))

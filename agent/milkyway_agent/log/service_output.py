@@ -143,7 +143,7 @@ class Stream:
         self._rests_until = now + PAUSE_SECONDS
         return self._rests_until
 
-    def begin_anew(self, now: float) -> bool:
+    def begin_run(self, now: float) -> bool:
         """Let the service's next run use the same pipe, with a full share; an unfinished line becomes a line of its own.
 
         Returns False, and changes nothing, if something is still unread, or the last run has exceeded its share.
@@ -168,7 +168,7 @@ class Stream:
         return 0
 
 
-async def carry_lines(reading: int, service: str, log: Log) -> None:
+async def log_lines(reading: int, service: str, log: Log) -> None:
     """Note each line that comes through the pipe *reading* (non-blocking), until its writers are gone."""
     stream = Stream(reading, service, log)
     while True:

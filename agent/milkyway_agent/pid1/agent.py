@@ -22,7 +22,7 @@ from milkyway_agent.pid1.shutdown import shut_down
 from milkyway_agent.pid1.state import ServerState
 from milkyway_agent.runtime.reexecution import Renewal
 from milkyway_agent.runtime.signal_receiver import arriving
-from milkyway_agent.runtime.tasks import keep
+from milkyway_agent.runtime.tasks import keep_running
 from milkyway_agent.system import kernel, power
 
 AGAIN_SECONDS: Sequence[float] = (10, 20, 40, 80, 160, 320)
@@ -86,7 +86,7 @@ class Agent:
         self._nursery.start_soon(self._keep_for_good, name, task, *arguments)
 
     async def _keep_for_good(self, name: str, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
-        await keep(name, task, self.state.log.note, *arguments)
+        await keep_running(name, task, self.state.log.note, *arguments)
         self.state.log.note("task_lost", task=name)  # it ended by itself, which no such task should
 
     async def _handle_signals(self) -> None:

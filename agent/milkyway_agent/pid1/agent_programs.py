@@ -11,11 +11,11 @@ from collections.abc import Callable
 import trio
 
 from milkyway_agent.core.restart import describe_end
-from milkyway_agent.launching.child import Running, abandon, end_now, let_go
+from milkyway_agent.launching.child import Child, abandon, kill_child, reap
 from milkyway_agent.launching.run_to_end import run_to_end
-from milkyway_agent.launching.spawned import Launched
+from milkyway_agent.launching.spawned import SpawnedStarter
 from milkyway_agent.log.log import Log
-from milkyway_agent.log.service_output import carry_lines
+from milkyway_agent.log.service_output import log_lines
 from milkyway_agent.pid1.program_table import GROUPS, PROGRAMS
 from milkyway_agent.runtime.reaper import Reaper, wait_ended
 from milkyway_agent.system import kernel
@@ -23,17 +23,17 @@ from milkyway_formats.errors import MilkyWayError, UnavailableError
 from milkyway_formats.report import ServiceStatus
 
 
-class Child:
+class ProgramRun:
     """One run of a program: ended and cleaned up exactly once."""
 
-    def __init__(self, name: str, starter: Launched, running: Running, reaper: Reaper, note: Callable[..., None]) -> None:
+    def __init__(self, name: str, starter: SpawnedStarter, child: Child, reaper: Reaper, note: Callable[..., None]) -> None:
         self._note = note
         self._abandoned = False
         self.name = name
-        self.pid = running.pid
+        self.pid = child.pid
         self.started_ms = kernel.boottime_ms()
         self._starter = starter
-        self._running = running
+        self._child = child
         self._reaper = reaper
         self._waiting = trio.Lock()
         self._ended = ""
@@ -41,15 +41,15 @@ class Child:
     def kill(self) -> None:
         """Send SIGKILL to all of its processes; no error if it is gone."""
         if not self._ended and not self._abandoned:
-            end_now(self._running)  # a program that was started just now is not in its group yet
+            kill_child(self._child)  # a program that was started just now is not in its group yet
         self._starter.kill()
 
     async def wait(self) -> str:
         """Return how it ended, once it was reaped and its group is gone."""
         async with self._waiting:
             if not self._ended:
-                await wait_ended(self._running.pidfd)
-                self._ended = describe_end(let_go(self._running, self._reaper))
+                await wait_ended(self._child.pidfd)
+                self._ended = describe_end(reap(self._child, self._reaper))
                 with trio.CancelScope(shield=True):
                     try:
                         await self._starter.clean_up()
@@ -62,7 +62,7 @@ class Child:
         if self._abandoned or self._ended:
             return
         self._abandoned = True
-        abandon(self._running, self._reaper)
+        abandon(self._child, self._reaper)
 
 
 class Programs:
@@ -72,33 +72,34 @@ class Programs:
         self._log = log
         self._reaper = reaper
         self._nursery = nursery
-        self._children: dict[str, Child] = {}
-        self._lives: dict[str, int] = {}
+        self._runs: dict[str, ProgramRun] = {}
+        self._starts: dict[str, int] = {}
         self._closed = False
 
-    async def start(self, name: str, descriptors: dict[int, int]) -> Child:
+    async def start(self, name: str, descriptors: dict[int, int]) -> ProgramRun:
         """Start the program *name*; it has copies of *descriptors* under their numbers."""
         if self._closed:
             raise UnavailableError(f"cannot start {name}: the machine is shutting down")
-        if (before := self._children.get(name)) is not None:
+        if (before := self._runs.get(name)) is not None:
             await before.wait()  # all its runs share one group, which is cleared when a run ends
-        starter = Launched(PROGRAMS[name]._replace(descriptors=lambda: _copies(descriptors)), f"{GROUPS}/{name}", self._reaper)
+        program = PROGRAMS[name]._replace(descriptors=lambda: _copies(descriptors))
+        starter = SpawnedStarter(program, f"{GROUPS}/{name}", self._reaper)
         reading, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reading, False)
         try:
-            running = await starter.start(writing, None)
+            child = await starter.start(writing, None)
         except BaseException:
             os.close(reading)
             raise
         finally:
             os.close(writing)
-        child = Child(name, starter, running, self._reaper, self._log.note)
-        self._children[name] = child
-        self._lives[name] = self._lives.get(name, 0) + 1
-        self._log.note("program_started", service=name, pid=child.pid)
+        run = ProgramRun(name, starter, child, self._reaper, self._log.note)
+        self._runs[name] = run
+        self._starts[name] = self._starts.get(name, 0) + 1
+        self._log.note("program_started", service=name, pid=run.pid)
         self._nursery.start_soon(self._read_output, name, reading)
-        self._nursery.start_soon(self._accompany, child)
-        return child
+        self._nursery.start_soon(self._accompany, run)
+        return run
 
     async def run(
         self, name: str, arguments: tuple[str, ...] = (), descriptors: dict[int, int] | None = None
@@ -106,49 +107,49 @@ class Programs:
         """Run the program *name* to its end; return its exit status and what it wrote."""
         program = PROGRAMS[name]
         program = program._replace(command=(*program.command, *arguments), descriptors=lambda: _copies(descriptors or {}))
-        code, output = await run_to_end(Launched(program, f"{GROUPS}/{name}", self._reaper), self._reaper)
+        code, output = await run_to_end(SpawnedStarter(program, f"{GROUPS}/{name}", self._reaper), self._reaper)
         return code, output.decode(errors="replace").strip()
 
     def statuses(self) -> list[ServiceStatus]:
         """Return the programs that run now, as services."""
         return [
             ServiceStatus(
-                name=child.name,
+                name=run.name,
                 state="started",
                 wanted=True,
-                pid=child.pid,
-                context=PROGRAMS[child.name].context,
-                restarts=self._lives[child.name] - 1,
-                since_ms=child.started_ms,
+                pid=run.pid,
+                context=PROGRAMS[run.name].context,
+                restarts=self._starts[run.name] - 1,
+                since_ms=run.started_ms,
             )
-            for child in self._children.values()
+            for run in self._runs.values()
         ]
 
     def kill_all(self) -> None:
         """Kill every program that runs, and refuse to start any from now on: the machine is shutting down."""
         self._closed = True
-        for child in self._children.values():
+        for run in self._runs.values():
             try:
-                child.kill()
+                run.kill()
             except OSError as error:
-                self._log.note("killing_failed", service=child.name, error=str(error))
+                self._log.note("killing_failed", service=run.name, error=str(error))
 
-    async def _accompany(self, child: Child) -> None:
+    async def _accompany(self, run: ProgramRun) -> None:
         how = "it was left alone"
         try:
-            how = await child.wait()
+            how = await run.wait()
         except Exception as error:  # noqa: BLE001 (the end of a program must not be the agent's)
             how = f"nobody knows how: {error!r}"
         finally:
-            child.abandon()  # the agent ends or begins again, and starts the programs that it needs anew
-            if self._children.get(child.name) is child:
-                del self._children[child.name]
-            self._log.note("program_ended", service=child.name, how=how)
+            run.abandon()  # the agent ends or begins again, and starts the programs that it needs anew
+            if self._runs.get(run.name) is run:
+                del self._runs[run.name]
+            self._log.note("program_ended", service=run.name, how=how)
 
     async def _read_output(self, name: str, reading: int) -> None:
         """Make records of what the program writes; it ends when the last process that holds the pipe does."""
         try:
-            await carry_lines(reading, name, self._log)
+            await log_lines(reading, name, self._log)
         except Exception as error:  # noqa: BLE001 (as above)
             self._log.note("output_failed", service=name, error=repr(error))
         finally:

@@ -21,7 +21,7 @@ from milkyway_agent.deployments.layer_install import protect_installed
 from milkyway_agent.deployments.layer_store import LayerStore
 from milkyway_agent.deployments.verifier_link import TrustLink
 from milkyway_agent.ipc.messages import Begin
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.pid1 import boot_steps
 from milkyway_agent.pid1.boot_run import Deed
 from milkyway_agent.pid1.coreos_services import CONSOLES, definition
@@ -85,11 +85,11 @@ class BootDeeds:
             if state.handed_over is not None:
                 kept, state.handed_over = state.handed_over, None
                 go_on(state, kept)
-            if state.early is not None and state.early.started is not None:
-                first, state.early.started = state.early.started, None
+            if state.early is not None and state.early.first_service is not None:
+                first, state.early.first_service = state.early.first_service, None
                 state.supervisor.add(definition(FIRST, state.reaper))
                 state.reaper.claim(first.pid)
-                state.supervisor.adopt(FIRST, Running(first.pid, first.pidfd), first.output)
+                state.supervisor.adopt(FIRST, Child(first.pid, first.pidfd), first.output)
             self._supervising.set()
 
     async def _read_command_line(self) -> Sequence[str]:

@@ -1,6 +1,6 @@
 """The services of CoreOS that are supervised like any other: the network's, and on a development machine the consoles."""
 
-from milkyway_agent.launching.spawned import Launched
+from milkyway_agent.launching.spawned import SpawnedStarter
 from milkyway_agent.pid1.program_table import FIRST, GROUPS, PROGRAMS, TERMINALS, console_program
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.supervisor.definition import Definition
@@ -19,4 +19,4 @@ def definition(name: str, reaper: Reaper) -> Definition:
     else:
         raise RefusedError(f"cannot supervise {name}: CoreOS has no such service")
     service = Service(name=name, command=list(program.command), restart=restart)
-    return Definition(name, service, Launched(program, f"{GROUPS}/{name}", reaper))
+    return Definition(name, service, SpawnedStarter(program, f"{GROUPS}/{name}", reaper))

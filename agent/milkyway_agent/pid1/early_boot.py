@@ -21,7 +21,7 @@ ORDERS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-Alt-Del: reboot; a request to P
 STACK_BYTES = 256 * 1024
 
 
-class Started(NamedTuple):
+class FirstService(NamedTuple):
     """The first service: its process, held, and the reading end of its output."""
 
     pid: int
@@ -34,7 +34,7 @@ class Early:
 
     def __init__(self) -> None:
         self.done: dict[str, tuple[int, list[str]]] = {}
-        self.started: Started | None = None
+        self.first_service: FirstService | None = None
         self._modules: list[str] = []
         self._failure: Exception | None = None
         self._thread: threading.Thread | None = None
@@ -48,7 +48,7 @@ class Early:
                 warnings = step() or []
                 self.done[name] = (kernel.boottime_ms(), warnings)
             boot_steps.load(FIRST_MODULES)
-            self.started = _start(FIRST)
+            self.first_service = _start(FIRST)
         except Exception as error:  # noqa: BLE001 (the boot tries it again, and reports it)
             print(f"milkyway: the first steps stopped early: {error!r}", flush=True)
         if "selinux" in self.done:
@@ -85,15 +85,15 @@ def _begin_thread(task: Callable[[], None]) -> threading.Thread | None:
     return thread
 
 
-def _start(name: str) -> Started:
-    """Start the service *name* of CoreOS in its group, as ``launching.child.Launched`` does."""
+def _start(name: str) -> FirstService:
+    """Start the service *name* of CoreOS in its group, as ``launching.spawned.SpawnedStarter`` does."""
     program, group = PROGRAMS[name], f"{GROUPS}/{name}"
     make_group(group, program.limits)
     reading, writing = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(reading, False)
     try:
         pid = processes.spawn(launch_command(program, group, None), ENVIRONMENT, {1: writing, 2: writing})
-        return Started(pid, processes.pidfd_open(pid), reading)
+        return FirstService(pid, processes.pidfd_open(pid), reading)
     except BaseException:
         os.close(reading)
         raise

@@ -10,17 +10,20 @@ from contextlib import AbstractAsyncContextManager
 from milkyway_agent.api.draining import Drain
 from milkyway_agent.core.effects import RunServices
 from milkyway_agent.deployments.services import service_definitions
-from milkyway_agent.launching.oci_config import Machine
+from milkyway_agent.launching.oci_config import Host
 from milkyway_agent.pid1.coreos_services import definition
 from milkyway_agent.pid1.snapshot import KeptAgent, descriptors
 from milkyway_agent.pid1.state import ServerState
-from milkyway_agent.runtime.reexecution import Kept
+from milkyway_agent.runtime.reexecution import Handover
 from milkyway_agent.system import cgroups
 from milkyway_formats.errors import UnavailableError
 
 
 class ServerReexecution:
-    """What of a server goes on in another program: implements ``runtime.reexecution.Life``. *drain*: the local API's."""
+    """What of a server continues in another program: implements ``runtime.reexecution.Reexecutable``.
+
+    *drain*: the local API's.
+    """
 
     def __init__(self, state: ServerState, drain: Drain) -> None:
         self._state = state
@@ -42,7 +45,7 @@ class ServerReexecution:
         """Return a context in which no request is taken; those taken before it are answered first."""
         return self._drain.drained()
 
-    def keep(self) -> Kept:
+    def keep(self) -> Handover:
         """Return all that is known now."""
         state = self._state
         kept = KeptAgent(
@@ -54,7 +57,7 @@ class ServerReexecution:
             watchdog=state.watchdog if state.watchdog is not None else -1,
             api=state.api.fileno() if state.api is not None else -1,
         )
-        return Kept(kept, descriptors(kept))
+        return Handover(kept, descriptors(kept))
 
     def leave(self) -> None:
         """Close the log's files, which the new program opens."""
@@ -68,9 +71,9 @@ class ServerReexecution:
 
 def go_on(state: ServerState, kept: KeptAgent) -> None:
     """Supervise what the program before this one did. The supervisor runs, and has no service yet."""
-    machine = Machine(frozenset(cgroups.controllers("/sys/fs/cgroup")), selinux=True)
+    host = Host(frozenset(cgroups.controllers("/sys/fs/cgroup")), selinux=True)
     running = [effect for effect in kept.deployments.present if isinstance(effect, RunServices)]
-    deployed = [service for effect in running for service in service_definitions(effect, machine, state.reaper)]
+    deployed = [service for effect in running for service in service_definitions(effect, host, state.reaper)]
     of_coreos = {service.name for service in kept.services} - {service.name for service in deployed}
     state.supervisor.add(*deployed, *(definition(name, state.reaper) for name in sorted(of_coreos)))
     state.supervisor.restore(kept.services)

@@ -59,14 +59,14 @@ def _hold(path: str) -> int:
         os.close(opened)
 
 
-class Kept(NamedTuple):
+class Handover(NamedTuple):
     """A state, and every descriptor that it names and that must stay open across the execution."""
 
     state: Document
     descriptors: Sequence[int]
 
 
-class Life(Protocol):
+class Reexecutable(Protocol):
     """What continues in the new program: all that a supervisor is doing."""
 
     async def wait_at_rest(self) -> None:
@@ -75,7 +75,7 @@ class Life(Protocol):
     def drained(self) -> AbstractAsyncContextManager[None]:
         """Return a context in which no request is accepted; on entry, all earlier ones have been answered."""
 
-    def keep(self) -> Kept:
+    def keep(self) -> Handover:
         """Return the whole state as it is now."""
 
     def leave(self) -> None:
@@ -88,7 +88,7 @@ class Life(Protocol):
 class Renewal:
     """Continues *life* in the newest version of its program, whose arguments are *program*; ``run`` is its task."""
 
-    def __init__(self, life: Life, reaper: Reaper, program: Sequence[str], old: OldProgram | None = None) -> None:
+    def __init__(self, life: Reexecutable, reaper: Reaper, program: Sequence[str], old: OldProgram | None = None) -> None:
         """*old*: the program that runs now, executed again when the new one fails; None: there is no way back."""
         self._life = life
         self._reaper = reaper
@@ -125,12 +125,12 @@ class Renewal:
             try:
                 async with self._life.drained():
                     await self._wait_at_rest()
-                    self.become_anew(code)
+                    self.execute_newest(code)
             finally:
                 if code >= 0:
                     os.close(code)
 
-    def become_anew(self, code: int = -1) -> None:
+    def execute_newest(self, code: int = -1) -> None:
         """Execute the program with the whole state. Returns only by raising OSError; then nothing has changed.
 
         *code*: a file with the program's code (``carried_code``); -1: it imports its files.

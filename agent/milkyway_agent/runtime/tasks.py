@@ -8,7 +8,9 @@ import trio
 AGAIN_SECONDS = 1.0
 
 
-async def keep(name: str, task: Callable[..., Awaitable[object]], note: Callable[..., None], *arguments: object) -> None:
+async def keep_running(
+    name: str, task: Callable[..., Awaitable[object]], note: Callable[..., None], *arguments: object
+) -> None:
     """Run *task* until it returns; whenever it raises, *note* it and begin again. Raises nothing but cancellation."""
     while True:
         failed = False

@@ -22,7 +22,7 @@ from milkyway_agent.early.launcher import encoded
 from milkyway_agent.early.start import CONTROLLERS, DEFAULT, PLAN_FORMAT, files_of
 from milkyway_agent.launching.arguments import capability_mask
 from milkyway_agent.launching.listeners import check_address
-from milkyway_agent.launching.service_arguments import plan_words
+from milkyway_agent.launching.service_arguments import arguments_for
 from milkyway_formats.errors import ExitCode, MilkyWayError, RefusedError, UnavailableError
 from milkyway_formats.service import ReadyAtOnce, ReadyByExit, ReadyByProbe, ReadyByTcp, Service
 from milkyway_formats.service_check import check_listeners_of_all, check_service
@@ -94,7 +94,7 @@ def plan_of(services: Mapping[str, Service], files: list[tuple[str, int, int, in
         (
             name,
             _encoded(_group_words(service)),
-            _encoded(plan_words(service, None, "", None, service.environment, service.command)),
+            _encoded(arguments_for(service, None, "", None, service.environment, service.command)),
         )
         for name, service in services.items()
         if name in wanted and not graph.predecessors(name) and not graph.conflicting(name) and _starts_early(service)

@@ -19,19 +19,19 @@ from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.early import carried_code, start
 from milkyway_agent.early.start import Early
 from milkyway_agent.launching.accounts import DynamicUsers
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.launching.control_groups import clear_group
-from milkyway_agent.launching.direct import Direct
-from milkyway_agent.launching.launcher_link import Launching
+from milkyway_agent.launching.direct import DirectStarter
+from milkyway_agent.launching.launcher_link import LauncherLink
 from milkyway_agent.launching.places import Places
 from milkyway_agent.launching.starter import Starter
 from milkyway_agent.log.files import FileSink
 from milkyway_agent.log.log import Log
 from milkyway_agent.runtime.alarms import Alarms
 from milkyway_agent.runtime.reaper import Reaper
-from milkyway_agent.runtime.reexecution import Kept, OldProgram, Renewal, close_on_exec, newest_program, read_state
+from milkyway_agent.runtime.reexecution import Handover, OldProgram, Renewal, close_on_exec, newest_program, read_state
 from milkyway_agent.runtime.signal_receiver import arriving
-from milkyway_agent.runtime.tasks import keep
+from milkyway_agent.runtime.tasks import keep_running
 from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.standalone.console import Printed
 from milkyway_agent.standalone.options import Options
@@ -70,7 +70,7 @@ def run(options: Options, begun: Early) -> int:
             raise
         log.note("supervisor_failed", error=repr(error), traceback=traceback.format_exc())
         time.sleep(1)  # a failure that comes back at once must not make it spin
-        supervision.become_anew()
+        supervision.execute_newest()
         raise
 
 
@@ -118,7 +118,7 @@ class Supervision:
         self.supervisor.keep_stamps(TimerStamps(state))
         self.supervisor.keeps_at_end = True
         self._places = Places(begun.groups, self._runtime)
-        self._launching = Launching(begun.launcher, watch, alarms, self.reaper)
+        self._link = LauncherLink(begun.launcher, watch, alarms, self.reaper)
 
     async def live(self) -> int:
         """Take over what runs, start the rest, and live until an end is asked for."""
@@ -139,11 +139,11 @@ class Supervision:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.supervisor.run)
             nursery.start_soon(self.reaper.run)
-            nursery.start_soon(keep, "log", self.log.keep_files, self.log.note)
-            nursery.start_soon(keep, "signals", self._handle_signals, self.log.note)
-            nursery.start_soon(keep, "definitions", self._read_at_hangup, self.log.note)
-            nursery.start_soon(keep, "renewal", self._renewal.run, self.log.note)
-            nursery.start_soon(keep, "local-api", self._serve_api, self.log.note)
+            nursery.start_soon(keep_running, "log", self.log.keep_files, self.log.note)
+            nursery.start_soon(keep_running, "signals", self._handle_signals, self.log.note)
+            nursery.start_soon(keep_running, "definitions", self._read_at_hangup, self.log.note)
+            nursery.start_soon(keep_running, "renewal", self._renewal.run, self.log.note)
+            nursery.start_soon(keep_running, "local-api", self._serve_api, self.log.note)
             self.lives = True
             if kept:
                 self._places.users = DynamicUsers(kept.users)
@@ -175,21 +175,21 @@ class Supervision:
     def definition(self, service: Service) -> Definition:
         """Return *service* as this supervisor runs it."""
         return Definition(
-            service.name, service, Direct(service.name, service, self._launching, self._places), needs_of(service)
+            service.name, service, DirectStarter(service.name, service, self._link, self._places), needs_of(service)
         )
 
     def end(self) -> None:
         """Begin the orderly end."""
         self._end.set()
 
-    def become_anew(self) -> None:
+    def execute_newest(self) -> None:
         """Execute this program with all that is known. Raises OSError, or does not return.
 
         The launchers end with their sockets, which are closed on execution; the new program starts others.
         """
-        self._renewal.become_anew()
+        self._renewal.execute_newest()
 
-    # --- what goes on in another program (``reexecution.Life``) ---------------------------------------------------------
+    # --- what goes on in another program (``reexecution.Reexecutable``) ------------------------------------------------
 
     async def wait_at_rest(self) -> None:
         """Return when no start and no clearing away is under way."""
@@ -199,7 +199,7 @@ class Supervision:
         """Return a context in which no request is taken; those taken before it are answered first."""
         return self._drain.drained()
 
-    def keep(self) -> Kept:
+    def keep(self) -> Handover:
         """Return all that is known now."""
         state = KeptState(
             format="milkyway.supervisor/1",
@@ -210,7 +210,7 @@ class Supervision:
             open_files=self._begun.open_files,
             api=self._api.fileno() if self._api is not None else -1,
         )
-        return Kept(state, [*descriptors_of(state.services), *([state.api] if state.api >= 0 else [])])
+        return Handover(state, [*descriptors_of(state.services), *([state.api] if state.api >= 0 else [])])
 
     def leave(self) -> None:
         """Close the log's files, which the new program opens."""
@@ -281,9 +281,9 @@ class Supervision:
         for name, (answer, reading, writing, words) in self._begun.started.items():
             self.reaper.claim(answer.pid)
             starter = starters[name]
-            assert isinstance(starter, Direct), "as ``definition`` has it"
+            assert isinstance(starter, DirectStarter), "as ``definition`` has it"
             starter.repeat(words)
-            self.supervisor.adopt(name, Running(answer.pid, answer.pidfd), reading, writing)
+            self.supervisor.adopt(name, Child(answer.pid, answer.pidfd), reading, writing)
         for name, why in self._begun.failed.items():
             self.log.note("service_not_started", service=name, reason=why)
         self._begun.started.clear()

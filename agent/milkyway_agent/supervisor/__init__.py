@@ -1,1 +1,1 @@
-"""Services: what is known of each, what happens to them, and who may ask for what."""
+"""Supervising services: their records, the engine, and the organs that it uses."""

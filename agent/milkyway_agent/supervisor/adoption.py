@@ -1,6 +1,6 @@
-"""Services whose processes live already when the supervisor begins: started early, or kept over a re-execution."""
+"""Services whose processes exist before the supervisor runs: started early, or by the program before a re-execution."""
 
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.log.log import Log
 from milkyway_agent.log.service_output import Stream
 from milkyway_agent.supervisor.engine import Engine
@@ -11,26 +11,26 @@ from milkyway_agent.supervisor.snapshot import KeptService, restore
 
 
 class Adoption:
-    """Takes over what runs: tells the organs what is open for it, and the engine where it is in its life."""
+    """Takes over running services: gives the organs what is open for them, and the engine their state."""
 
     def __init__(self, engine: Engine, organs: LiveOrgans, log: Log) -> None:
         self._engine = engine
         self._organs = organs
         self._log = log
 
-    def adopt(self, record: ServiceRecord, running: Running, output: int, writing: int) -> None:
-        """Take a process that was started for an idle service before it was supervised; *output*: its pipe's reading end.
+    def adopt(self, record: ServiceRecord, child: Child, output: int, writing: int) -> None:
+        """Take over a process of an idle service that was started before it was supervised; *output*: its pipe's read end.
 
-        *writing*: the other end, kept for its next process; -1 where it is not.
+        *writing*: the write end, if it is kept for the next process; else -1.
         """
         self._organs.output.read(record, Stream(output, record.definition.name, self._log))
         if writing >= 0:
             self._organs.output.keep(record, writing)
-        record.definition.starter.adopt(running)
-        self._engine.adopt(record, MainProcess(running))
+        record.definition.starter.adopt(child)
+        self._engine.adopt(record, MainProcess(child))
 
     def go_on(self, record: ServiceRecord, kept: KeptService, now_ms: int) -> None:
-        """Go on with a service from where the program before this one left it."""
+        """Go on with a service where the program before this one left it."""
         organs = self._organs
         restore(record, kept, now_ms)
         organs.triggers.timers.restore(record, kept.pasts)
@@ -40,5 +40,5 @@ class Adoption:
         if kept.stored:
             organs.notify.restore(record, [Stored(entry.name, entry.descriptor, entry.polled) for entry in kept.stored])
         for connection in kept.connections:
-            organs.connections.adopt(record, connection.listener, Running(connection.pid, connection.pidfd))
+            organs.connections.adopt(record, connection.listener, Child(connection.pid, connection.pidfd))
         self._engine.go_on(record, kept.alarm_ms)

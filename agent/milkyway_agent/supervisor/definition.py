@@ -1,24 +1,22 @@
-"""A service as it is supervised: what it is, who starts it, what it needs; and whether it can be supervised at all."""
+"""The definition of a supervised service, with its starter and its needs; and whether it can be supervised at all."""
 
 from collections.abc import Container
 from typing import NamedTuple
 
 from milkyway_agent.core.calendar import parse
 from milkyway_agent.core.dependencies import Needs
-from milkyway_agent.launching.starter import Starter
+from milkyway_agent.launching.starter import FIRST_LISTENER, Starter
 from milkyway_formats.errors import RefusedError
 from milkyway_formats.execution import Execution
 from milkyway_formats.service import ExecProbe, HttpProbe, ReadyByDescriptor, ReadyByProbe, Service
 from milkyway_formats.service_check import check_service
 
-FIRST_LISTENER = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
-
 
 class Definition(NamedTuple):
-    """A service to supervise. *name* is its full one ("web/nginx"), as are those in *needs*.
+    """A service to supervise. *name*: its full name ("web/nginx"), like those in *needs*.
 
-    *users*: who may listen on its port for it to count as ready; None: anybody. *socket_context*: the SELinux context of
-    its listeners, "": our own.
+    *users*: the user ids that may listen on its port for it to be ready; None: any. *socket_context*: the SELinux context
+    of its listeners; "": our own.
     """
 
     name: str
@@ -30,12 +28,12 @@ class Definition(NamedTuple):
 
 
 def accepts(service: Service) -> bool:
-    """Tell whether each connection to *service* is a process of its own; then it has no main process."""
+    """Tell whether *service* has a process for each connection; then it has no main process."""
     return any(listener.accept for listener in service.listeners)
 
 
 def check(definition: Definition) -> None:
-    """Raise RefusedError when the service contradicts itself, or asks for what its starter does not give."""
+    """Raise RefusedError if the service contradicts itself, or asks for what its starter does not provide."""
     check_service(definition.service)
     for timer in definition.service.timers:
         for text in timer.calendar:
@@ -48,32 +46,32 @@ def _check_listeners(definition: Definition) -> None:
     name, service = definition.name, definition.service
     if accepts(service):
         if not all(listener.accept for listener in service.listeners):
-            raise RefusedError(f"cannot supervise {name}: either all of its listeners accept connections, or none does")
+            raise RefusedError(f"cannot supervise {name}: either all of its listeners accept connections, or none")
         if service.timers:
-            raise RefusedError(f"cannot supervise {name}: it runs for each connection, not at times")
+            raise RefusedError(f"cannot supervise {name}: it runs for each connection, not at certain times")
         if service.stop.command or service.reload.command:
-            raise RefusedError(f"cannot supervise {name}: a command can't say which of its connections' processes it is for")
+            raise RefusedError(f"cannot supervise {name}: a command can't say for which of its connections it is")
     elif isinstance(service.readiness, ReadyByDescriptor):
         taken = FIRST_LISTENER + len(service.listeners) + service.stored_descriptors
         if service.readiness.descriptor < taken and taken > FIRST_LISTENER:
             number = service.readiness.descriptor
-            raise RefusedError(f"cannot supervise {name}: descriptor {number} is for a listener, or one that it has stored")
+            raise RefusedError(f"cannot supervise {name}: descriptor {number} is for a listener, or for a stored descriptor")
 
 
 def _check_starter(definition: Definition) -> None:
-    name, service, gives = definition.name, definition.service, definition.starter.abilities
-    if service.listeners and not gives.listeners:
-        raise RefusedError(f"cannot supervise {name}: its starter gives it no listeners")
-    if service.execution != Execution() and not gives.execution:
-        raise RefusedError(f"cannot supervise {name}: its starter does not read execution")
-    further = accepts(service) or service.stored_descriptors or isinstance(service.readiness, ReadyByDescriptor)
-    if further and not gives.descriptors:
-        raise RefusedError(f"cannot supervise {name}: its starter serves no connections, and passes no further descriptors")
+    name, service, offers = definition.name, definition.service, definition.starter.abilities
+    if service.listeners and not offers.listeners:
+        raise RefusedError(f"cannot supervise {name}: its starter passes no listeners")
+    if service.execution != Execution() and not offers.execution:
+        raise RefusedError(f"cannot supervise {name}: its starter does not support `execution`")
+    needs_descriptors = accepts(service) or service.stored_descriptors or isinstance(service.readiness, ReadyByDescriptor)
+    if needs_descriptors and not offers.descriptors:
+        raise RefusedError(f"cannot supervise {name}: its starter serves no connections, and passes no other descriptors")
     probes = [service.health.probe] if service.health else []
     if isinstance(service.readiness, ReadyByProbe):
         probes.append(service.readiness.probe)
-    if any(isinstance(probe, HttpProbe) for probe in probes) and not gives.network:
-        raise RefusedError(f"cannot supervise {name}: whoever supervises it asks nobody over the network")
-    asks = bool(service.stop.command or service.reload.command) or any(isinstance(probe, ExecProbe) for probe in probes)
-    if asks and not gives.commands:
+    if any(isinstance(probe, HttpProbe) for probe in probes) and not offers.network:
+        raise RefusedError(f"cannot supervise {name}: its supervisor makes no HTTP requests")
+    runs_probes = any(isinstance(probe, ExecProbe) for probe in probes)
+    if (service.stop.command or service.reload.command or runs_probes) and not offers.commands:
         raise RefusedError(f"cannot supervise {name}: its starter runs no commands beside it")

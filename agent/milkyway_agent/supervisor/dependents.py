@@ -1,4 +1,4 @@
-"""Services as others depend on them: in which row each counts, and what the loss of one is to the others."""
+"""Services as others depend on them: the row in which each counts, and what the loss of one means to the others."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,7 +8,7 @@ from milkyway_agent.supervisor.service_record import ServiceRecord
 
 
 class RowsForOthers(Mapping[str, Row]):
-    """The rows of all services by name, as they count for others: what is on its way out is not there any more."""
+    """The rows of all services by name, as they count for others: a service that is going away is not there any more."""
 
     def __init__(self, services: Mapping[str, ServiceRecord]) -> None:
         self._services = services
@@ -17,7 +17,7 @@ class RowsForOthers(Mapping[str, Row]):
         record = self._services[name]
         if record.leaving or record.held:
             return Row.STOPPING
-        if record.busy and not has_process(record.row):  # what it left is still being cleared away
+        if record.busy and not has_process(record.row):  # it is still being cleaned up
             return Row.RESTARTING if record.row is Row.WAITING else Row.STOPPING
         return record.row
 
@@ -29,9 +29,9 @@ class RowsForOthers(Mapping[str, Row]):
 
 
 def losses(name: str, graph: Graph, services: Mapping[str, ServiceRecord]) -> Iterator[tuple[ServiceRecord, Event]]:
-    """Return each service that loses something with *name*, and what its loss is to it."""
+    """Return each service that loses *name*, and which event that is for it."""
     for other in graph.required_by(name):
-        if other in services:  # else it has been removed
+        if other in services:  # else it was removed
             yield services[other], loss_of(services[other])
     for other in graph.wanted_by(name):
         if other in services and loss_of(services[other]) is Event.PART_LOST:
@@ -39,5 +39,5 @@ def losses(name: str, graph: Graph, services: Mapping[str, ServiceRecord]) -> It
 
 
 def loss_of(record: ServiceRecord) -> Event:
-    """Return what the loss of something that it requires is to a service."""
+    """Return which event the loss of a requirement is for a service."""
     return Event.PART_LOST if record.definition.service.type == "bundle" else Event.DEPENDENCY_LOST

@@ -1,17 +1,16 @@
-"""The engine: feeds events to each service's table, and has the organs carry out the effects that it answers with.
+"""The engine: feeds events to each service's state table, and has the organs carry out the effects that follow.
 
-Each service has one queue, and its events are handled one at a time, at once where they arise. Messages say what they
-are about: one about an earlier process or a cancelled alarm is dropped. What is beside the table about the meaning of an
-event is in ``_event_of``, and nowhere else; what is said about a service (its ``reason``) is written here alone. Whatever
-goes wrong while an effect is carried out is logged and makes that service ``failed``; all others go on.
+Each service has one queue; its events are handled one at a time, as soon as they arise. A message names the process or alarm
+that it is about, and is dropped if that is not the current one any more. Rules about the meaning of an event that are not in
+the table are in ``_event_of`` and nowhere else, and a service's ``reason`` is decided only here. If carrying out an effect
+fails in an unexpected way, that is logged and makes the service ``failed``; all others go on.
 
-It waits for nothing and asks no kernel: *organs* carry out, *clock* tells the time, *chance* draws from 0 to 1. So it is
-the same in the tests' world. What the rows mean is ``core.service_state``'s, who must wait for whom
-``core.dependencies``', when to try again ``core.restart``'s.
+The engine waits for nothing and makes no system calls: *organs* carry out the effects, *clock* tells the time, *chance* draws
+numbers from 0 to 1. So the tests' world runs the same engine. ``core.service_state`` explains the table,
+``core.dependencies`` which services wait for which, and ``core.restart`` when a service is tried again.
 """
 
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Protocol
@@ -30,31 +29,30 @@ from milkyway_agent.core.service_state import (
     judges_end,
     step,
 )
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.supervisor.definition import Definition, accepts
 from milkyway_agent.supervisor.dependents import RowsForOthers, losses
 from milkyway_agent.supervisor.inbox import Inbox
 from milkyway_agent.supervisor.organs import Organs
-from milkyway_agent.supervisor.service_record import Change, MainProcess, Message, Question, ServiceRecord
+from milkyway_agent.supervisor.service_record import MainProcess, Message, Question, ServiceRecord
 from milkyway_formats.errors import MilkyWayError
 
-HISTORY = 1000
-LEAST_DELAY_MS = 1  # after a start that came to nothing at once: starts without end must let others have their turn
-_AT_REST = frozenset({Row.IDLE, Row.ARMED, Row.COMPLETED, Row.FAILED})  # no process follows on its own
+LEAST_DELAY_MS = 1  # after a start that failed at once: endless restarts must leave time for other tasks
+_AT_REST = frozenset({Row.IDLE, Row.ARMED, Row.COMPLETED, Row.FAILED})  # it gets no process without a further event
 
 
 class Clock(Protocol):
-    """The two clocks of the engine, in milliseconds."""
+    """The engine's two clocks, in milliseconds."""
 
     def now_ms(self) -> int:
-        """Return the time of a clock that never goes back, and that alarms go by."""
+        """Return the time of a monotonic clock, the one that alarms use."""
 
     def boottime_ms(self) -> int:
-        """Return the time since the kernel's start (CLOCK_BOOTTIME), for people."""
+        """Return the time since the kernel's start (CLOCK_BOOTTIME), to show to people."""
 
 
 class Engine:
-    """All services with all that happens to them. ``services``: by name; whoever changes them sets ``graph`` too."""
+    """All services and what happens to them. ``services``: by name; code that changes them must set ``graph``, too."""
 
     def __init__(
         self,
@@ -66,7 +64,6 @@ class Engine:
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """*note* logs an event; *on_change* is called after something has happened."""
-        self.history: deque[Change] = deque(maxlen=HISTORY)
         self.services: dict[str, ServiceRecord] = {}
         self.rows: Mapping[str, Row] = RowsForOthers(self.services)
         self.graph = Graph({})
@@ -78,19 +75,19 @@ class Engine:
         self._inbox = Inbox(self._handle, on_change)
         organs.report_to(self)
 
-    # --- which services there are --------------------------------------------------------------------------------------
+    # --- which services there are -------------------------------------------------------------------------------------
 
     def new_record(self, definition: Definition) -> ServiceRecord:
-        """Return a record of a service that is stopped."""
+        """Return the record of a new service, which is stopped."""
         return ServiceRecord(definition, self._clock.boottime_ms())
 
     def forget(self, record: ServiceRecord) -> None:
-        """Forget a service that is stopped: what is told of it from now on is told to nobody."""
+        """Forget a service that is stopped: messages for it are dropped from now on."""
         del self.services[record.definition.name]
         self._awaiting.pop(record.definition.name, None)
 
     def hold_back(self, records: Iterable[ServiceRecord]) -> None:
-        """Keep services from starting. Undo: ``let_go``, once for each time."""
+        """Keep services from starting. Undo: ``let_go``, once for each call."""
         for record in records:
             record.held += 1
 
@@ -100,16 +97,16 @@ class Engine:
             record.held -= 1
         self.permit_all()
 
-    # --- what is asked of them -----------------------------------------------------------------------------------------
+    # --- requests -----------------------------------------------------------------------------------------------------
 
     def want(self, *names: str) -> None:
-        """Want services, and what they require and want, to run; stop what conflicts with any of these."""
+        """Start services with all that they require and want; stop what conflicts with any of these."""
         self.pull_in(*names)
         for name in names:
             self.post(self.services[name], Event.WANTED)
 
     def pull_in(self, *names: str) -> None:
-        """Want all that *names* require and want, but not these; stop what conflicts with any of them."""
+        """Start all that *names* require and want, but not these; stop what conflicts with any of them."""
         for other in self.graph.pulled_in(*names):
             self.displace(other)
             if other not in names:
@@ -121,68 +118,68 @@ class Engine:
             self.unwant(self.services[rival], Origin("displaced", name))
 
     def unwant(self, record: ServiceRecord, origin: Origin) -> None:
-        """Stop a service, and remember why."""
+        """Stop a service; *origin*: why."""
         if record.row.wanted:
             record.origin = origin
         self.post(record, Event.UNWANTED)
 
     def restart(self, record: ServiceRecord) -> None:
-        """Ask for a fresh start that waits for no trigger; what conflicts is stopped."""
+        """Restart a service without waiting for its trigger; stop what conflicts with it."""
         self.displace(record.definition.name)
-        self._tell(record, Message(Event.RESTART_ASKED, at_once=True))
+        self._send(record, Message(Event.RESTART_ASKED, at_once=True))
 
-    # --- events --------------------------------------------------------------------------------------------------------
+    # --- events -------------------------------------------------------------------------------------------------------
 
     @property
     def is_open(self) -> bool:
-        """Whether what happens is handled."""
+        """Whether messages are handled."""
         return self._inbox.is_open
 
     def open(self) -> None:
-        """Handle what happens from now on, what has waited first. Undo: ``close``."""
+        """Handle messages from now on, beginning with those that wait. Undo: ``close``."""
         self._inbox.open()
 
     def close(self) -> None:
-        """Let what happens wait. Idempotent."""
+        """Let messages wait. Idempotent."""
         self._inbox.close()
 
     def post(self, record: ServiceRecord, what: Event | Question, source: object | None = None, why: str = "") -> None:
-        """Let *what* happen to a service; see ``organs.Post``. Of one that was removed nobody hears."""
-        self._tell(record, Message(what, source, why))
+        """Let *what* happen to a service; see ``organs.Post``. Does nothing if the service was removed."""
+        self._send(record, Message(what, source, why))
 
-    def say(self, record: ServiceRecord, text: str) -> None:
-        """Take what a service says that it is at as its reason."""
+    def report_status(self, record: ServiceRecord, text: str) -> None:
+        """Show the status that a service reports as its reason."""
         record.reason = text
 
     def fail(self, record: ServiceRecord, error: Exception) -> None:
-        """Take note of an error that is not the service's, and make it failed."""
+        """Log an error that is not the service's fault, and make the service failed."""
         self.post(record, Event.INTERNAL_ERROR, why=self._failure(record, error))
 
-    def _tell(self, record: ServiceRecord, message: Message) -> None:
+    def _send(self, record: ServiceRecord, message: Message) -> None:
         if self.services.get(record.definition.name) is record:
             self._inbox.put(record, message)
 
     def _handle(self, record: ServiceRecord, message: Message) -> None:
-        """Handle one message. Never raises: a bug in one service's life must not end the others'."""
+        """Handle one message. Never raises: a bug that one service meets must not affect the others."""
         try:
             event = self._event_of(record, message)
             if event is None:
                 return
-            if event is message.what and (record.row, event) not in TABLE:  # the sender's bug: the service goes on as it was
+            if event is message.what and (record.row, event) not in TABLE:  # a bug of the sender: nothing changes
                 error = f"{event.value!r} has no meaning for a service that is {record.row.label}"
                 self._note("event_without_meaning", service=record.definition.name, error=error)
                 return
             self._explain(record, event, message)
-            self._happen(record, event)
+            self._apply(record, event)
         except Exception as error:  # noqa: BLE001 (see above)
             self._break(record, error)
 
     def _event_of(self, record: ServiceRecord, message: Message) -> Event | None:
-        """Return which event *message* is by now; None: none any more.
+        """Return which event *message* means now; None: it has no meaning any more.
 
-        Beside the table, these are all the rules: (1) what is said about a process or an alarm that is history counts for
-        nothing; (2) what has a meaning in one row alone comes too late in any other; (3) an end is judged when it is heard,
-        and (4) so is whether and how a service may start.
+        Besides the table, these are all the rules: (1) a message about a process or alarm that is not the current one is
+        dropped; (2) an event that has a meaning in one row alone comes too late in any other; (3) the end of a process is
+        judged when its message is handled, and so is (4) whether and how a service may start.
         """
         what = message.what
         if message.source is not None and message.source not in (record.process, record.alarm):
@@ -194,7 +191,7 @@ class Engine:
         return what if ONLY_IN.get(what, record.row) is record.row else None
 
     def _explain(self, record: ServiceRecord, event: Event, message: Message) -> None:
-        """Write why the service will be where *event* takes it."""
+        """Write the reason for the row that *event* leads to."""
         match event:
             case Event.START_TIMEOUT:
                 unready = f": {record.process.unready}" if record.process and record.process.unready else ""
@@ -207,41 +204,41 @@ class Engine:
             case _:
                 record.reason = message.why or record.reason
 
-    def _happen(self, record: ServiceRecord, event: Event) -> None:
-        """Go to the row that *event* leads to and carry out the effects; an effect may itself bring about an event."""
+    def _apply(self, record: ServiceRecord, event: Event) -> None:
+        """Enter the row that *event* leads to, and carry out the effects; these may bring about further events."""
         following = step(record.row, event)
         self.enter(record, following.row, event)
-        self._go_on(record, following.effects)
+        self._carry_out_all(record, following.effects)
 
-    def _go_on(self, record: ServiceRecord, effects: tuple[Effect, ...]) -> None:
-        """Carry out *effects*, as far as they take no time; the rest is for ``_resume``."""
+    def _carry_out_all(self, record: ServiceRecord, effects: tuple[Effect, ...]) -> None:
+        """Carry out *effects* until one takes time; ``_continue`` carries out the rest."""
         for index, effect in enumerate(effects):
             event = self._carry_out(record, effect)
             if record.busy:
                 record.effects = effects[index + 1 :]
                 return
             if event is not None:
-                self._happen(record, event)
+                self._apply(record, event)
                 return
 
     def _resume(self, record: ServiceRecord, event: Event | None = None) -> None:
-        """Go on after an effect that took its time; *event*: what it brought about."""
-        self._inbox.resume(record, partial(self._carry_on, record, event))
+        """Continue after an effect that took time; *event*: what it brought about."""
+        self._inbox.resume(record, partial(self._continue, record, event))
 
-    def _carry_on(self, record: ServiceRecord, event: Event | None) -> None:
+    def _continue(self, record: ServiceRecord, event: Event | None) -> None:
         record.busy = False
         effects, record.effects = record.effects, ()
         try:
-            self.permit(self.graph.concerned(record.definition.name))
+            self._wake_others(record)
             if event is not None:
-                self._happen(record, event)
+                self._apply(record, event)
             else:
-                self._go_on(record, effects)
+                self._carry_out_all(record, effects)
         except Exception as error:  # noqa: BLE001 (as in _handle)
             self._break(record, error)
 
     def enter(self, record: ServiceRecord, row: Row, cause: Event) -> None:
-        """Have a service in *row*, note it, and let others go on that waited for that. No effect is carried out."""
+        """Put a service into *row*, log that, and tell the services that it concerns. No effect is carried out."""
         was, record.row = record.row, row
         if was is row:
             return
@@ -253,7 +250,6 @@ class Engine:
             record.at_once = False
         record.since_ms = self._clock.boottime_ms()
         record.cause, record.times = cause, record.times.entered(row, record.since_ms)
-        self.history.append(Change(name, was, row, cause, record.since_ms))
         facts = {"reason": record.reason} if record.reason else {}
         self._note("service_state_changed", service=name, was=was.label, now=row.label, cause=cause.value, **facts)
         if is_lost(was, row):
@@ -266,8 +262,7 @@ class Engine:
         if row is Row.FAILED:
             self._note("service_failed", service=name, why=record.reason)
             self._on_failure(record)
-        # Who merely comes after one that waits in vain is let go, and need not be a neighbour of the one that makes it vain.
-        self.permit(list(self._awaiting) if row in (Row.IDLE, Row.FAILED, Row.WAITING) else self.graph.concerned(name))
+        self._wake_others(record)
 
     def _on_failure(self, record: ServiceRecord) -> None:
         name = record.definition.name
@@ -282,10 +277,10 @@ class Engine:
             case "nothing":
                 pass
 
-    # --- effects -------------------------------------------------------------------------------------------------------
+    # --- effects ------------------------------------------------------------------------------------------------------
 
     def _carry_out(self, record: ServiceRecord, effect: Effect) -> Event | None:
-        """Carry out one effect. Returns the event that it brought about at once; ``record.busy``: it takes its time."""
+        """Carry out one effect; sets ``record.busy`` if that takes time. Returns the event that it brings about at once."""
         service, organs = record.definition.service, self._organs
         match effect:
             case Effect.AWAIT_PERMISSION:
@@ -323,7 +318,7 @@ class Engine:
             case Effect.TERMINATE:
                 organs.terminate(record)
             case Effect.KILL:
-                asked = TIMERS.get(record.row) is Event.STOP_TIMEOUT  # to end before
+                asked = TIMERS.get(record.row) is Event.STOP_TIMEOUT  # it was asked to end before
                 late = {"after_ms": service.stop.timeout_ms} if asked else {}
                 self._note("service_killed", service=record.definition.name, **late)
                 organs.kill(record)
@@ -336,7 +331,7 @@ class Engine:
         return None
 
     def _start(self, record: ServiceRecord) -> Event | None:
-        """Have the service's process started. Returns what comes of it when that is known at once."""
+        """Start the service's process. Returns the outcome if it is known at once."""
         service = record.definition.service
         record.starts = restart.started(record.starts, self._clock.now_ms(), service.restart)
         if service.type == "bundle":
@@ -345,7 +340,7 @@ class Engine:
             if accepts(service):
                 self._organs.open_listeners(record)
                 record.starts, record.reason = restart.Starts(), ""
-                return Event.REARMED  # it runs for connections alone
+                return Event.REARMED  # it only runs processes for connections
             self._organs.count_start(record)
             record.busy = True
             self._organs.start(record, partial(self._started, record))
@@ -354,8 +349,8 @@ class Engine:
             return self._not_started(record, error)
         return None
 
-    def _started(self, record: ServiceRecord, outcome: Running | Exception) -> None:
-        """Go on with what came of a start. Never raises: whoever tells has others to tell."""
+    def _started(self, record: ServiceRecord, outcome: Child | Exception) -> None:
+        """Continue with the outcome of a start. Never raises: the caller has other outcomes to report."""
         event = None
         try:
             if isinstance(outcome, (MilkyWayError, OSError)):
@@ -372,7 +367,7 @@ class Engine:
     def _attend(self, record: ServiceRecord, process: MainProcess) -> None:
         record.process = process
         record.times = record.times.with_process(self._clock.boottime_ms())
-        self._note("service_process_started", service=record.definition.name, pid=process.running.pid)
+        self._note("service_process_started", service=record.definition.name, pid=process.child.pid)
         self._organs.attend(record, process)
 
     def _not_started(self, record: ServiceRecord, error: Exception) -> Event:
@@ -384,9 +379,9 @@ class Engine:
         return event
 
     def _end_of(self, record: ServiceRecord) -> Event:
-        """Have the process that has ended reaped, and return what its end is."""
-        assert record.process is not None, "only a process ends"
-        code = self._organs.bury(record, record.process)
+        """Reap the process that has ended, and return which event that is."""
+        assert record.process is not None, "a process has ended"
+        code = self._organs.reap(record, record.process)
         record.process = None
         if judges_end(record.row):
             return self._judge(record, code)
@@ -394,7 +389,7 @@ class Engine:
         return Event.ENDED
 
     def _judge(self, record: ServiceRecord, code: int | None) -> Event:
-        """Return the event that an end with *code* is which nobody asked for; None: it could not be started."""
+        """Return which event an end is that was not asked for. *code*: None if the process could not be started."""
         faltered = record.row is Row.FALTERING
         service = record.definition.service
         verdict = restart.judge(service, code, record.starts, self._clock.now_ms(), self._chance(), faltered=faltered)
@@ -414,25 +409,25 @@ class Engine:
         self._resume(record)
 
     def _break(self, record: ServiceRecord, error: Exception) -> None:
-        """Make the service failed after an error in handling it. Never raises an Exception."""
+        """Make the service failed, after an error while handling it. Never raises an Exception."""
         record.reason = self._failure(record, error)
         following = step(record.row, Event.INTERNAL_ERROR)
         record.busy, record.effects = False, ()
         try:
             self.enter(record, following.row, Event.INTERNAL_ERROR)
-        except Exception as second:  # noqa: BLE001 (there is nothing left to try; the service stays failed)
+        except Exception as second:  # noqa: BLE001 (nothing is left to try; the service stays failed)
             self._note("service_task_failed", service=record.definition.name, error=repr(second))
         for index, effect in enumerate(following.effects):
             try:
                 self._carry_out(record, effect)
-            except Exception as second:  # noqa: BLE001 (what undoes is tried, each by itself)
+            except Exception as second:  # noqa: BLE001 (each undoing effect is tried separately)
                 self._note("service_task_failed", service=record.definition.name, error=repr(second))
             if record.busy:
                 record.effects = following.effects[index + 1 :]
                 return
 
     def _failure(self, record: ServiceRecord, error: Exception) -> str:
-        """Note an error that is not the service's; return it for people."""
+        """Log an error that is not the service's fault; return it for people."""
         details = "".join(traceback.format_exception(error))
         self._note("service_task_failed", service=record.definition.name, error=repr(error), traceback=details)
         return str(error) if isinstance(error, (MilkyWayError, OSError)) else f"the supervisor failed: {error!r}"
@@ -442,23 +437,35 @@ class Engine:
         alarm = self._organs.set_alarm(milliseconds, lambda: self.post(record, event, alarm))
         record.alarm = alarm
 
-    # --- permission to start -------------------------------------------------------------------------------------------
+    # --- permission to start ------------------------------------------------------------------------------------------
 
     def held_back(self, record: ServiceRecord) -> list[str]:
-        """Return why a service may not start now; none: it may."""
+        """Return why a service may not start now; nothing if it may."""
         if record.held:
-            return ["is being stopped with what it requires, or changed"]
+            return ["is being changed, or stopped with what it requires"]
         return self.graph.holding_back(record.definition.name, self.rows)
 
+    def _wake_others(self, record: ServiceRecord) -> None:
+        """Let other services start that *record* held back until now: its row has changed, or it is not ``busy`` any more."""
+        if record.row in (Row.IDLE, Row.FAILED, Row.WAITING):
+            # Services that require it wait in vain, and services that merely come after those may start now.
+            self.permit_all()
+        else:
+            self.permit(self.graph.concerned(record.definition.name))
+
     def permit(self, names: Iterable[str]) -> None:
-        """Let those of *names* start that wait for others and need wait no longer."""
+        """Let those of *names* start that wait for permission, as far as nothing holds them back."""
         for name in names:
             record = self._awaiting.get(name)
             if record is not None and record.awaits_permission and not self.held_back(record):
                 self.post(record, Question.START)
 
+    def permit_all(self) -> None:
+        """Let all services start that wait for permission, as far as nothing holds them back."""
+        self.permit(list(self._awaiting))
+
     def _permission(self, record: ServiceRecord) -> Event | None:
-        """Return whether and how a service may start; None: it was given up, waits for something else, or is held back anew."""
+        """Return whether and how a service may start; None if it does not wait for that any more, or is held back again."""
         if not record.awaits_permission or record.row is not Row.WAITING or self.held_back(record):
             return None
         why = self._organs.unmet_condition(record)
@@ -469,13 +476,13 @@ class Engine:
             try:
                 self._organs.open_listeners(record)
             except (MilkyWayError, OSError):
-                return Event.PERMITTED  # to be started in vain, and judged and tried again like anything else that can't be
+                return Event.PERMITTED  # its start will fail, be judged and tried again like any other
         return event
 
-    # --- going on with what runs already -------------------------------------------------------------------------------
+    # --- going on with what runs already ------------------------------------------------------------------------------
 
     def adopt(self, record: ServiceRecord, process: MainProcess) -> None:
-        """Take *process*, which was started for an idle service before it was supervised, for its own."""
+        """Take *process*, which was started before the service was supervised, as the main process of an idle service."""
         self.enter(record, Row.WAITING, Event.WANTED)
         self.enter(record, Row.STARTING, Event.PERMITTED)
         record.starts = restart.started(record.starts, self._clock.now_ms(), record.definition.service.restart)
@@ -483,9 +490,9 @@ class Engine:
         self._attend(record, process)
 
     def go_on(self, record: ServiceRecord, alarm_ms: int | None) -> None:
-        """Go on with a service from where a program before this one left it, as its record says.
+        """Go on with a service where an earlier program left it, as its record says.
 
-        *alarm_ms*: what its alarm had left; None: it had none.
+        *alarm_ms*: the time that its alarm had left; None: it had none.
         """
         if record.process is not None:
             self._organs.attend_again(record, record.process, is_ready=record.row is not Row.STARTING)
@@ -497,7 +504,3 @@ class Engine:
             self._organs.start_health_checks(record)
         elif record.awaits_permission:
             self._awaiting[record.definition.name] = record
-
-    def permit_all(self) -> None:
-        """Let all start that wait for others and need wait no longer."""
-        self.permit(list(self._awaiting))

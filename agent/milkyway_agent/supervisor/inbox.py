@@ -1,4 +1,4 @@
-"""Messages to services: one queue for each, handled one at a time, at once where they arise: there is no task for a service."""
+"""Messages to services: each has a queue, handled one message at a time, as soon as they arise and without a task."""
 
 from collections import deque
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from milkyway_agent.supervisor.service_record import Message, ServiceRecord
 
 
 class Inbox:
-    """The queues of all services. *handle*, which must not raise, takes one message; *on_change* is called after some were."""
+    """The queues of all services. *handle*, which must not raise, handles a message; *on_change* is called after some."""
 
     def __init__(self, handle: Callable[[ServiceRecord, Message], None], on_change: Callable[[], None]) -> None:
         self._handle = handle
@@ -18,7 +18,7 @@ class Inbox:
         self._has_news = False
 
     def open(self) -> None:
-        """Handle messages from now on, those that wait first. Undo: ``close``."""
+        """Handle messages from now on, beginning with those that wait. Undo: ``close``."""
         self.is_open = True
         self._run()
 
@@ -27,7 +27,7 @@ class Inbox:
         self.is_open = False
 
     def put(self, record: ServiceRecord, message: Message) -> None:
-        """Let a service have *message*: now, or when those before it are handled and it is not ``busy``."""
+        """Pass *message* to a service: now, or when those before it are handled and the service is not ``busy``."""
         if record.queue is None:
             record.queue = deque()
         record.queue.append(message)
@@ -36,9 +36,9 @@ class Inbox:
             self._run()
 
     def resume(self, record: ServiceRecord, deed: Callable[[], None]) -> None:
-        """Do *deed* for a service that was ``busy``; then handle what has waited for it, and what *deed* has brought about.
+        """Call *deed* for a service that was ``busy``; then handle the messages that wait for it, and those of *deed*.
 
-        Not before: a message that came between two effects of one step would find a service that is nowhere.
+        They are not handled before: between two effects of one step, a service is between two rows.
         """
         was_handling, self._is_handling = self._is_handling, True
         try:
@@ -57,7 +57,7 @@ class Inbox:
             self._ready.append(record)
 
     def _run(self) -> None:
-        """Handle all that waits to be handled and can be."""
+        """Handle all messages that can be handled now."""
         if not self.is_open:
             return
         self._is_handling = True

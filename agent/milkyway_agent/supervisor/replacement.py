@@ -1,4 +1,4 @@
-"""Other definitions for services that are supervised: what each change means to those that run."""
+"""New definitions for the supervised services: what each change means for services that run."""
 
 from collections.abc import Mapping
 
@@ -12,9 +12,9 @@ from milkyway_agent.supervisor.service_record import ServiceRecord
 
 
 class Replacement:
-    """Puts *definitions*, whose *graph* was checked, where others were; *changes* says how they differ.
+    """Replaces all definitions by *definitions*, whose *graph* was checked; *changes*: how they differ.
 
-    First what was removed or must restart is brought to have no processes, by the caller; then ``put_in_place``, then
+    First the caller stops the processes of all that was removed or must restart; then it calls ``put_in_place``, then
     ``follow``.
     """
 
@@ -29,7 +29,7 @@ class Replacement:
         self._changes = changes
 
     def put_in_place(self) -> None:
-        """Have every service be what its new definition says. What was removed or must restart has no processes."""
+        """Give every service its new definition. Services that were removed or must restart have no processes."""
         services = self._engine.services
         for name in self._changes.removed:
             record = services[name]
@@ -37,7 +37,7 @@ class Replacement:
             self._organs.remove(record)
             self._engine.forget(record)
         for name in self._changes.restarted:
-            self._become(services[name], self._new[name])
+            self._redefine(services[name], self._new[name])
         ordered: dict[str, ServiceRecord] = {}
         for name, definition in self._new.items():
             known = services.get(name)
@@ -47,13 +47,13 @@ class Replacement:
             else:
                 ordered[name] = known
                 if name not in self._changes.restarted:
-                    self._go_on_as(known, definition)
+                    self._adopt(known, definition)
         services.clear()
         services.update(ordered)
         self._engine.graph = self._graph
 
     def follow(self) -> None:
-        """Start again what must be restarted, and see to it that what goes on has all that it requires now."""
+        """Start again what must restart, and make sure that all others have what they now require."""
         for name in self._changes.restarted:
             record = self._engine.services[name]
             if record.row.wanted:
@@ -68,8 +68,8 @@ class Replacement:
             if not all(satisfies(row) for row in self._required_rows(record)):
                 self._engine.post(record, loss_of(record))
 
-    def _become(self, record: ServiceRecord, definition: Definition) -> None:
-        """Have a service without processes be another: what was opened for the old one is closed."""
+    def _redefine(self, record: ServiceRecord, definition: Definition) -> None:
+        """Give a service without processes a new definition; what was opened for the old one is closed."""
         was, new = record.definition.service, definition.service
         if was.listeners != new.listeners:
             self._organs.triggers.sockets.close(record)
@@ -79,10 +79,10 @@ class Replacement:
         if was.timers != new.timers:
             self._organs.triggers.timers.recount(record)
 
-    def _go_on_as(self, record: ServiceRecord, definition: Definition) -> None:
-        """Go on with a service by a new definition, which says the same about its process."""
+    def _adopt(self, record: ServiceRecord, definition: Definition) -> None:
+        """Go on with a service under a new definition, in which nothing differs on which its process depends."""
         was = record.definition.service
-        # The old starter: it knows what there is to clear away.
+        # Keep the old starter: it knows what must be cleaned up.
         record.definition = definition._replace(starter=record.definition.starter)
         if was.timers != definition.service.timers:
             self._organs.triggers.timers.recount(record)

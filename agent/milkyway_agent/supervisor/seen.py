@@ -1,4 +1,4 @@
-"""What is seen of a service, as plain values: for those that show and explain it."""
+"""What is known about a service, as plain values, to show and explain it."""
 
 from milkyway_agent.core.explanation import Seen
 from milkyway_agent.core.restart import is_on_demand
@@ -15,13 +15,13 @@ from milkyway_formats.service import (
 
 
 def seen_of(record: ServiceRecord) -> Seen:
-    """Return what is seen of a service now."""
+    """Return what is known about a service now."""
     service, needs = record.definition.service, record.definition.needs
     return Seen(
         row=record.row,
         since_ms=record.since_ms,
         kind=service.type,
-        pid=record.process.running.pid if record.process else 0,
+        pid=record.process.child.pid if record.process else 0,
         restarts=record.restarts,
         reason=record.reason,
         cause=record.cause,
@@ -37,7 +37,7 @@ def seen_of(record: ServiceRecord) -> Seen:
 
 
 def _trigger(service: Service) -> str:
-    """Return what *service* waits for while it is armed; "" where it has no trigger."""
+    """Return what *service* waits for while it is armed; "": it has no trigger."""
     by_client = is_on_demand(service)
     if service.timers:
         return "a client, or its time" if by_client else "its time"
@@ -45,7 +45,7 @@ def _trigger(service: Service) -> str:
 
 
 def _readiness(service: Service) -> str:
-    """Return what a start of *service* waits for, as what follows "until it"."""
+    """Return what a start of *service* waits for, as a phrase that follows "until it"."""
     match service.readiness:
         case ReadyAtOnce():
             return "is executed" if service.type != "oneshot" else "has ended"

@@ -1,6 +1,6 @@
-"""What the engine knows of one service: its definition, where it is in its life, and which process it has now.
+"""What the engine knows about one service: its definition, its state, and its process.
 
-The record is the engine's alone. What an organ keeps of a service (its pipes, listeners, health checks…) it keeps itself.
+Only the engine changes a record. An organ keeps its own data about a service (pipes, listeners, health checks…) itself.
 """
 
 import signal
@@ -12,32 +12,22 @@ from milkyway_agent.core.explanation import Origin
 from milkyway_agent.core.restart import Starts
 from milkyway_agent.core.service_state import Effect, Event, Row, has_process
 from milkyway_agent.core.start_times import Times
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.runtime.alarms import Alarm
 from milkyway_agent.supervisor.definition import Definition
 from milkyway_agent.system import processes
 
 
-class Change(NamedTuple):
-    """One change of row, for the history. *at_ms*: milliseconds of CLOCK_BOOTTIME."""
-
-    name: str
-    was: Row
-    now: Row
-    cause: Event
-    at_ms: int = 0
-
-
 class MainProcess:
-    """The main process of a service, from its start to its burial, with what is open for it: its organs' to fill in.
+    """The main process of a service, until it is reaped, with what is open for it, which the organs fill in.
 
-    ``probing``: the alarm of its readiness probe; ``unready``: what that said last, while it is not ready.
+    ``probing``: the alarm for its next readiness probe; ``unready``: the last answer of that, while it is not ready.
     """
 
-    __slots__ = ("ended", "notify", "probing", "ready_pipe", "running", "unready")
+    __slots__ = ("child", "ended", "notify", "probing", "ready_pipe", "unready")
 
-    def __init__(self, running: Running) -> None:
-        self.running = running
+    def __init__(self, child: Child) -> None:
+        self.child = child
         self.ended = False
         self.notify = -1
         self.ready_pipe = -1
@@ -45,20 +35,20 @@ class MainProcess:
         self.unready = ""
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal, if it is still there."""
-        if not processes.has_ended(self.running.pidfd):
-            processes.pidfd_send_signal(self.running.pidfd, number)
+        """Send it a signal, unless it has ended."""
+        if not processes.has_ended(self.child.pidfd):
+            processes.pidfd_send_signal(self.child.pidfd, number)
 
 
 class Question(Enum):
-    """What is answered when it is heard: the answer is the event."""
+    """A message whose event is only determined when it is handled."""
 
-    END = "what is the end of its process?"
+    END = "how did its process end?"
     START = "may it start, and how?"
 
 
 class Message(NamedTuple):
-    """What waits to be heard.
+    """Something that happens to a service, as it waits in the queue.
 
     *source*: the process or alarm that it is about. *why*: for people. *at_once*: as in the record.
     """
@@ -70,12 +60,11 @@ class Message(NamedTuple):
 
 
 class ServiceRecord:
-    """One service with all that the engine knows of it.
+    """One service with all that the engine knows about it.
 
-    ``busy``: an effect that takes its time is being carried out; messages wait. ``effects``: those that come after it.
-    ``at_once``: somebody wants it restarted, and not to wait for its trigger. ``cause``: of its last change of row.
-    ``origin``: who wanted it last, or wanted it no more. ``times``: of its first start. ``reason``: why it is where it is,
-    for people.
+    ``busy``: an effect that takes time is being carried out; messages wait. ``effects``: those that follow it. ``at_once``:
+    a restart was asked for that does not wait for its trigger. ``cause``: of its last change of row. ``origin``: who started
+    or stopped it last. ``times``: of its first start. ``reason``: why it is in its row, for people.
     """
 
     __slots__ = (
@@ -94,8 +83,8 @@ class ServiceRecord:
         self.at_once = False
         self.busy = False
         self.effects: tuple[Effect, ...] = ()
-        self.leaving = 0  # how many stop it, and all that need it before
-        self.held = 0  # how many keep it from starting: because what it requires is leaving, or it is to be another
+        self.leaving = 0  # how many calls stop it, and before it all that need it
+        self.held = 0  # how many calls keep it from starting: what it requires is leaving, or it is being redefined
         self.starts = Starts()
         self.delay_ms = 0
         self.restarts = 0
@@ -106,9 +95,9 @@ class ServiceRecord:
         self.reason = ""
 
     def is_without_processes(self) -> bool:
-        """Tell whether nothing of it runs, nor is being cleared away."""
+        """Tell whether it has no processes, and none are being cleaned up."""
         return not has_process(self.row) and not self.busy
 
     def is_idle(self) -> bool:
-        """Tell whether it is stopped, and all that it left is cleared away."""
+        """Tell whether it is stopped, and all that it left is cleaned up."""
         return self.row is Row.IDLE and not self.busy

@@ -1,9 +1,8 @@
-"""What a supervisor hands to the one that replaces it in the same process: everything it knows, as a document.
+"""The state that a supervisor hands over to the program that replaces it in the same process, as a document.
 
-Processes stay our children over an execution and descriptors stay open, so what is kept is which is whose, where each
-service is in its life, and what is left of its timers. ``keep`` reads it off a supervisor that is at rest;
-``restore`` puts it into one that has the same definitions and does not run yet. Times are kept as spans, since
-trio's clock begins anew.
+Across an execution processes stay our children and descriptors stay open, so the document says which belong to which
+service, the state of each service, and what is left of its timers. ``keep`` collects it from a supervisor that is at rest;
+``restore`` puts it into one with the same definitions. Times are kept as durations, since trio's clock begins anew.
 """
 
 from collections.abc import Iterable
@@ -16,14 +15,14 @@ from milkyway_agent.core.restart import Starts
 from milkyway_agent.core.schedule import Past
 from milkyway_agent.core.service_state import Event, Row
 from milkyway_agent.core.start_times import Times
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.supervisor.live_organs import LiveOrgans
 from milkyway_agent.supervisor.service_record import MainProcess, ServiceRecord
 from milkyway_formats.codec import Document
 from milkyway_formats.service import Service
 
 ROWS = {row.label: row for row in Row}
-# What format 1 calls causes that have plainer names by now: programs of before read what we keep, and we what they kept.
+# The names of events in format 1, where they differ: earlier programs read our state, and we read theirs.
 _KEPT_NAMES = {
     Event.DEPENDENCY_LOST: "held",
     Event.PART_LOST: "dissolved",
@@ -32,20 +31,20 @@ _KEPT_NAMES = {
     Event.WATCHDOG_TIMEOUT: "hung",
     Event.REARMED: "rested",
     Event.INTERNAL_ERROR: "broken",
-    Event.ARM_FAILED: "gave up",  # what came nearest to it
+    Event.ARM_FAILED: "gave up",  # the nearest that earlier programs know
 }
 CAUSES = {_KEPT_NAMES.get(event, event.value): event for event in Event if event is not Event.ARM_FAILED}
 
 
 class KeptStream(Document, frozen=True):
-    """The reading end of one output pipe, and the line that was begun."""
+    """The read end of an output pipe, and the beginning of a line that is not complete."""
 
     descriptor: int
     rest: bytes = b""
 
 
 class KeptStored(Document, frozen=True):
-    """One descriptor that the service has left with us."""
+    """A descriptor that the service has stored with us."""
 
     name: str
     descriptor: int
@@ -53,7 +52,7 @@ class KeptStored(Document, frozen=True):
 
 
 class KeptConnection(Document, frozen=True):
-    """One connection's process, and the listener that it came to."""
+    """The process of one connection, and the listener to which the connection was made."""
 
     listener: str
     pid: int
@@ -61,7 +60,7 @@ class KeptConnection(Document, frozen=True):
 
 
 class KeptService(Document, frozen=True):
-    """One service. ``starts_ago_ms``: how long ago its starts were that still count; ``alarm_ms``: what its timer has left."""
+    """One service. ``starts_ago_ms``: how long ago the starts that still count were; ``alarm_ms``: what its alarm has left."""
 
     name: str
     row: str
@@ -81,7 +80,7 @@ class KeptService(Document, frozen=True):
     delay_ms: int = 0
     alarm_ms: int | None = None
     awaits_permission: bool = False
-    unwell: int = 0
+    unwell: int = 0  # earlier programs wrote it; nothing reads it
     cause: str = ""
     origin: Origin = Origin()
     times: Times = Times()
@@ -89,7 +88,7 @@ class KeptService(Document, frozen=True):
 
 
 class KeptState(Document, frozen=True):
-    """All of a supervisor. ``open_files``: the soft limit that services begin with; 0: the supervisor's own.
+    """The state of a supervisor. ``open_files``: the soft limit of services; 0: the supervisor's own.
 
     ``api``: the local API's listener; -1: there is none.
     """
@@ -103,7 +102,7 @@ class KeptState(Document, frozen=True):
 
 
 def descriptors_of(services: Iterable[KeptService]) -> list[int]:
-    """Return every descriptor of *services* that must stay open over the execution."""
+    """Return every descriptor of *services* that must stay open across the execution."""
     found: list[int] = []
     for service in services:
         found += [service.pidfd, service.notify, service.ready_pipe, *service.listeners]
@@ -114,20 +113,20 @@ def descriptors_of(services: Iterable[KeptService]) -> list[int]:
 
 
 def keep(records: Iterable[ServiceRecord], organs: LiveOrgans, now: float) -> list[KeptService]:
-    """Return what is to be kept of services, none of which is busy, at *now* in seconds of trio's clock."""
+    """Return the state of services, none of which is busy, at *now* (seconds of trio's clock)."""
     return [_keep(record, organs, now) for record in records]
 
 
 def _keep(record: ServiceRecord, organs: LiveOrgans, now: float) -> KeptService:
-    assert not record.busy, "whoever keeps waits until nothing is under way"
+    assert not record.busy, "the caller leaves out busy services"
     process = record.process
     now_ms = int(now * 1000)
     left = record.alarm.at - now if record.alarm is not None and record.alarm.callback is not None else None
     return KeptService(
         name=record.definition.name,
         row=record.row.label,
-        pid=process.running.pid if process else 0,
-        pidfd=process.running.pidfd if process else -1,
+        pid=process.child.pid if process else 0,
+        pidfd=process.child.pidfd if process else -1,
         notify=process.notify if process else -1,
         ready_pipe=process.ready_pipe if process else -1,
         streams=[KeptStream(descriptor=stream.descriptor, rest=stream.rest) for stream in organs.output.streams(record)],
@@ -137,9 +136,9 @@ def _keep(record: ServiceRecord, organs: LiveOrgans, now: float) -> KeptService:
             for entry in organs.notify.stored(record)
         ],
         connections=[
-            KeptConnection(listener=connection.listener, pid=connection.running.pid, pidfd=connection.running.pidfd)
+            KeptConnection(listener=connection.listener, pid=connection.child.pid, pidfd=connection.child.pidfd)
             for connection in organs.connections.serving(record)
-            if connection.running
+            if connection.child
         ],
         restarts=record.restarts,
         since_ms=record.since_ms,
@@ -149,7 +148,6 @@ def _keep(record: ServiceRecord, organs: LiveOrgans, now: float) -> KeptService:
         delay_ms=record.delay_ms,
         alarm_ms=None if left is None else max(int(left * 1000), 0),
         awaits_permission=record.awaits_permission,
-        unwell=organs.health.failures(record),
         cause=_KEPT_NAMES.get(record.cause, record.cause.value) if record.cause else "",
         origin=record.origin,
         times=record.times,
@@ -158,7 +156,7 @@ def _keep(record: ServiceRecord, organs: LiveOrgans, now: float) -> KeptService:
 
 
 def restore(record: ServiceRecord, kept: KeptService, now_ms: int) -> None:
-    """Make *record* what *kept* says, as far as it is the engine's; *now_ms*: of its clock. The organs have the rest."""
+    """Put what *kept* says into *record*, except what the organs keep; *now_ms*: of the engine's clock."""
     record.row = ROWS[kept.row]
     record.restarts, record.since_ms, record.reason = kept.restarts, kept.since_ms, kept.reason
     record.starts = Starts(tuple(now_ms - ago for ago in kept.starts_ago_ms), kept.failures)
@@ -167,5 +165,5 @@ def restore(record: ServiceRecord, kept: KeptService, now_ms: int) -> None:
     record.origin, record.times = kept.origin, kept.times
     record.awaits_permission = kept.awaits_permission
     if kept.pid:
-        process = record.process = MainProcess(Running(kept.pid, kept.pidfd))
+        process = record.process = MainProcess(Child(kept.pid, kept.pidfd))
         process.notify, process.ready_pipe = kept.notify, kept.ready_pipe

@@ -1,4 +1,4 @@
-"""Stopping many services in order: nobody waits but for those that started after it, so a deaf one delays its own alone."""
+"""Stopping many services in order. Each waits only for those that come after it: one that hangs delays only what it needs."""
 
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -14,10 +14,10 @@ async def end_in_order(
     event: Event,
     is_over: Callable[[ServiceRecord], bool],
 ) -> None:
-    """Have *event* happen to each of *ours*, by name, once all that come after it are as *is_over* says; return when all are.
+    """Let *event* happen to each of *ours*, once *is_over* holds for all that come after it; return when it holds for all.
 
-    One that is removed meanwhile is over too. Others than *ours* are not touched, but what comes before and after them
-    keeps its order. *change* returns when something has happened to some service. Cancel it to stop waiting.
+    A service that is removed meanwhile counts as over. Other services are not touched, but those before and after them
+    keep their order. *change* returns when something has happened to any service. Cancel it to stop waiting.
     """
     going: list[str] = []
     order = engine.graph.stopping()

@@ -1,10 +1,9 @@
-"""The supervisor: what others ask of services: to take them over, to start, stop and replace them, to say how they are.
+"""The supervisor, as the rest of the agent uses it: adding, starting, stopping and replacing services, and their status.
 
-What is asked for becomes events, which the ``engine`` feeds to the table of each service.
+Requests become events, which the ``engine`` feeds to the table of each service.
 """
 
 import random
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Container, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import trio
 from milkyway_agent.core.dependencies import Changes, Graph, changed
 from milkyway_agent.core.explanation import Origin, Seen, origins
 from milkyway_agent.core.service_state import Event, Row, has_process, satisfies
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.log.log import Log
 from milkyway_agent.runtime.alarms import Alarms
 from milkyway_agent.runtime.reaper import Reaper
@@ -26,7 +25,7 @@ from milkyway_agent.supervisor.engine import Engine
 from milkyway_agent.supervisor.live_organs import LiveOrgans
 from milkyway_agent.supervisor.replacement import Replacement
 from milkyway_agent.supervisor.seen import seen_of
-from milkyway_agent.supervisor.service_record import Change, ServiceRecord
+from milkyway_agent.supervisor.service_record import ServiceRecord
 from milkyway_agent.supervisor.snapshot import KeptService, keep
 from milkyway_agent.supervisor.stop_order import end_in_order
 from milkyway_agent.supervisor.tasks import ServiceTasks
@@ -39,18 +38,18 @@ NOTIFY_DIRECTORY = "/run/milkyway/notify"
 
 
 class TrioClock:
-    """The engine's clocks: trio's, by which its alarms go, and *boottime_ms*."""
+    """The engine's clocks: trio's, which its alarms use, and *boottime_ms*."""
 
     def __init__(self, boottime_ms: Callable[[], int]) -> None:
         self.boottime_ms = boottime_ms
 
     def now_ms(self) -> int:
-        """Return trio's time."""
+        """Return the time of trio's clock."""
         return int(trio.current_time() * 1000)
 
 
 class Supervisor:
-    """Supervises services while ``run`` runs. Methods raise RefusedError for a name that is not there."""
+    """Supervises services while ``run`` runs. Methods raise RefusedError for an unknown name."""
 
     def __init__(
         self,
@@ -64,11 +63,11 @@ class Supervisor:
         chance: Callable[[], float] = random.random,
         on_reboot: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """*alarms* and *watch*: given where others, such as the line to a launcher, go by them too; the watch is closed here.
+        """*alarms* and *watch*: passed if other code, such as the link to a launcher, uses them, too; the watch is closed here.
 
-        *on_reboot*: called for a failure that asks for one.
+        *on_reboot*: called when a service fails whose definition asks for a reboot then.
         """
-        self.keeps_at_end = False  # descriptors stay open after ``run``, for whoever takes over
+        self.keeps_at_end = False  # descriptors stay open after ``run``, for the next one
         self._notify_directory = notify_directory
         self._alarms = alarms or Alarms(log.note)
         self._watch = watch or Watch(log.note, self._alarms)
@@ -84,17 +83,17 @@ class Supervisor:
             chance=chance,
             on_reboot=on_reboot,
         )
-        self._engine = Engine(self._organs, TrioClock(clock_ms), chance, note=log.note, on_change=self._tell_waiting)
+        self._engine = Engine(self._organs, TrioClock(clock_ms), chance, note=log.note, on_change=self._wake_waiting)
         self._services = self._engine.services
         self._adoption = Adoption(self._engine, self._organs, log)
         self._replacing = False
         self._changed = trio.Event()
-        self._waiting = 0  # for a change
+        self._waiting = 0  # how many calls wait for a change
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Supervise, until cancelled. Processes are left as they are then: ``stop_all`` comes first where they shouldn't.
+        """Supervise until cancelled. Processes go on then: call ``stop_all`` first to end them.
 
-        ``keeps_at_end``: what is open for them stays so, and run again, this goes on where it was cut off.
+        With ``keeps_at_end``, descriptors stay open, too, and another call of ``run`` goes on where this was cut off.
         """
         Path(self._notify_directory).mkdir(mode=0o711, parents=True, exist_ok=True)
         self._changed = trio.Event()
@@ -114,38 +113,38 @@ class Supervisor:
                 self.release()
 
     def release(self) -> None:
-        """Close every descriptor. Processes that still run go on, and nobody supervises them. Idempotent."""
+        """Close every descriptor. Processes that still run go on without supervision. Idempotent."""
         for record in self._services.values():
-            self._organs.let_go(record)
+            self._organs.detach(record)
             record.process = None
         self._organs.close()
         self._watch.close()
 
     # --- taking over, and being taken over -------------------------------------------------------------------------------
 
-    def adopt(self, name: str, running: Running, output: int, writing: int = -1) -> None:
-        """Take a process that was started for a service before there was a supervisor; *output*: its pipe's reading end.
+    def adopt(self, name: str, child: Child, output: int, writing: int = -1) -> None:
+        """Take over a process that was started for a service before this supervisor; *output*: the read end of its pipe.
 
-        *writing*: the other end, if that is kept for its next process.
+        *writing*: the write end, if it is kept for the next process.
         """
-        self._adoption.adopt(self._find(name), running, output, writing)
+        self._adoption.adopt(self._find(name), child, output, writing)
 
     async def wait_at_rest(self) -> None:
-        """Return when no start and no clearing away is under way."""
+        """Return when no service is being started or cleaned up."""
         await self._organs.connections.wait_answered()
         while any(record.busy for record in self._services.values()):
             await self._change()
             await self._organs.connections.wait_answered()
 
     def keep(self, now: float) -> list[KeptService]:
-        """Return all that is known at *now* of trio's clock, for ``restore`` in the program that replaces this one.
+        """Return the whole state at *now* (trio's clock), for ``restore`` in the program that replaces this one.
 
-        What is under way is not in it: wait for ``wait_at_rest`` before, if there is time.
+        It lacks services that are being started or cleaned up: await ``wait_at_rest`` first, if there is time.
         """
         return keep([record for record in self._services.values() if not record.busy], self._organs, now)
 
     def restore(self, services: Iterable[KeptService]) -> None:
-        """Go on from what ``keep`` returned. The same services were added; the supervisor runs, and has started nothing."""
+        """Go on from what ``keep`` returned. The same services were added, the supervisor runs, and it has started nothing."""
         now_ms = int(trio.current_time() * 1000)
         for kept in services:
             self._adoption.go_on(self._find(kept.name), kept, now_ms)
@@ -157,19 +156,19 @@ class Supervisor:
         return self._organs.triggers.timers.keeps_stamps
 
     def keep_stamps(self, stamps: TimerStamps) -> None:
-        """Have persistent timers keep their last starts in *stamps*: until then, what they miss is not known."""
+        """Make persistent timers keep their last starts in *stamps*: before that, it is not known which starts were missed."""
         self._organs.triggers.timers.keep_stamps(stamps)
 
     def forget_stale_stamps(self) -> None:
-        """Forget when timers last started services that there are no more."""
+        """Forget the last starts of timers whose services don't exist any more."""
         self._organs.triggers.timers.forget_stale()
 
     # --- which services there are --------------------------------------------------------------------------------------
 
     def add(self, *definitions: Definition) -> None:
-        """Take services under supervision, stopped; all or none. Undo: ``remove``.
+        """Supervise further services, all or none of *definitions*; they are stopped. Undo: ``remove``.
 
-        Raises RefusedError when a name is taken, one would wait for itself, or could never be ready.
+        Raises RefusedError if a name is taken, or a service would wait for itself or could never be ready.
         """
         self._refuse_while_replacing()
         added: dict[str, ServiceRecord] = {}
@@ -186,30 +185,30 @@ class Supervisor:
         self._engine.permit_all()
 
     async def remove(self, name: str) -> None:
-        """Stop a service and forget it. Undo of ``add``."""
+        """Undo ``add``: stop a service and forget it."""
         self._refuse_while_replacing()
         record = self._find(name)
         await self.stop(name)
-        if self._services.get(name) is record:  # and not removed by somebody else meanwhile
+        if self._services.get(name) is record:  # and was not removed by another call meanwhile
             self._organs.remove(record)
             self._engine.forget(record)
             self._engine.graph = _graph({name: other.definition for name, other in self._services.items()})
             self._engine.permit_all()
 
     async def replace(self, definitions: Mapping[str, Definition]) -> Changes:
-        """Supervise *definitions*, by name, and nothing else; return how they differ from those before.
+        """Supervise *definitions*, by name, and nothing else; return how they differ from the old ones.
 
-        What is gone is stopped and forgotten. What must be restarted is, if it is wanted (one with a trigger waits for
-        that again). All others go on as they are, by their new definitions and with their old starters; one that needs
-        others now that are not there waits for them. What was added is stopped, as after ``add``.
+        Services that are not among them are stopped and forgotten. Those that must restart do so, if they are wanted (a
+        service with a trigger waits for that again). All others go on with their new definitions and old starters; if they
+        now need services that are not there, they wait for them. New services are stopped, as after ``add``.
 
-        Raises RefusedError when the new set is refused, and UnavailableError while another is being put in place; then
-        nothing was done. Cancelled while it waits, it leaves the old set, which goes on.
+        Raises RefusedError if the new set is refused, and UnavailableError while another replacement is under way; then
+        nothing was done. If cancelled while it waits, it leaves the old set, which goes on.
         """
         if self._replacing:
-            raise UnavailableError("cannot replace the services: they are being replaced")
+            raise UnavailableError("cannot replace the services: they are already being replaced")
         for name, definition in definitions.items():
-            assert name == definition.name, "each is found by its own name"
+            assert name == definition.name, "the keys are the names of the definitions"
             check(definition)
         graph = _checked_graph(definitions)
         old = {name: record.definition.service for name, record in self._services.items()}
@@ -230,7 +229,7 @@ class Supervisor:
 
     @asynccontextmanager
     async def _held(self, names: Collection[str]) -> AsyncIterator[None]:
-        """Have *names*, and before them all that can't run without them, wait without processes."""
+        """Keep *names*, and all that require them, without processes inside; the latter are stopped first."""
         concerned = {name: self._services[name] for name in self._with_dependents(names)}
         self._engine.hold_back(concerned.values())
         try:
@@ -242,7 +241,7 @@ class Supervisor:
     # --- what they do --------------------------------------------------------------------------------------------------
 
     def start(self, *names: str, by: str = "") -> None:
-        """Want services, and what they require and want, to run; what they conflict with is stopped. *by*: who asks."""
+        """Start services with what they require and want; stop what they conflict with. *by*: who asks."""
         for name in names:
             self._find(name)
         for other, origin in origins(names, self.graph.pulled_in(*names), self.graph.parts, by).items():
@@ -252,7 +251,7 @@ class Supervisor:
         self._engine.want(*names)
 
     async def stop(self, name: str, by: str = "") -> None:
-        """Stop a service, after those that can't run without it; return when it is stopped. *by*: who asks."""
+        """Stop a service, after those that require it; return when it is stopped. *by*: who asks."""
         record = self._find(name)
         record.origin = Origin("stopped", by)
         async with self._held(self._with_dependents([name]) - {name}):
@@ -267,52 +266,52 @@ class Supervisor:
         return {*names, *(other for name in names for other in self.graph.dependents(name))}
 
     def restart(self, name: str, by: str = "") -> None:
-        """Stop and start a service, not waiting for its trigger; one that does not run is started. *by*: who asks."""
+        """Restart a service without waiting for its trigger; if it does not run, start it. *by*: who asks."""
         record = self._find(name)
         if not record.row.wanted:
             record.origin = Origin("asked", by)
         self._engine.restart(record)
 
     async def restart_and_wait(self, name: str, by: str = "") -> None:
-        """Restart a service as ``restart`` does; return as ``start_and_wait`` does."""
+        """Restart a service as ``restart`` does; return and raise as ``start_and_wait`` does."""
         self.restart(name, by)
         record = self._find(name)
 
         def has_begun(record: ServiceRecord) -> bool:
-            return record.row.current in ("stopping", "starting", "failed") or self._is_vain(record)
+            return record.row.current in ("stopping", "starting", "failed") or self._is_stuck(record)
 
-        if record.definition.service.type != "bundle":  # which is back at once, having no process
+        if record.definition.service.type != "bundle":  # a bundle is back at once, as it has no process
             await self._wait_for(record, has_begun)
         await self._wait_started(record)
 
     async def start_and_wait(self, name: str, by: str = "") -> None:
         """Start a service; return when it is started, waits for its trigger, or has failed.
 
-        Raises UnavailableError where it does not start: what it requires is given up, or a condition does not hold.
+        Raises UnavailableError if it is not started: a condition does not hold, or what it requires is stopped or failed.
         """
         self.start(name, by=by)
         await self._wait_started(self._find(name))
 
     async def _wait_started(self, record: ServiceRecord) -> None:
-        def is_there(record: ServiceRecord) -> bool:
+        def is_reached(record: ServiceRecord) -> bool:
             state = record.row.current
-            return state == "started" or (state in ("failed", "armed") and not record.busy) or self._is_vain(record)
+            return state == "started" or (state in ("failed", "armed") and not record.busy) or self._is_stuck(record)
 
-        await self._wait_for(record, is_there)
-        if self._is_vain(record):
-            why = self._status(record).reason or "what it needs is given up"
+        await self._wait_for(record, is_reached)
+        if self._is_stuck(record):
+            why = self._status(record).reason or "what it needs is stopped or failed"
             raise UnavailableError(f"cannot start {record.definition.name}: {why}")
 
-    def _is_vain(self, record: ServiceRecord) -> bool:
-        """Tell whether nothing that is under way will start it."""
+    def _is_stuck(self, record: ServiceRecord) -> bool:
+        """Tell whether it will not start without a further request."""
         return (record.row is Row.IDLE and record.cause is Event.SKIPPED) or self.graph.is_stuck(
             record.definition.name, self.rows
         )
 
     async def reload(self, name: str) -> None:
-        """Have a service read its configuration again; return when its command has done so, or its signal was sent.
+        """Make a service read its configuration again; return when its command has ended, or its signal was sent.
 
-        Raises RefusedError when it is not started, UnavailableError when its command fails.
+        Raises RefusedError if it is not started, UnavailableError if its command fails.
         """
         record = self._find(name)
         last = self._organs.commands.last_reload(record)
@@ -327,7 +326,7 @@ class Supervisor:
             )
 
     async def stop_all(self, names: Container[str] | None = None) -> None:
-        """Stop all services (or those *names*), each before those that it needs. Cancel it to stop waiting."""
+        """Stop all services (or only *names*), each before those that it needs. Cancel it to stop waiting."""
         ours = {name: record for name, record in self._services.items() if names is None or name in names}
         await self._end_in_order(ours, Event.UNWANTED, ServiceRecord.is_idle)
 
@@ -337,7 +336,7 @@ class Supervisor:
         await end_in_order(self._engine, self._change, ours, event, is_over)
 
     def kill(self, name: str) -> None:
-        """Send SIGKILL to all of a service's processes, also to those of a start that nobody has heard of yet."""
+        """Send SIGKILL to all of a service's processes, including those of a start that is under way."""
         self._find(name).definition.starter.kill()
 
     # --- how they are --------------------------------------------------------------------------------------------------
@@ -347,34 +346,29 @@ class Supervisor:
         return list(self._services)
 
     def definitions(self) -> list[Service]:
-        """Return all services as they are defined."""
+        """Return the definitions of all services."""
         return [record.definition.service for record in self._services.values()]
 
     @property
     def rows(self) -> Mapping[str, Row]:
-        """Where all services are, as it counts for others that wait."""
+        """The rows of all services, as they count for services that wait for them."""
         return self._engine.rows
 
     def row(self, name: str) -> Row:
-        """Return where the service is in its life."""
+        """Return the row of a service."""
         return self._find(name).row
 
     @property
-    def history(self) -> deque[Change]:
-        """The last changes of rows, of all services."""
-        return self._engine.history
-
-    @property
     def graph(self) -> Graph:
-        """Who needs whom, of all services."""
+        """Which services need which."""
         return self._engine.graph
 
     def seen(self) -> dict[str, Seen]:
-        """Return all services as they are now, for those that explain them."""
+        """Return what is known of all services now, to explain it."""
         return {name: seen_of(record) for name, record in self._services.items()}
 
     def groups(self) -> dict[str, str]:
-        """Return the control groups of all services that have a process, by name."""
+        """Return the control groups of all services that have a process, by the services' names."""
         records = self._services.items()
         return {
             name: record.definition.starter.cgroup
@@ -383,32 +377,32 @@ class Supervisor:
         }
 
     def status(self) -> list[ServiceStatus]:
-        """Return all services as they are now."""
+        """Return the status of all services."""
         return [self._status(record) for record in self._services.values()]
 
     def status_of(self, name: str) -> ServiceStatus:
-        """Return one service as it is now."""
+        """Return the status of one service."""
         return self._status(self._find(name))
 
     async def wait_state(self, name: str, *states: str) -> str:
-        """Return when the service is in one of *states* ("started", "failed"…), with the one it is in.
+        """Return when the service is in one of *states* ("started", "failed"…); return which.
 
-        A state without processes is reached when what the last one left behind is cleared away too.
+        A state without processes is only reached once what the last process left behind is cleaned up.
         """
 
-        def is_there(record: ServiceRecord) -> bool:
+        def is_reached(record: ServiceRecord) -> bool:
             return record.row.current in states and (has_process(record.row) or not record.busy)
 
-        return await self._wait_for(self._find(name), is_there)
+        return await self._wait_for(self._find(name), is_reached)
 
     async def wait_settled(self, name: str, *, tries: int) -> str:
-        """Return when the service is started or failed, or ended by itself *tries* times from now on; with its state."""
+        """Return when the service is started or failed, or has ended by itself *tries* times from now; return its state."""
         limit = self._find(name).restarts + tries
 
-        def is_there(record: ServiceRecord) -> bool:
+        def is_reached(record: ServiceRecord) -> bool:
             return satisfies(record.row) or (not record.busy and (record.row is Row.FAILED or record.restarts >= limit))
 
-        return await self._wait_for(self._find(name), is_there)
+        return await self._wait_for(self._find(name), is_reached)
 
     def _find(self, name: str) -> ServiceRecord:
         try:
@@ -416,14 +410,14 @@ class Supervisor:
         except KeyError:
             raise RefusedError(f"cannot find service {name}: there is none of that name") from None
 
-    async def _wait_for(self, record: ServiceRecord, is_there: Callable[[ServiceRecord], bool]) -> str:
-        """Return the state of a service once it is as it should be, or was removed."""
-        while not is_there(record) and self._services.get(record.definition.name) is record:
+    async def _wait_for(self, record: ServiceRecord, is_reached: Callable[[ServiceRecord], bool]) -> str:
+        """Return the state of a service once *is_reached* returns true for it, or it was removed."""
+        while not is_reached(record) and self._services.get(record.definition.name) is record:
             await self._change()
         return record.row.current
 
     async def _change(self) -> None:
-        """Wait until something has happened to some service. Raises UnavailableError when nothing will."""
+        """Wait until something has happened to any service. Raises UnavailableError if the supervisor does not run."""
         if not self._tasks.are_run:
             raise UnavailableError("cannot wait for a service: the supervisor does not run")
         self._waiting += 1
@@ -432,13 +426,13 @@ class Supervisor:
         finally:
             self._waiting -= 1
 
-    def _tell_waiting(self) -> None:
+    def _wake_waiting(self) -> None:
         if self._waiting:
             self._changed.set()
             self._changed = trio.Event()
 
     def _status(self, record: ServiceRecord) -> ServiceStatus:
-        pid = record.process.running.pid if record.process else 0
+        pid = record.process.child.pid if record.process else 0
         context = ""
         if pid:
             try:

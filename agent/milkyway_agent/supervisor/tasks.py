@@ -1,4 +1,4 @@
-"""Tasks for services, where something must be waited for: a container's start, clearing away, a command, a probe."""
+"""Tasks for services, where something must be awaited: the start of a container, cleaning up, a command, a probe."""
 
 from collections.abc import Awaitable, Callable
 
@@ -11,7 +11,7 @@ Task = Callable[..., Awaitable[object]]
 
 
 class ServiceTasks:
-    """Runs them while ``run`` does. *fail* is told of a service whose task failed."""
+    """Runs tasks while ``run`` runs. *fail* is called for a service whose task failed."""
 
     def __init__(self, fail: Callable[[ServiceRecord, Exception], None]) -> None:
         self._fail = fail
@@ -21,7 +21,7 @@ class ServiceTasks:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run tasks until cancelled.
 
-        Run again, it begins anew those that were cut off: each looks whether it is still meant.
+        When called again, it begins those anew that were cut off; each checks whether it is still needed.
         """
         try:
             async with trio.open_nursery() as nursery:
@@ -36,11 +36,11 @@ class ServiceTasks:
 
     @property
     def are_run(self) -> bool:
-        """Whether ``run`` runs."""
+        """Whether tasks are run now."""
         return self._nursery is not None
 
     def spawn(self, record: ServiceRecord, task: Task, *arguments: object) -> None:
-        """Run *task* for a service, for as long as it takes. Raises UnavailableError when tasks are not run."""
+        """Run *task* for a service. Raises UnavailableError if tasks are not run now."""
         if self._nursery is None:
             raise UnavailableError("cannot do this for a service: the supervisor does not run")
         self._nursery.start_soon(self._guarded, record, task, arguments)
@@ -51,5 +51,5 @@ class ServiceTasks:
         except trio.Cancelled:
             self._cut_off.append((record, task, arguments))
             raise
-        except Exception as error:  # noqa: BLE001 (told to the service, which it makes failed)
+        except Exception as error:  # noqa: BLE001 (it makes the service failed)
             self._fail(record, error)

@@ -70,11 +70,11 @@ def sender(ancillary: list[tuple[int, int, bytes]]) -> Peer | None:
 class Notified(NamedTuple):
     """A message of sd_notify(3): its sender (0: not visible to us), its assignments, and the descriptors, now ours.
 
-    ``refused`` says why a message is ignored; then it has neither ``words`` nor descriptors.
+    ``refused`` says why a message is ignored; then it has neither ``fields`` nor descriptors.
     """
 
     pid: int
-    words: dict[str, str]
+    fields: dict[str, str]
     descriptors: tuple[int, ...] = ()
     refused: str = ""
 
@@ -101,8 +101,8 @@ def receive_notify(opened: socket.socket) -> Notified | None:
         refused = "a null byte"
     else:
         lines = data.rstrip(b"\0").decode("utf-8", "replace").split("\n")
-        words = dict(line.partition("=")[::2] for line in reversed(lines) if "=" in line)
-        return Notified(pid, words, descriptors)
+        fields = dict(line.partition("=")[::2] for line in reversed(lines) if "=" in line)
+        return Notified(pid, fields, descriptors)
     for descriptor in descriptors:
         os.close(descriptor)
     return Notified(pid, {}, refused=refused)
@@ -174,7 +174,7 @@ def _widen(path: str, mode: int) -> None:
     try:
         found = os.fstat(file)
         if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
-            raise OSError(errno.EADDRINUSE, "somebody else has put a file there", path)
+            raise OSError(errno.EADDRINUSE, "another process has put a file there", path)
         if stat.S_IMODE(found.st_mode) != mode:
             os.chmod(f"/proc/self/fd/{file}", mode)  # fchmod(2) takes no O_PATH descriptor; this link leads to the file
     finally:

@@ -142,7 +142,7 @@ def replace(directory: Directory, name: str, data: bytes) -> None:
     directory.sync()
 
 
-class Kept(NamedTuple):
+class StoredCopy(NamedTuple):
     """What ``read_copies`` found. ``damaged`` names the copies that are missing, torn or older than the content returned."""
 
     generation: int
@@ -157,14 +157,14 @@ def write_copies(directory: Directory, name: str, generation: int, content: byte
         replace(directory, f"{name}.{copy}", data)
 
 
-def read_copies(directory: Directory, name: str) -> Kept | None:
+def read_copies(directory: Directory, name: str) -> StoredCopy | None:
     """Return the newest good copy of *name*, or None; whether there ever was a copy is for ``has_copies``."""
     found = {copy: _unseal(directory.read(f"{name}.{copy}")) for copy in _COPIES}
     good = [kept for kept in found.values() if kept is not None]
     if not good:
         return None
     generation, content = max(good, key=lambda kept: kept[0])
-    return Kept(generation, content, tuple(f"{name}.{copy}" for copy in _COPIES if found[copy] != (generation, content)))
+    return StoredCopy(generation, content, tuple(f"{name}.{copy}" for copy in _COPIES if found[copy] != (generation, content)))
 
 
 def has_copies(directory: Directory, name: str) -> bool:

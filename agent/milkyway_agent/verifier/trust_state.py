@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, Self, TypeVar
 
 from msgspec import field
 
-from milkyway_agent.system.state_file import Directory, Kept, has_copies, read_copies, replace, write_copies
+from milkyway_agent.system.state_file import Directory, StoredCopy, has_copies, read_copies, replace, write_copies
 from milkyway_agent.verifier.machine_keys import MachineSecrets, Random, generate
 from milkyway_formats.codec import Document, decode, encode
 from milkyway_formats.errors import RefusedError, UnavailableError
@@ -172,7 +172,7 @@ class TrustStore:
             return
 
 
-def _decoded(kept: Kept | None, kind: type[DocumentT]) -> DocumentT | None:
+def _decoded(kept: StoredCopy | None, kind: type[DocumentT]) -> DocumentT | None:
     """Return the document that was *kept*; None if there is none, or this version can't read it."""
     if kept is None:
         return None

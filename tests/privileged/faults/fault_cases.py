@@ -1,7 +1,7 @@
-"""One fault, and what must hold after it: what the tests and the long run both go through.
+"""A fault, and what must hold after it, for the tests and the long run.
 
-After a fault PID 1 is there and answers; what ran before runs with the same process; what is started anew starts,
-and stops without anything left; and what went wrong is in the log. Each function returns what of this is not so.
+After a fault PID 1 runs and answers; services that ran before have the same processes; a new service can be started, and
+stops without anything left; and the fault is in the log. Each function returns what of this does not hold.
 """
 
 import os
@@ -24,9 +24,9 @@ async def run_function(
     *,
     at_boot: bool = False,
 ) -> list[str]:
-    """Go through all errors of *function* in each of *modes*; *at_boot*: also while the machine boots, where it is called then.
+    """Try all errors of *function* in each of *modes*; *at_boot*: also while the machine boots, if it is called then.
 
-    *limiter* says how many PID 1s may live at a time.
+    *limiter*: how many PID 1s may run at a time.
     """
     failing = FAULTS[function]
     wrong: list[str] = []
@@ -47,7 +47,7 @@ async def run_function(
 
 
 async def _living(factory: Factory, function: str, failing: Failing, cases: Sequence[tuple[int, str]]) -> list[str]:
-    """Have the function fail while services run: one PID 1 lives through all of *cases*, an error and a mode each."""
+    """Make the function fail while services run: one PID 1 goes through all of *cases*, an error and a mode each."""
     wrong: list[str] = []
     case = function
     async with factory.agent(stand_ins=(*STAND_INS, *failing.stand_ins)) as agent:
@@ -68,7 +68,7 @@ async def _living(factory: Factory, function: str, failing: Failing, cases: Sequ
 
 
 async def _booting(factory: Factory, function: str, failing: Failing, number: int, mode: str) -> list[str]:
-    """Have the function fail from the first moment on, until the boot is over."""
+    """Make the function fail from the first moment on, until the boot is over."""
     case = describe(function, number, mode)
     async with factory.agent((function, number, mode), stand_ins=(*STAND_INS, *failing.stand_ins)) as agent:
         try:
@@ -90,7 +90,7 @@ async def _booting(factory: Factory, function: str, failing: Failing, number: in
 
 
 async def _ending(factory: Factory, function: str, failing: Failing, number: int, mode: str) -> list[str]:
-    """Have the function fail on the way down: it leads to the end nevertheless."""
+    """Make the function fail during the shutdown, which ends nevertheless."""
     case = describe(function, number, mode)
     ending = "reboot" if function == "power.restart" else "poweroff"
     async with factory.agent(stand_ins=(*STAND_INS, *failing.stand_ins)) as agent:
@@ -114,13 +114,13 @@ async def _ending(factory: Factory, function: str, failing: Failing, number: int
 async def _after(
     agent: Faulty, failing: Failing, number: int, mode: str, since: int, told: dict[str, int], witness: dict[str, object]
 ) -> list[str]:
-    """Return what is wrong after a fault that is over."""
+    """Return what is wrong after the fault is over."""
     wrong = []
     if not told["calls"]:
         return ["it was never called, so nothing was tried"]
     lines = (await agent.order("records", since=since))["lines"]
     is_answer = failing.is_answer(number)
-    # What is over when it is tried again need not be told.
+    # A fault that is gone at the second try need not be logged.
     must_be_told = mode == "always" and bool(told["failures"]) and not failing.silent and not is_answer
     if must_be_told and not _is_told("\n".join(lines), number):
         wrong.append("nothing was noted of it:\n  " + "\n  ".join(lines))
@@ -148,7 +148,7 @@ async def _after(
 
 
 def describe(function: str, number: int, mode: str) -> str:
-    """Return the case in words."""
+    """Return the case as a sentence."""
     return f"{function} raises {os.strerror(number)!r} ({mode})"
 
 

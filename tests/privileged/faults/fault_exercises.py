@@ -1,6 +1,6 @@
-"""What PID 1 is made to do so that the function at fault is called: services live and die, somebody asks, a layer is opened.
+"""What PID 1 is made to do so that the failing function is called: services come and go, a request is made, a layer opened.
 
-Nothing of it need succeed. Each ``do_`` is an exercise that the fault table names.
+None of it need succeed. Each ``do_`` is an exercise that the fault table names.
 """
 
 import os
@@ -21,10 +21,10 @@ from milkyway_agent.deployments.layers import LayerPlane
 from milkyway_agent.deployments.policy import PolicyPlane
 from milkyway_agent.early import launcher
 from milkyway_agent.launching import direct
-from milkyway_agent.launching.launcher_link import Launching
+from milkyway_agent.launching.launcher_link import LauncherLink
 from milkyway_agent.launching.places import Places
 from milkyway_agent.launching.program import Program
-from milkyway_agent.launching.spawned import Launched
+from milkyway_agent.launching.spawned import SpawnedStarter
 from milkyway_agent.pid1 import agent, program_table
 from milkyway_agent.pid1.state import ServerState
 from milkyway_agent.supervisor.definition import Definition
@@ -37,7 +37,7 @@ from milkyway_formats.policy_shared import Placed
 from milkyway_formats.service import Limits, Pressure, ReadyByExit, ReadyByNotify, ReadyByTcp, Restart, Service, Stop
 from milkyway_formats.timer import Timer
 
-STEP_SECONDS = 3.0  # how long one step waits for a service that a fault may keep from its end
+STEP_SECONDS = 3.0  # how long a step waits for a service that may never end because of the fault
 SOCKET = "/run/probe.sock"
 NOTIFIES = """
 import os, signal, socket
@@ -52,31 +52,31 @@ signal.pause()
 
 
 class Exercises(agent.Agent):
-    """PID 1 with what it can be made to do."""
+    """PID 1, and what it can be made to do."""
 
     def __init__(self, state: ServerState) -> None:
         super().__init__(state)
         self.supervisor = state.supervisor
         self._numbers = count()
-        self._launching: Launching | None = None
+        self._link: LauncherLink | None = None
 
     async def exercise(self, what: str) -> None:
         """Do the exercise *what*."""
         await getattr(self, f"do_{what}")()
 
     def add_plain(self, name: str, service: Service, **program: Any) -> None:
-        """Supervise a service that is started as those of CoreOS are."""
+        """Supervise a service that is started like those of CoreOS."""
         program_of = Program(tuple(service.command), environment=service.environment, limits=service.limits, **program)
         self.supervisor.add(
-            Definition(name, service, Launched(program_of, f"{program_table.GROUPS}/{name}", self.state.reaper))
+            Definition(name, service, SpawnedStarter(program_of, f"{program_table.GROUPS}/{name}", self.state.reaper))
         )
 
     def _add_direct(self, name: str, service: Service, *, socket_context: str = "") -> None:
-        """Supervise a service that is started by the waiting launcher, as those of ``--supervise`` are."""
-        if self._launching is None:
-            self._launching = Launching(launcher.Launcher(), self.state.watch, self.state.alarms, self.state.reaper)
+        """Supervise a service that is started through the launcher, like those of ``--supervise``."""
+        if self._link is None:
+            self._link = LauncherLink(launcher.Launcher(), self.state.watch, self.state.alarms, self.state.reaper)
         places = Places(program_table.GROUPS, Path("/run/milkyway"))
-        starter = direct.Direct(name, service, self._launching, places)
+        starter = direct.DirectStarter(name, service, self._link, places)
         self.supervisor.add(Definition(name, service, starter, socket_context=socket_context))
 
     def _name(self) -> str:
@@ -90,7 +90,7 @@ class Exercises(agent.Agent):
                 self.state.log.note("exercise_refused", why=str(error))
 
     async def _live_through(self, name: str) -> None:
-        """Start a service, kill its process, see it start again, and stop it, as far as that goes."""
+        """Start a service, kill its process, wait for the next, and stop it, as far as that is possible."""
         self.supervisor.start(name)
         await self._try(self.supervisor.wait_state, name, "started", "failed")
         before = self.supervisor.status_of(name)
@@ -106,7 +106,7 @@ class Exercises(agent.Agent):
         await self.supervisor.wait_state(name, "started", "failed")
 
     async def do_life(self) -> None:
-        """A service that says when it is ready lives, dies, is started again and stopped; one leaves a child behind."""
+        """A service that reports its readiness is killed, started again and stopped; another leaves a child behind."""
         name = self._name()
         again = Restart(delay_ms=10, start_limit=3)
         command = [sys.executable, "-IS", "-c", NOTIFIES]
@@ -126,7 +126,7 @@ class Exercises(agent.Agent):
         await self._live_through(name)
 
     async def do_stubborn(self) -> None:
-        """A service that does not heed its stop signal and leaves children is killed with all that it has."""
+        """A service that ignores its stop signal and has children is killed with all of them."""
         name = self._name()
         script = "trap '' TERM; sleep 1000 & while :; do sleep 1000; done"
         self.add_plain(name, Service(name=name, command=["/bin/sh", "-c", script], stop=Stop(timeout_ms=20)))
@@ -140,7 +140,7 @@ class Exercises(agent.Agent):
         await self._live_through(name)
 
     async def do_orphan(self) -> None:
-        """A child that nobody knows ends: it is reaped after its grace."""
+        """An unclaimed child ends: it is reaped after the grace period."""
         pid = os.posix_spawn("/bin/true", ["true"], {})  # noqa: ASYNC221 (it does not wait)
         for _ in range(15):
             await trio.sleep(0.1)
@@ -180,14 +180,14 @@ class Exercises(agent.Agent):
         Path(SOCKET).unlink(missing_ok=True)
 
     async def do_stale_socket(self) -> None:
-        """A listener's socket is there already, and nobody has it open."""
+        """The file of a listener's socket exists already, and no process has it open."""
         stale = socket.socket(socket.AF_UNIX)
         stale.bind(SOCKET)
         stale.close()
         await self.do_listeners()
 
     async def do_timer(self) -> None:
-        """A timer of the calendar starts a service at the next second."""
+        """A calendar timer starts a service at the next second."""
         name = self._name()
         timers = [Timer(calendar=["*-*-* *:*:*"], persistent=True)]
         service = Service(name=name, command=["/bin/true"], type="oneshot", readiness=ReadyByExit(), timers=timers)
@@ -197,7 +197,7 @@ class Exercises(agent.Agent):
             await self.supervisor.wait_state(name, "started", "failed")
 
     async def do_survivor(self) -> None:
-        """Something of a service survives SIGKILL, as it seems, for longer than is waited."""
+        """A process of a service seems to survive SIGKILL for longer than the deadline."""
         populated, cgroups.is_populated = cgroups.is_populated, lambda path: bool(path)
         try:
             await self.do_stubborn()
@@ -205,18 +205,18 @@ class Exercises(agent.Agent):
             cgroups.is_populated = populated
 
     async def do_other_speaks(self) -> None:
-        """A child of the service says that it is ready."""
+        """A child of the service reports that it is ready."""
         name = self._name()
         command = ["/bin/sh", "-c", f"{sys.executable} -IS -c '{NOTIFIES}' & wait"]
         self.add_plain(name, Service(name=name, command=command, readiness=ReadyByNotify(), ready_timeout_ms=200))
         await self._live_through(name)
 
     async def do_figures(self) -> None:
-        """Somebody asks what services use."""
+        """The figures of services are asked for."""
         await self._try(self.machine.view.top)
 
     async def do_policy(self) -> None:
-        """A policy without a deployment's instance is loaded, as when it is taken down."""
+        """A policy without a deployment's instance is loaded, as when the deployment is removed."""
         effect = LoadInstance("web_k3v9", 1, "0" * 64)
         plane = PolicyPlane(self.deeds.link, self.state.programs, lambda _: Path("/dev/null"))
         plane._instances[effect.key] = (Placed("web_k3v9", 1, (), ()), b"")
@@ -225,7 +225,7 @@ class Exercises(agent.Agent):
         await self._try(executor.converge, ())
 
     async def do_api(self) -> None:
-        """Somebody asks the local API."""
+        """The local API gets a request."""
         await self._try(self.ask)
 
     async def ask(self) -> bytes:
@@ -251,5 +251,5 @@ class Exercises(agent.Agent):
         await self._try(data.do, held)
 
     async def do_nothing(self) -> None:
-        """Wait until what happens by itself has happened: the watchdog is fed every second."""
+        """Wait for what happens by itself: the watchdog is fed every second."""
         await trio.sleep(1.1)

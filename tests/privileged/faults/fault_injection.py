@@ -1,6 +1,6 @@
-"""A function of ``milkyway_agent.system`` that fails, and stand-ins for hardware that is not there.
+"""Functions of ``milkyway_agent.system`` that fail, and stand-ins for hardware that is not there.
 
-For ``faulty_agent`` alone, whose process lives for one fault: nothing here belongs into a test.
+For ``faulty_agent`` only, whose process exists for one fault: tests must not use this.
 """
 
 import errno
@@ -19,7 +19,7 @@ def find(function: str) -> tuple[Any, str]:
 
 
 class Fault:
-    """One function that fails: "always", "once" (the first call), or from the "third" call on."""
+    """A function that fails: "always", "once" (the first call), or from the "third" call on."""
 
     def __init__(self, function: str, number: int, mode: str) -> None:
         self.calls = self.failures = 0
@@ -37,7 +37,7 @@ class Fault:
         return self._real(*arguments, **named)
 
     def lift(self) -> None:
-        """Let the function do what it does."""
+        """Let the function work again."""
         setattr(self._module, self._name, self._real)
 
 
@@ -47,7 +47,7 @@ def stand_in(function: str, answer: Callable[..., Any]) -> None:
 
 
 def _label_of(path: str) -> str:
-    """Return the label of *path*: with SELinux every file has one, here only what was labelled."""
+    """Return the label of *path*: with SELinux every file has one, here only labelled files."""
     try:
         return os.getxattr(path, "security.selinux", follow_symlinks=False).rstrip(b"\0").decode()
     except OSError as error:
@@ -60,13 +60,13 @@ _real_mount = mounts.mount
 
 
 def _mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
-    """Mount what this kernel has; of a disk or of SELinux something is mounted already (``fault_world``)."""
+    """Mount what this kernel has; for a disk and SELinux, something is mounted already (``fault_world``)."""
     if fstype not in ("erofs", "btrfs", "selinuxfs"):
         _real_mount(source, target, fstype, flags, data)
 
 
 def _mount_no_image(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
-    """Mount what this kernel has; the image of a layer is damaged."""
+    """Mount what this kernel has; the images of layers are damaged."""
     if target.startswith("/run/milkyway/layers/"):
         raise OSError(errno.EIO, os.strerror(errno.EIO), target)
     _mount(source, target, fstype, flags, data)

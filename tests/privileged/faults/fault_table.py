@@ -1,7 +1,7 @@
 """Which functions of ``milkyway_agent.system`` PID 1 uses, and how each may fail: the table that the fault tests go through.
 
-``used`` finds the functions by reading what PID 1 imports; ``FAULTS`` says of each which errors are plausible, by the manual
-page of its system call, and where it is called. One that PID 1 comes to use and that is not in the table fails a test.
+``used`` finds the functions by reading what PID 1 imports; ``FAULTS`` has the plausible errors of each, by the manual page
+of its system call, and where it is called. If PID 1 uses a function that is not in the table, a test fails.
 """
 
 import ast
@@ -19,10 +19,10 @@ When = Literal["start", "boot", "life", "end"]
 
 
 class Failing(NamedTuple):
-    """How one function may fail. *errors*: names of errnos. *exercise*: what PID 1 does for it to be called.
+    """How a function may fail. *errors*: names of errnos. *exercise*: what PID 1 does so that it is called.
 
-    *silent*: why a failure leaves no line in the log, "" where it leaves one. *answers*: errors that say that there is
-    nothing to do, for which nothing is noted nor done. *once*: PID 1 calls it once in its life, so each case takes another.
+    *silent*: why a failure is not logged; "": it is. *answers*: errors that mean that there is nothing to do, and are not
+    logged. *once*: PID 1 calls it only once, so each case needs a new PID 1.
     """
 
     errors: str
@@ -34,7 +34,7 @@ class Failing(NamedTuple):
     once: bool = False
 
     def is_answer(self, number: int) -> bool:
-        """Tell whether the error *number* is taken for an answer."""
+        """Tell whether the error *number* is one of the answers."""
         return errno.errorcode[number] in self.answers.split()
 
     def numbers(self) -> list[int]:
@@ -42,9 +42,9 @@ class Failing(NamedTuple):
         return [getattr(errno, name) for name in self.errors.split()]
 
 
-# What PID 1 says of an error in words of its own.
+# Errors for which PID 1 has words of its own.
 WORDS = {
-    errno.EADDRINUSE: "somebody listens there already",
+    errno.EADDRINUSE: "another process listens there already",
     errno.EADDRNOTAVAIL: "the address is not this machine's",
     errno.EACCES: "not permitted",
     errno.ENOENT: "its directory is missing",
@@ -52,9 +52,9 @@ WORDS = {
     errno.EBUSY: "no loop device stays free",
     errno.ECANCELED: "clock was set",
 }
-ENDED = "whoever is asked about may have ended: the answer is then that nothing is known"
+ENDED = "the process may have ended: then nothing is known about it"
 ONE_BY_ONE = "its processes are killed one by one then"
-GONE = "ENOENT ENODEV"  # the group: a process that is in it keeps it there
+GONE = "ENOENT ENODEV"  # the group was removed
 FIGURES = "one figure less is shown"
 _FILE = "ENOENT EACCES EMFILE ENFILE ENOMEM"  # open(2)
 _GROUP = "ENOENT ENODEV EMFILE ENFILE ENOMEM EIO"  # open(2); ENODEV: the group was removed since (kernfs)
@@ -84,7 +84,7 @@ FAULTS: dict[str, Failing] = {
     "cgroups.pressure_trigger": Failing(f"{_GROUP} EOPNOTSUPP EINVAL EBUSY EPERM"),
     # open(2), write(2), tty(4)
     "console.open_console": Failing("ENOENT ENXIO ENODEV EIO EACCES EMFILE", "start"),
-    "console.write_line": Failing("EIO ENXIO ENOSPC EPERM", silent="there is no better place to say so than the console"),
+    "console.write_line": Failing("EIO ENXIO ENOSPC EPERM", silent="there is no better place to report it than the console"),
     # netdevice(7), socket(2)
     "interfaces.set_up": Failing("ENODEV EPERM EMFILE ENFILE ENOMEM ENOBUFS", "boot"),
     "interfaces.flags": Failing("ENODEV EPERM EMFILE", "boot"),
@@ -139,7 +139,7 @@ FAULTS: dict[str, Failing] = {
     ),
     "sockets.listen_unix": Failing("EADDRINUSE ENOENT EACCES EROFS ENOSPC EMFILE ENOMEM", exercise="listeners"),
     "sockets.is_listening": Failing("EACCES EMFILE ENOMEM EAGAIN", exercise="stale_socket"),
-    "sockets.bound_file": Failing("ENOENT EPERM EMFILE", exercise="listeners", silent="the file stays, and is found stale"),
+    "sockets.bound_file": Failing("ENOENT EPERM EMFILE", exercise="listeners", silent="the file stays, and is stale"),
     "sockets.accept": Failing("EMFILE ENFILE ENOBUFS ENOMEM", exercise="listeners"),
     # open(2), write(2), fsync(2), rename(2)
     "state_file.replace": Failing("ENOSPC EDQUOT EIO EROFS ENOENT EACCES EMFILE ENFILE ENOMEM", exercise="timer"),
@@ -182,14 +182,14 @@ NEVER: dict[str, str] = {
 
 
 def imported() -> list[str]:
-    """Return the modules of the agent that PID 1 imports, as a process of its own sees them."""
+    """Return the modules of the agent that PID 1 imports, found by another process."""
     code = "import sys, milkyway_agent.pid1.entry; print(*(name for name in sys.modules if name.startswith('milkyway_agent.')))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return done.stdout.split()
 
 
 def used() -> set[str]:
-    """Return the public functions of ``system`` that a module of PID 1 names, or a used one of the same module."""
+    """Return the public functions of ``system`` that a module of PID 1 uses, or a used function of the same module."""
     modules = imported()
     functions = {name.rpartition(".")[2]: _public(name) for name in modules if name.startswith(f"{SYSTEM}.")}
     found: set[str] = set()
@@ -209,7 +209,7 @@ def used() -> set[str]:
 
 def _tree(module: str) -> ast.Module:
     path = import_module(module).__file__
-    assert path is not None, "a module of ours is a file"
+    assert path is not None, "our modules are files"
     return ast.parse(Path(path).read_text(encoding="utf-8"))
 
 

@@ -1,8 +1,8 @@
-"""The world in which a faulty PID 1 lives: everything is there that a server has, and nothing of it is the machine's.
+"""The surroundings of a faulty PID 1: everything that a server has, and nothing that belongs to this machine.
 
-``enter`` makes it inside new namespaces: a root in memory over the real one, so that whatever is written is gone
-with it; /proc/sys, /sys/fs/selinux and the watchdog are plain files, as the real ones are the machine's or are not there.
-``hold_group`` gives the control group that is the root of its hierarchy, and takes it back.
+``enter`` makes them inside new namespaces: a root in memory over the real one, so that whatever is written disappears
+with it. /proc/sys, /sys/fs/selinux and the watchdog are plain files: the real ones belong to the machine or don't exist.
+``hold_group`` makes the control group that is the root of its hierarchy, and removes it.
 """
 
 import errno
@@ -31,7 +31,7 @@ HOUSE = Path("/usr/lib/milkyway")
 COMMAND_LINE = f"milkyway.slot=a milkyway.roothash={'0' * 64} milkyway.salt={'0' * 64} milkyway.blocks=1 milkyway.development=1"
 DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}  # mem(4), tty(4)
 
-# Answers Begin as the verifier does, with the standard library alone: hundreds of them are started.
+# Answers Begin like the verifier, with only the standard library: hundreds of them are started.
 VERIFIER = """
 import re, socket
 link = socket.socket(fileno=3)
@@ -47,9 +47,9 @@ FRONT = "from milkyway_agent.front.server import main; main()"
 
 
 def enter(scratch: str, launch: str, console: str) -> None:
-    """Make the world at *scratch* (an empty directory) and step into it. *console*: the file that /dev/console is.
+    """Make the world at *scratch* (an empty directory) and enter it. *console*: the file that is its /dev/console.
 
-    To be called by the init of the namespaces OWN.
+    The init of the namespaces OWN calls this.
     """
     mounts.mount("none", "/", "", mounts.MS_REC | mounts.MS_PRIVATE)
     mounts.mount("tmpfs", scratch, "tmpfs")
@@ -66,10 +66,10 @@ def enter(scratch: str, launch: str, console: str) -> None:
     _make_house(Path(launch).read_bytes())
     for name in ("/data", "/secure-config"):
         Path(name).mkdir(0o755)
-        mounts.mount("tmpfs", name, "tmpfs")  # so that they count as mounted: there is no disk
+        mounts.mount("tmpfs", name, "tmpfs")  # there is no disk: so they count as mounted
     Path("/secure-config/data.key").write_text("secret")
     mounts.mount("/tmp", "/tmp", "", mounts.MS_BIND | mounts.MS_REC)
-    # Its own mounts of the machine stay hidden below; /run, /dev/pts and the rest are for the boot to mount.
+    # The machine's own mounts stay hidden below; the boot mounts /run, /dev/pts and the rest.
 
 
 def _make_proc() -> None:
@@ -134,7 +134,7 @@ def _make_house(launch: bytes) -> None:
 
 @contextmanager
 def hold_group(path: str) -> Iterator[None]:
-    """Be in the new control group *path*, so that CLONE_NEWCGROUP makes it the root; afterwards nothing of it is left."""
+    """Enter the new control group *path*, so that CLONE_NEWCGROUP makes it the root; remove it afterwards."""
     cgroups.create(path)
     outside = os.open(f"{os.path.dirname(path)}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -156,7 +156,7 @@ def remove_groups(path: str) -> None:
             return
         except FileNotFoundError:
             return
-        except OSError as error:  # a process that has ended is in its group until the kernel has done with it
+        except OSError as error:  # a process that has ended stays in its group until the kernel has finished with it
             if error.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise
         time.sleep(0.01)

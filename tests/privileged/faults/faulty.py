@@ -1,4 +1,4 @@
-"""The test's side of a faulty PID 1: starts it, gives it orders, and says what became of it."""
+"""The test's side of a faulty PID 1: starts it, sends it orders, and reports what happened."""
 
 import array
 import json
@@ -25,11 +25,11 @@ Facts = dict[str, Any]
 
 
 class OrderFailedError(Exception):
-    """PID 1 could not do what it was told to; the text says why."""
+    """PID 1 could not carry out an order; the text says why."""
 
 
 class Faulty:
-    """One PID 1 that fails at will."""
+    """A PID 1 that fails at will."""
 
     def __init__(self, control: socket.socket, status: int, console: Path) -> None:
         self._control = trio.socket.from_stdlib_socket(control)
@@ -40,7 +40,7 @@ class Faulty:
         self._waiting: dict[int, trio.MemorySendChannel[Facts]] = {}
 
     async def listen(self) -> None:
-        """Hear its answers, until it ends."""
+        """Receive its answers until it ends."""
         with suppress(ConnectionResetError):
             while data := await self._control.recv(1 << 20):
                 facts = json.loads(data)
@@ -50,7 +50,7 @@ class Faulty:
             waiting.close()
 
     async def order(self, verb: str, **arguments: object) -> Facts:
-        """Have it do something; return what it says. Raises OrderFailedError when it can't, or has ended, or hangs."""
+        """Send an order; return the answer. Raises OrderFailedError if it can't be carried out, or PID 1 has ended or hangs."""
         number = next(self._numbers)
         send, receive = trio.open_memory_channel[Facts](1)
         self._waiting[number] = send
@@ -67,7 +67,7 @@ class Faulty:
         return facts
 
     def console(self) -> str:
-        """Return what it wrote onto the console."""
+        """Return what it wrote to the console."""
         return self._console.read_text(errors="replace")[-3000:]
 
     async def shown(self, text: str) -> None:
@@ -77,11 +77,11 @@ class Faulty:
                 await trio.sleep(0.01)
 
     async def noted(self, text: str) -> None:
-        """Wait until a line that begins with *text* was noted; those before are forgotten for the next call."""
+        """Wait until a line that begins with *text* was logged; earlier lines don't count for the next call."""
         with trio.fail_after(ORDER_SECONDS):
             while True:
                 lines: list[str] = []
-                with trio.move_on_after(2):  # an agent that fails takes what it was asked with it
+                with trio.move_on_after(2):  # an agent that fails does not answer
                     lines = (await self.order("records", since=self._read))["lines"]
                 if any(line.startswith(text) for line in lines):
                     self._read += len(lines)
@@ -101,12 +101,12 @@ class Faulty:
         return int(os.read(self._status, 64) or b"-1")
 
     def close(self) -> None:
-        """Let go of it: the init dies with its control socket's other end, by ``kill``."""
+        """Close its control socket: its init is killed then."""
         self._control.close()
 
 
 class Factory:
-    """Makes faulty agents: one process has imported everything, and each is a fork of it."""
+    """Makes faulty agents: a process imports everything once, and each agent is a fork of it."""
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="milkyway-faults-"))
@@ -126,9 +126,9 @@ class Factory:
     async def agent(
         self, *faults: tuple[str, int, str], stand_ins: Sequence[str] = STAND_INS, state: str | None = None
     ) -> AsyncIterator[Faulty]:
-        """Give a PID 1 in which *faults* (function, errno, mode) are there from its first moment on.
+        """Yield a PID 1 with *faults* (function, errno, mode) from its first moment on.
 
-        *state*: what a program before it has left, for it to go on from.
+        *state*: what an earlier program has handed over to it.
         """
         number = next(self._numbers)
         scratch, console = self.directory / f"world-{number}", self.directory / f"console-{number}"
@@ -164,7 +164,7 @@ class Factory:
             os.close(status)
 
     def close(self) -> None:
-        """End the process that makes them."""
+        """End the process that makes the agents."""
         self._orders.close()
         self._process.wait(30)
         shutil.rmtree(self.directory)

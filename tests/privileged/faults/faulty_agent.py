@@ -1,14 +1,14 @@
-"""A real PID 1 whose kernel fails at will: a fault injector in a program of its own.
+"""A real PID 1 whose kernel fails at will: a fault injector as a separate program.
 
-Started with a socket as descriptor 3, it waits for orders, and for each it makes one new PID 1: the init of a pid
-namespace, in mount, control group, network and IPC namespaces of its own (``fault_world``). There ``pid1.entry.run`` boots
-as on a server. What needs SELinux, dm-verity or a disk finds files that look like them, or fails and is reported.
+It is started with a socket as descriptor 3 and waits for orders. For each it makes a new PID 1: the init of a pid
+namespace, with its own mount, control group, network and IPC namespaces (``fault_world``), where ``pid1.entry.run`` boots
+as on a server. What needs SELinux, dm-verity or a disk finds files that look like them, or fails, which is reported.
 
 One function of ``milkyway_agent.system`` at a time is replaced by a proxy that raises OSError: on every call, on
-the first alone, or from the third on. This is the one place where attributes of modules are replaced: it is no mock
-inside a test but the fault itself, in a process that lives for it and no longer. Two more replacements go with it, because
-the hardware is not there: ``STAND_INS`` answer for a watchdog, loop and verity devices and group controllers; and
-the agent's own programs run without an SELinux domain, as root.
+the first only, or from the third on. This is the only place where attributes of modules are replaced: it is not a mock
+in a test but the fault itself, in a process that exists only for that. There are two more replacements, because the
+hardware is missing: ``STAND_INS`` act as watchdog, loop and verity devices and group controllers; and the agent's own
+programs run without an SELinux domain, as root.
 """
 
 import array
@@ -43,11 +43,11 @@ Facts = dict[str, Any]
 
 
 def _shortened(line: str) -> str:
-    return line if len(line) < 1200 else f"{line[:400]} … {line[-700:]}"  # a traceback's end is what says most
+    return line if len(line) < 1200 else f"{line[:400]} … {line[-700:]}"  # the end of a traceback says most
 
 
 class Records:
-    """Everything that was noted, in order: what the test reads."""
+    """Everything that was logged, in order, for the test to read."""
 
     def __init__(self) -> None:
         self.all: list[Record] = []
@@ -58,12 +58,12 @@ class Records:
 
 
 class Subject(Exercises):
-    """PID 1 itself, with one task more, that answers the test."""
+    """PID 1 itself, with one more task, which answers the test."""
 
-    faults: dict[str, Fault] = {}  # noqa: RUF012 (a fault outlives an agent that fails, and its successor)
+    faults: dict[str, Fault] = {}  # noqa: RUF012 (a fault outlives an agent that fails, and the next)
     records = Records()
     lives = 0
-    inherited = -1  # a descriptor of the program before it
+    inherited = -1  # a descriptor of the earlier program
 
     def __init__(self, state: ServerState) -> None:
         super().__init__(state)
@@ -75,7 +75,7 @@ class Subject(Exercises):
         self._spoilt = trio.Event()
 
     async def live(self) -> None:
-        """Live as PID 1 does, and answer the test meanwhile."""
+        """Run as PID 1 does, and answer the test meanwhile."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen)
             nursery.start_soon(self._spoil, "live")
@@ -83,7 +83,7 @@ class Subject(Exercises):
             nursery.cancel_scope.cancel()
 
     def _keep(self, name: str, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
-        """Keep *task* as the agent does; it fails when the test says so."""
+        """Keep *task* running as the agent does; make it fail when the test asks for that."""
 
         async def spoilable() -> None:
             async with trio.open_nursery() as nursery:
@@ -112,7 +112,7 @@ class Subject(Exercises):
         number, verb = order.pop("number"), order.pop("verb")
         try:
             facts = await getattr(self, f"on_{verb}")(**order)
-        except Exception as error:  # noqa: BLE001 (told to the test)
+        except Exception as error:  # noqa: BLE001 (reported to the test)
             facts = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
         await control.send(json.dumps({"number": number, **(facts or {})}).encode())
         if self._to_spoil:
@@ -121,31 +121,31 @@ class Subject(Exercises):
     # --- orders ----------------------------------------------------------------------------------------------------------
 
     async def on_inject(self, function: str, fault: int, mode: str) -> Facts:
-        """Have *function* fail from now on."""
+        """Make *function* fail from now on."""
         self.faults[function] = Fault(function, fault, mode)
         return {"records": len(self.records.all)}
 
     async def on_lift(self, function: str) -> Facts:
-        """Have *function* work again; say how often it was called and failed."""
+        """Make *function* work again; return how often it was called and failed."""
         fault = self.faults.pop(function)
         fault.lift()
         return {"calls": fault.calls, "failures": fault.failures}
 
     async def on_booted(self) -> Facts:
         """Wait until the boot is over."""
-        while "ready" not in self.state.boot.finished_ms:  # noqa: ASYNC110 (nobody waits for it on a server)
+        while "ready" not in self.state.boot.finished_ms:  # noqa: ASYNC110 (on a server nothing waits for it)
             await trio.sleep(0.005)
         return {"outcomes": self.state.boot.outcomes, "failures": self.state.boot.failures(), "lives": Subject.lives}
 
     async def on_healed(self) -> Facts:
-        """Wait until what failed in the boot is done after all; return what is not in a few seconds."""
+        """Wait a few seconds until what failed in the boot is done; return what is not."""
         with trio.move_on_after(STEP_SECONDS):
             while len(self.state.boot.outcomes) < len(BOOT) or "failed" in self.state.boot.outcomes.values():  # noqa: ASYNC110
                 await trio.sleep(0.01)
         return {"failures": self.state.boot.failures()}
 
     async def on_records(self, since: int) -> Facts:
-        """Return what was noted since."""
+        """Return what was logged since."""
         return {"lines": [_shortened(describe(record)) for record in self.records.all[since:][-150:]], "lives": Subject.lives}
 
     async def on_start(self, name: str) -> Facts:
@@ -166,12 +166,12 @@ class Subject(Exercises):
         }
 
     async def on_remove(self, name: str) -> Facts:
-        """Stop a service and forget it; say whether a process or a group of it is left."""
+        """Stop a service and forget it; return whether a process or a group of it is left."""
         await self.supervisor.remove(name)
         return {"left": Path(program_table.GROUPS, name).exists()}
 
     async def on_left(self) -> Facts:
-        """Return the processes in groups of services that are no more, and kill them."""
+        """Return the processes in groups of removed services, and kill them."""
         there = self.supervisor.names()
         groups = [
             path for path in cgroups.children(program_table.GROUPS) if path.rpartition("/")[2].startswith(("probe-", "fresh"))
@@ -182,7 +182,7 @@ class Subject(Exercises):
         return {"left": {path: found for path, found in left.items() if found}}
 
     async def on_zombies(self) -> Facts:
-        """Return the children that nobody reaps, once orphans have had their grace."""
+        """Return the zombies that are left after the grace period of orphans."""
         names: list[str] = []
         for _ in range(30):
             names = [process.name for process in reaper.zombies(os.getpid())]
@@ -198,21 +198,21 @@ class Subject(Exercises):
                 await self.supervisor.remove(name)
 
     async def on_exercise(self, what: str) -> None:
-        """Have PID 1 do what calls the function at fault; nothing of it need succeed."""
+        """Make PID 1 do what calls the failing function; it need not succeed."""
         await self.exercise(what)
 
     async def on_stand_in(self, what: str) -> None:
-        """Put stand-ins in the place of hardware that is not there."""
+        """Replace hardware that is not there by stand-ins."""
         for function, answer in STAND_INS[what].items():
             stand_in(function, answer)
 
     async def on_spoil(self, task: str) -> None:
-        """Have a task of PID 1 raise, or ("live") the agent as a whole."""
+        """Make a task of PID 1 raise, or ("live") the whole agent."""
         assert task == "live" or task in self.kept, f"there is no task {task}"
         self._to_spoil = task
 
     async def on_kept(self) -> Facts:
-        """Return the tasks that are kept."""
+        """Return the tasks that are kept running."""
         return {"tasks": self.kept}
 
     async def on_kill(self, name: str) -> Facts:
@@ -223,11 +223,11 @@ class Subject(Exercises):
         return await self.on_service(name)
 
     async def on_end(self, ending: Ending) -> None:
-        """Begin the way down."""
+        """Begin the shutdown."""
         self.state.end(ending)
 
     async def on_inherited(self) -> Facts:
-        """Say whether what the program before it left open still is."""
+        """Return whether the descriptor of the earlier program is still open."""
         path = f"/proc/self/fd/{self.inherited}"
         return {"open": os.path.lexists(path) and INHERITED in os.readlink(path)}
 
@@ -236,19 +236,19 @@ class Subject(Exercises):
         return {"answer": (await self.ask()).decode().partition("\r\n")[0]}
 
 
-# --- one PID 1 for each order ------------------------------------------------------------------------------------------
+# --- a PID 1 for each order --------------------------------------------------------------------------------------------
 
 
 def become_init(order: Facts) -> None:
     """Be PID 1 of the new namespaces, for ever.
 
-    *order*: the faults that are there from the first moment on; the state that a program before it has left, if any.
+    *order*: the faults from the first moment on, and the state that an earlier program has handed over, if any.
     """
     fault_world.enter(order["scratch"], order["launch"], order["console"])
     for name, program in program_table.PROGRAMS.items():
         program = program._replace(context="", user=0, capabilities=(), empty_network=False, limits=None)
         program_table.PROGRAMS[name] = program  # type: ignore[index]  # a Mapping to all others
-    # What takes minutes on a server that is stuck would take as long here.
+    # These take minutes on a server that hangs, and would here.
     boot_run.PHASE_SECONDS = 2.0
     control_groups.EMPTY_SECONDS = 0.2
     agent.AGAIN_SECONDS = (0.2,) * 20
@@ -267,7 +267,7 @@ def become_init(order: Facts) -> None:
 
 
 def accompany(order: Facts, status: int) -> None:
-    """Make the namespaces and their init, wait for its end and tell it through *status*; then take everything back."""
+    """Make the namespaces and their init, wait for its end and report it through *status*; then undo everything."""
     with fault_world.hold_group(order["group"]):
         namespaces.unshare(fault_world.OWN)
         init = os.fork()
@@ -285,10 +285,10 @@ def accompany(order: Facts, status: int) -> None:
 
 
 def _kill_at_hangup(init: int) -> None:
-    """Return when *init* has ended; it is killed when the test lets go of its control socket."""
+    """Return when *init* has ended; it is killed when the test closes its control socket."""
     pidfd = os.pidfd_open(init)
     poll = select.poll()
-    poll.register(CONTROL, 0)  # a hang-up is reported unasked
+    poll.register(CONTROL, 0)  # hang-ups are always reported
     poll.register(pidfd, select.POLLIN)
     if any(descriptor == CONTROL for descriptor, _ in poll.poll()):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -296,7 +296,7 @@ def _kill_at_hangup(init: int) -> None:
 
 
 def main() -> None:
-    """Take orders until the socket is closed: each comes with the ends of a control socket, a status pipe, a console."""
+    """Take orders until the socket is closed; each comes with a control socket, a status pipe and a console."""
     orders = socket.socket(fileno=CONTROL)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:

@@ -1,4 +1,4 @@
-"""Kills at random over many services while their supervisor re-executes itself, and what must hold in the end."""
+"""Random kills of many services while their supervisor re-executes itself, and what must hold in the end."""
 
 import os
 import random
@@ -18,7 +18,7 @@ GROWTH = 1.1  # of its memory, from after the first re-execution to the end
 
 
 class Standing(NamedTuple):
-    """What a supervisor holds when all is quiet. ``pss_bytes``: of itself."""
+    """What a supervisor has when nothing happens. ``pss_bytes``: its own."""
 
     descriptors: int
     groups: int
@@ -28,19 +28,19 @@ class Standing(NamedTuple):
 
 @contextmanager
 def storm_struck() -> Iterator[Supervising]:
-    """Give a supervisor with its services up."""
+    """Yield a supervisor with its services up."""
     with supervising() as supervisor:
         for number in range(SERVICES):
             supervisor.define(f"service-{number}", [f"/bin/{SLEEPER}", "100000"], restart=RESTART)
         supervisor.start()
         settle(supervisor)
-        supervisor.reexecute()  # the first one imports what the local API takes: what is counted from here on is growth
+        supervisor.reexecute()  # the first re-execution imports what the local API needs: growth is counted from here on
         settle(supervisor)
         yield supervisor
 
 
 def settle(supervisor: Supervising) -> None:
-    """Return when every service is up, by a process that is there, and the API's front has gone."""
+    """Return when every service is up with a process that exists, and the API's front has ended."""
 
     def is_settled() -> bool:
         found = supervisor.services()
@@ -51,7 +51,7 @@ def settle(supervisor: Supervising) -> None:
 
 
 def storm(supervisor: Supervising, kills: int, re_executions: int, chance: random.Random) -> None:
-    """Kill services at random, *re_executions* times interrupted by one that is waited for."""
+    """Kill services at random, interrupted by *re_executions* re-executions."""
     pause = kills // re_executions
     for number in range(1, kills + 1):
         victims = sleepers(supervisor)
@@ -64,7 +64,7 @@ def storm(supervisor: Supervising, kills: int, re_executions: int, chance: rando
 
 
 def standing(supervisor: Supervising) -> Standing:
-    """Return what *supervisor* holds now."""
+    """Return what *supervisor* has now."""
     cgroup = (
         Path(f"/proc/{supervisor.pid}/cgroup").read_text().split("0::")[1].strip().removesuffix(f"/supervisor-{supervisor.pid}")
     )
@@ -81,7 +81,7 @@ def standing(supervisor: Supervising) -> Standing:
 
 
 def check(before: Standing, after: Standing, supervisor: Supervising) -> None:
-    """Assert that nothing was lost or left: every service up, no zombie, no descriptor, group or mount more, memory flat."""
+    """Assert that nothing was lost or left: all services up, no zombies, no more descriptors, groups or mounts, memory flat."""
     assert [process for process in children(supervisor) if process.state == "Z"] == []
     assert after.descriptors <= before.descriptors
     assert after.groups == before.groups == SERVICES

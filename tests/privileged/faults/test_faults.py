@@ -1,4 +1,4 @@
-"""Whatever the kernel refuses, PID 1 lives, and its services with it: each function fails in every plausible way."""
+"""Whatever the kernel refuses, PID 1 and its services go on: each function fails in every plausible way."""
 
 import errno
 from collections.abc import Iterator
@@ -62,11 +62,11 @@ async def test_services_outlive_the_failure_of_any_task_of_pid_1_and_go_on_being
         for task in tasks:
             await agent.order("spoil", task=task)
             await agent.noted(f"task failed: task={task}")
-            assert (await agent.order("service", name="witness"))["pid"] == witness["pid"], f"{task} took a service with it"
+            assert (await agent.order("service", name="witness"))["pid"] == witness["pid"], f"{task} ended a service"
         await _is_well(agent, witness["pid"])
 
 
-async def test_services_outlive_the_failure_of_the_agent_as_a_whole_and_the_next_one_supervises_them(factory: Factory) -> None:
+async def test_services_outlive_the_failure_of_the_whole_agent_and_the_next_supervises_them(factory: Factory) -> None:
     async with factory.agent() as agent:
         await agent.order("booted")
         witness = await agent.order("start", name="witness")
@@ -76,7 +76,7 @@ async def test_services_outlive_the_failure_of_the_agent_as_a_whole_and_the_next
             await agent.noted("agent failed")
             boot = await agent.order("booted")
             assert set(boot["outcomes"].values()) == {"done"}, boot
-        assert await agent.order("service", name="dhcp") == dhcp, "it was started twice, or is lost"
+        assert await agent.order("service", name="dhcp") == dhcp, "it was started twice, or lost"
         await _is_well(agent, witness["pid"])
 
 
@@ -93,7 +93,7 @@ async def test_with_a_state_that_cannot_be_read_the_agent_begins_as_after_a_boot
 
 
 async def _is_well(agent: Faulty, pid: int) -> None:
-    """Assert that the witness *pid* lives, is started again when it dies, and that PID 1 does all that it should."""
+    """Assert that the witness *pid* runs, is started again when it is killed, and that PID 1 does all that it should."""
     witness = await agent.order("service", name="witness")
     assert (witness["state"], witness["pid"], witness["alive"]) == ("started", pid, True)
     again = await agent.order("kill", name="witness")

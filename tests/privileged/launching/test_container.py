@@ -1,4 +1,4 @@
-"""Layer services in real containers: crun, overlayfs, seccomp, namespaces; all but SELinux, which a test machine lacks."""
+"""Services of layers in real containers: crun, overlayfs, seccomp, namespaces; without SELinux, which test machines lack."""
 
 import json
 import os
@@ -15,9 +15,9 @@ from milkyway_agent.core.effects import MakeGroup, MountStack, RunServices
 from milkyway_agent.core.uid_range import RANGE, first_uid
 from milkyway_agent.deployments.services import ServicePlane
 from milkyway_agent.deployments.stacks import StackPlane
-from milkyway_agent.launching.container import BUNDLES, CRUN_STATE, Container
+from milkyway_agent.launching.container import BUNDLES, CRUN_STATE, ContainerStarter
 from milkyway_agent.launching.control_groups import clear_group
-from milkyway_agent.launching.oci_config import Machine
+from milkyway_agent.launching.oci_config import Host
 from milkyway_agent.launching.program import make_group
 from milkyway_agent.supervisor.definition import Definition
 from milkyway_agent.system import mounts
@@ -32,11 +32,11 @@ pytestmark = pytest.mark.privileged
 
 ID = "test_web_4711"
 MANIFEST = manifest_of("test/web")
-# This machine's hierarchy may be elsewhere, beside the old ones: show crun alone what a server shows to all.
+# The cgroup v2 hierarchy of this machine may be elsewhere, beside version 1: show crun what it finds on a server.
 CRUN = """#!/bin/sh
 exec unshare --mount --propagation private sh -c 'mount -t cgroup2 none /sys/fs/cgroup && exec crun "$@"' crun "$@"
 """
-# The first to be let go on is not: the agent fails meanwhile.
+# The first `start` hangs: the agent fails meanwhile.
 CRUN_ONCE_STUCK = """
 case " $* " in *" start "*) test -e {0}/stuck || {{ touch {0}/stuck; echo stuck > {0}/asked; exec sleep 1000; }} ;; esac
 """
@@ -49,17 +49,17 @@ def deployment(*grants: Grant) -> Deployment:
 class Site:
     """A deployment whose stack is this machine's own root under an empty layer."""
 
-    def __init__(self, one: Supervised, crun: str) -> None:
-        self.one = one
+    def __init__(self, harness: Supervised, crun: str) -> None:
+        self.harness = harness
         self.crun = crun
-        self.machine = Machine(frozenset(), selinux=False)
+        self.host = Host(frozenset(), selinux=False)
 
     def add(self, service: Service, grants: tuple[Grant, ...] = ()) -> str:
         where = {"crun": self.crun, "cgroups_root": cgroup_root()}
-        starter = Container(service, deployment(*grants), MANIFEST, self.machine, self.one.reaper, **where)
+        starter = ContainerStarter(service, deployment(*grants), MANIFEST, self.host, self.harness.reaper, **where)
         first = first_uid(ID)
         name = f"web/{service.name}"
-        self.one.supervisor.add(Definition(name, service, starter, users=range(first, first + RANGE)))
+        self.harness.supervisor.add(Definition(name, service, starter, users=range(first, first + RANGE)))
         return name
 
     async def output_of(self, script: str, grants: tuple[Grant, ...] = (), **fields: object) -> list[str]:
@@ -74,19 +74,19 @@ class Site:
             **fields,  # type: ignore[arg-type] # as msgspec takes them
         )
         name = self.add(service, grants)
-        self.one.supervisor.start(name)
+        self.harness.supervisor.start(name)
         with trio.fail_after(20):
-            state = await self.one.supervisor.wait_state(name, "started", "failed")
-        assert state == "started", (self.one.supervisor.status_of(name).reason, self.one.lines(name))
-        await self.one.line(name, "end")
-        return self.one.lines(name)[:-1]
+            state = await self.harness.supervisor.wait_state(name, "started", "failed")
+        assert state == "started", (self.harness.supervisor.status_of(name).reason, self.harness.lines(name))
+        await self.harness.line(name, "end")
+        return self.harness.lines(name)[:-1]
 
 
 @asynccontextmanager
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     app, crun = tmp_path / "app", tmp_path / "crun"
     app.mkdir()
-    mounts.mount("tmpfs", str(app), "tmpfs")  # levels of an overlay must not lie within one another
+    mounts.mount("tmpfs", str(app), "tmpfs")  # the levels of an overlay must not contain each other
     (app / "var/scratch").mkdir(parents=True)
     (app / "marker").write_text("from the layer\n")
     crun.write_text(CRUN)
@@ -97,8 +97,8 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     make_group(f"{parent}/{MakeGroup(ID).deployment}")
     try:
         await plane.do(effect)
-        async with supervised() as one:
-            yield Site(one, str(crun))
+        async with supervised() as harness:
+            yield Site(harness, str(crun))
     finally:
         await plane.undo(effect)
         await clear_group(f"{parent}/{ID}")
@@ -122,7 +122,7 @@ async def test_it_sees_its_stack_read_only_and_writes_only_its_scratch(tmp_path:
         assert "No space left on device" in lines[4]
 
 
-async def test_it_is_nobody_with_no_capability_but_a_granted_one(tmp_path: Path) -> None:
+async def test_it_has_no_capability_except_the_granted_one(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
         grants = (HoldCapability(name="net_bind_service"),)
         lines = await here.output_of("id -u; grep -E 'Cap|NoNew|Seccomp:' /proc/self/status", grants)
@@ -135,7 +135,7 @@ async def test_it_is_nobody_with_no_capability_but_a_granted_one(tmp_path: Path)
 
 async def test_without_a_network_grant_its_network_is_empty(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
-        # A service that isn't granted it has no route, and no other interface than its own lo.
+        # Without the grant, a service has no route and no interface except its own lo.
         lines = await here.output_of("tail -n +3 /proc/net/dev | cut -d: -f1; hostname; echo $$; ls /proc | grep -c '^[0-9]*$'")
         assert lines[0].strip() == "lo"
         assert lines[1] == "web"
@@ -183,10 +183,10 @@ async def test_a_longrun_is_adopted_watched_and_stopped_without_trace(tmp_path: 
             command=["/usr/bin/python3", "-c", SERVER],
             readiness=ReadyByTcp(port=47115, interval_ms=10),
             restart=Restart(delay_ms=1),
-            stop=Stop(timeout_ms=50),  # as PID 1 of its namespace it is deaf to what it has no handler for
+            stop=Stop(timeout_ms=50),  # as PID 1 of its namespace it does not get signals for which it has no handler
         )
         name = here.add(service)
-        supervisor = here.one.supervisor
+        supervisor = here.harness.supervisor
         supervisor.start(name)
         with trio.fail_after(20):
             assert await supervisor.wait_state(name, "started", "failed") == "started"
@@ -204,7 +204,7 @@ async def test_a_longrun_is_adopted_watched_and_stopped_without_trace(tmp_path: 
 
 
 def _pid_of_container() -> int:
-    """Return the first process of the one container that there is, as crun knows it."""
+    """Return the first process of the only container, as crun knows it."""
     (made,) = Path(CRUN_STATE).iterdir()
     return int(json.loads((made / "status").read_text())["pid"])
 
@@ -215,18 +215,18 @@ async def test_a_start_that_was_cut_off_after_the_container_was_made_is_begun_ag
             first, rest = CRUN.split("\n", 1)
             Path(here.crun).write_text(first + CRUN_ONCE_STUCK.format(tmp_path) + rest)
             name = here.add(Service(name="server", command=["/bin/sleep", "1000"], stop=Stop(timeout_ms=50)))
-            here.one.supervisor.start(name)
+            here.harness.supervisor.start(name)
             await asked()
             before = _pid_of_container()
-            await here.one.begin_again(nursery)
+            await here.harness.begin_again(nursery)
             with trio.fail_after(20):
-                await here.one.supervisor.wait_state(name, "started", "failed")
-            assert here.one.path(name) == ["waiting", "starting", "started"]
-            assert here.one.supervisor.status_of(name).pid == _pid_of_container() != before
-            with trio.fail_after(10):  # it is an orphan like any other, which have their grace
+                await here.harness.supervisor.wait_state(name, "started", "failed")
+            assert here.harness.path(name) == ["waiting", "starting", "started"]
+            assert here.harness.supervisor.status_of(name).pid == _pid_of_container() != before
+            with trio.fail_after(10):  # it is an orphan, which is reaped after the grace period
                 while Path(f"/proc/{before}").exists():
                     await trio.lowlevel.checkpoint()
-            await here.one.supervisor.stop(name)
+            await here.harness.supervisor.stop(name)
             assert os.listdir(CRUN_STATE) == []
             assert os.listdir(BUNDLES) == []
             nursery.cancel_scope.cancel()
@@ -248,18 +248,18 @@ async def test_sd_notify_reaches_out_of_the_container(tmp_path: Path) -> None:
                 stop=Stop(timeout_ms=50),
             )
         )
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(20):
-            assert await here.one.supervisor.wait_state(name, "started", "failed") == "started"
+            assert await here.harness.supervisor.wait_state(name, "started", "failed") == "started"
 
 
 async def test_a_program_that_is_not_there_fails_with_crun_s_own_words(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
         name = here.add(Service(name="none", command=["/nonexistent"], restart=Restart(when="never")))
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(20):
-            await here.one.supervisor.wait_state(name, "failed")
-        reason = here.one.supervisor.status_of(name).reason
+            await here.harness.supervisor.wait_state(name, "failed")
+        reason = here.harness.supervisor.status_of(name).reason
         assert reason.startswith("cannot create the container: crun ended with 1 (")
         assert "/nonexistent" in reason
         assert os.listdir(CRUN_STATE) == []
@@ -269,13 +269,13 @@ async def test_the_service_plane_runs_a_deployments_services_and_takes_them_back
     async with site(tmp_path) as here:
         fine = Service(name="fine", command=["/bin/sleep", "1000"], stop=Stop(timeout_ms=50))
         bad = Service(name="bad", command=["/bin/false"], readiness=ReadyByTcp(port=1), restart=Restart(delay_ms=1))
-        supervisor = here.one.supervisor
+        supervisor = here.harness.supervisor
 
         def run(*services: Service) -> RunServices:
             manifest = msgspec.structs.replace(MANIFEST, services=list(services))
             return RunServices(deployment(), manifest)
 
-        plane = ServicePlane(supervisor, here.one.reaper, here.machine, crun=here.crun, cgroups_root=cgroup_root())
+        plane = ServicePlane(supervisor, here.harness.reaper, here.host, crun=here.crun, cgroups_root=cgroup_root())
         await plane.do(run(fine, bad))
         assert supervisor.status_of("web/fine").state == "started"
         assert supervisor.status_of("web/bad").state != "started"
@@ -284,7 +284,7 @@ async def test_the_service_plane_runs_a_deployments_services_and_takes_them_back
         plane.must_start = True
         with pytest.raises(UnavailableError, match=r"cannot start web/bad: ended with status 1"):
             await plane.do(run(fine, bad))
-        assert supervisor.names() == [], "half of a deployment is none"
+        assert supervisor.names() == [], "no part of a deployment is left"
         await plane.do(run(fine))
         await plane.do(run(fine))
         assert supervisor.names() == ["web/fine"]

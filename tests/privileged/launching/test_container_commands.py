@@ -1,4 +1,4 @@
-"""What is run in a container beside its service: probes, and the commands that stop it or have it read its configuration."""
+"""What runs in a container beside its service: probes, and the commands that stop or reload it."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.privileged.launching.test_container import ID, site
 pytestmark = pytest.mark.privileged
 
 SCRATCH = [Scratch(path="/var/scratch", size_bytes=1 << 20, inodes=16)]
-QUICK = Stop(timeout_ms=50)  # as PID 1 of its namespace it is deaf to what it has no handler for
+QUICK = Stop(timeout_ms=50)  # as PID 1 of its namespace it does not get signals for which it has no handler
 
 
 def shell(script: str) -> list[str]:
@@ -36,27 +36,27 @@ async def test_a_probe_is_run_as_the_service_is_until_it_is_well(tmp_path: Path)
             stop=QUICK,
         )
         name = here.add(service)
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(30):
-            assert await here.one.supervisor.wait_state(name, "started", "failed") == "started"
-        await here.one.supervisor.stop(name)
+            assert await here.harness.supervisor.wait_state(name, "started", "failed") == "started"
+        await here.harness.supervisor.stop(name)
         assert os.listdir(CRUN_STATE) == []
         assert os.listdir(BUNDLES) == []
 
 
-async def test_who_is_unwell_is_started_again_and_a_probe_that_hangs_is_killed(tmp_path: Path) -> None:
+async def test_a_service_that_is_unwell_is_started_again_and_a_probe_that_hangs_is_killed(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
         health = Health(probe=ExecProbe(command=shell("sleep 1000 & sleep 1000")), interval_ms=10, timeout_ms=50, failures=2)
         service = Service(name="server", command=["/bin/sleep", "1000"], health=health, restart=Restart(delay_ms=1), stop=QUICK)
         name = here.add(service)
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(30):
-            while here.one.supervisor.status_of(name).restarts < 1:
-                await here.one.event("service_unwell")
+            while here.harness.supervisor.status_of(name).restarts < 1:
+                await here.harness.event("service_unwell")
                 await trio.lowlevel.checkpoint()
-            await here.one.supervisor.wait_state(name, "started")
-        assert "its probe took longer than 0.05 s" in str([one.facts for one in here.one.log.ring.records])
-        await here.one.supervisor.stop(name)
+            await here.harness.supervisor.wait_state(name, "started")
+        assert "its probe took longer than 0.05 s" in str([record.facts for record in here.harness.log.ring.records])
+        await here.harness.supervisor.stop(name)
         assert os.listdir(CRUN_STATE) == []
 
 
@@ -72,16 +72,16 @@ async def test_a_command_has_it_read_its_configuration_and_another_stops_it(tmp_
             stop=Stop(command=shell("kill -USR1 $MAINPID"), timeout_ms=20_000),
         )
         name = here.add(service)
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(30):
-            await here.one.supervisor.wait_state(name, "started")
-            await here.one.line(name, "begun")
-            await here.one.supervisor.reload(name)
-            await here.one.line(name, "new")
-            await here.one.line(name, "asked to")
-            await here.one.supervisor.stop(name)
-        assert here.one.lines(name)[-1] == "told"
-        assert "service_killed" not in here.one.log.ring.events()
+            await here.harness.supervisor.wait_state(name, "started")
+            await here.harness.line(name, "begun")
+            await here.harness.supervisor.reload(name)
+            await here.harness.line(name, "new")
+            await here.harness.line(name, "asked to")
+            await here.harness.supervisor.stop(name)
+        assert here.harness.lines(name)[-1] == "told"
+        assert "service_killed" not in here.harness.log.ring.events()
         assert os.listdir(BUNDLES) == []
 
 
@@ -89,24 +89,24 @@ async def test_a_command_may_write_more_than_a_pipe_takes_and_reads_nothing(tmp_
     async with site(tmp_path) as here:
         asks = ReadyByProbe(probe=ExecProbe(command=shell("head -c 1000000 /dev/zero; test -z $(cat)")), interval_ms=1000)
         name = here.add(Service(name="server", command=["/bin/sleep", "1000"], readiness=asks, stop=QUICK))
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(30):
-            assert await here.one.supervisor.wait_state(name, "started", "failed") == "started"
-        await here.one.supervisor.stop(name)
+            assert await here.harness.supervisor.wait_state(name, "started", "failed") == "started"
+        await here.harness.supervisor.stop(name)
 
 
 async def test_a_command_that_is_not_there_is_noted_and_changes_nothing(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
         service = Service(name="server", command=["/bin/sleep", "1000"], reload=Reload(command=["/no/such"]), stop=QUICK)
         name = here.add(service)
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(30):
-            await here.one.supervisor.wait_state(name, "started")
+            await here.harness.supervisor.wait_state(name, "started")
             with pytest.raises(UnavailableError, match="its command failed: cannot exec the container: crun ended with"):
-                await here.one.supervisor.reload(name)
-            await here.one.event("service_reload_command_failed")
-        assert here.one.supervisor.status_of(name).state == "started"
-        await here.one.supervisor.stop(name)
+                await here.harness.supervisor.reload(name)
+            await here.harness.event("service_reload_command_failed")
+        assert here.harness.supervisor.status_of(name).state == "started"
+        await here.harness.supervisor.stop(name)
 
 
 WATCHED = (
@@ -115,7 +115,7 @@ WATCHED = (
 )
 
 
-async def test_whose_watchdog_hears_nothing_is_started_again(tmp_path: Path) -> None:
+async def test_a_service_whose_watchdog_hears_nothing_is_started_again(tmp_path: Path) -> None:
     async with site(tmp_path) as here:
         service = Service(
             name="server",
@@ -126,12 +126,12 @@ async def test_whose_watchdog_hears_nothing_is_started_again(tmp_path: Path) -> 
             stop=QUICK,
         )
         name = here.add(service)
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(30):
-            await here.one.event("service_hung")
-            await here.one.supervisor.wait_state(name, "stopped", "starting")
-            await here.one.supervisor.wait_state(name, "started")
-        await here.one.supervisor.stop(name)
+            await here.harness.event("service_hung")
+            await here.harness.supervisor.wait_state(name, "stopped", "starting")
+            await here.harness.supervisor.wait_state(name, "started")
+        await here.harness.supervisor.stop(name)
 
 
 async def test_a_service_is_executed_as_it_says_and_so_is_what_runs_beside_it(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ async def test_a_service_is_executed_as_it_says_and_so_is_what_runs_beside_it(tm
             stop=QUICK,
         )
         name = here.add(service)
-        here.one.supervisor.start(name)
+        here.harness.supervisor.start(name)
         with trio.fail_after(30):
-            assert await here.one.supervisor.wait_state(name, "started", "failed") == "started"
-        await here.one.supervisor.stop(name)
+            assert await here.harness.supervisor.wait_state(name, "started", "failed") == "started"
+        await here.harness.supervisor.stop(name)

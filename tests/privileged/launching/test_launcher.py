@@ -1,4 +1,4 @@
-"""The launcher with real processes: what a child is, what it has not, and what is said when it can't be started."""
+"""The launcher with real processes: what a child has and has not, and the errors when it can't be started."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from milkyway_agent.early.launcher import Launcher, NotStarted, Started, request
-from milkyway_agent.launching.arguments import words_of
+from milkyway_agent.launching.arguments import arguments_of
 from milkyway_agent.system import cgroups, processes
 from tests.privileged.supervisor.supervised import cgroup_root, launch
 
@@ -45,10 +45,10 @@ def group(name: str = "launcher") -> Iterator[str]:
 
 
 def answers(launcher: Launcher) -> list[Started | NotStarted]:
-    """Wait until nothing is pending, and return what was answered."""
+    """Wait until nothing is pending, and return the answers."""
     got: list[Started | NotStarted] = []
     while launcher.pending:
-        assert select.select([launcher], [], [], 30)[0], "the launcher is silent"
+        assert select.select([launcher], [], [], 30)[0], "the launcher does not answer"
         got += launcher.results()
     return got
 
@@ -75,11 +75,11 @@ def ended(started: Started) -> int:
 
 
 def said(launcher: Launcher, script: str, **options: Any) -> str:
-    """Run *script* in a shell, with both outputs in a pipe; return what it wrote. It must end with 0."""
+    """Run *script* in a shell, with both outputs in a pipe; return what it wrote. Its exit status must be 0."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     with open(reading) as pipe:  # noqa: PTH123 (a descriptor)
         try:
-            child = start(launcher, words_of([SH, "-c", script], **options), {1: writing, 2: writing})
+            child = start(launcher, arguments_of([SH, "-c", script], **options), {1: writing, 2: writing})
         finally:
             os.close(writing)
         text = pipe.read()
@@ -93,15 +93,15 @@ def status_line(text: str, name: str) -> str:
 
 def test_a_child_is_ours_and_leads_a_session_of_its_own() -> None:
     with launching() as launcher:
-        child = start(launcher, words_of(["/bin/sleep", "1000"]))
-        found = {one.pid: one for one in processes.processes()}[child.pid]
+        child = start(launcher, arguments_of(["/bin/sleep", "1000"]))
+        found = {process.pid: process for process in processes.processes()}[child.pid]
         assert (found.name, found.parent, os.getsid(child.pid)) == ("sleep", os.getpid(), child.pid)
         processes.pidfd_send_signal(child.pidfd, signal.SIGTERM)
         assert ended(child) == -signal.SIGTERM
 
 
-def test_nothing_of_one_requests_environment_is_in_the_next_ones() -> None:
-    """The launcher reads all requests into the same memory: what it does not end itself goes on with the one before."""
+def test_the_environment_of_a_request_does_not_leak_into_the_next() -> None:
+    """The launcher reads all requests into the same memory: without a terminator, a string would run into the last request."""
     many = {f"SECRET{number}": "x" * 300 for number in range(20)}
     with launching() as launcher:
         assert said(launcher, "env", environment=many).count("SECRET") == 20
@@ -117,7 +117,7 @@ def test_a_child_is_born_in_its_group_which_is_made_with_its_limits() -> None:
         text = said(launcher, "cat /proc/self/cgroup", cgroup=path, make_cgroup=True, cgroup_files={"cgroup.max.depth": "3"})
         assert f"0::/{Path(path).name}" in text.splitlines()
         assert Path(path, "cgroup.max.depth").read_text() == "3\n"
-        assert said(launcher, "true", cgroup=path, make_cgroup=True) == ""  # it is there already
+        assert said(launcher, "true", cgroup=path, make_cgroup=True) == ""  # it exists already
 
 
 def test_a_child_with_a_group_of_version_1_joins_it_by_itself() -> None:
@@ -134,16 +134,16 @@ def test_a_child_with_a_group_of_version_1_joins_it_by_itself() -> None:
 def test_a_file_that_a_group_must_have_and_one_that_it_may_have() -> None:
     with launching() as launcher, group() as path:
         assert said(launcher, "true", cgroup=path, make_cgroup=True, cgroup_files_if_there={"none.max": "1"}) == ""
-        words = words_of(["/bin/true"], cgroup=path, cgroup_files={"none.max": "1"})
+        words = arguments_of(["/bin/true"], cgroup=path, cgroup_files={"none.max": "1"})
         answer = refused(launcher, words)
         assert (answer.errno, answer.why) == (errno.ENOENT, f"cannot open {path}/none.max: No such file or directory")
-        words = words_of(["/bin/true"], cgroup=path, cgroup_files_if_there={"cgroup.max.depth": "deep"})
+        words = arguments_of(["/bin/true"], cgroup=path, cgroup_files_if_there={"cgroup.max.depth": "deep"})
         assert refused(launcher, words).why == f"cannot write to {path}/cgroup.max.depth: Invalid argument"
 
 
 def test_a_group_that_is_not_there_is_named() -> None:
     with launching() as launcher:
-        answer = refused(launcher, words_of(["/bin/true"], cgroup=f"{cgroup_root()}/milkyway-none"))
+        answer = refused(launcher, arguments_of(["/bin/true"], cgroup=f"{cgroup_root()}/milkyway-none"))
         assert answer.errno == errno.ENOENT
         assert answer.why == f"cannot open {cgroup_root()}/milkyway-none/cgroup.procs: No such file or directory"
 
@@ -157,9 +157,9 @@ def test_a_group_that_is_not_there_is_named() -> None:
         ("true", errno.EINVAL, "cannot find the program: its absolute path follows --"),
     ],
 )
-def test_a_program_that_cannot_be_executed_is_told_precisely(command: str, number: int, why: str) -> None:
+def test_why_a_program_cannot_be_executed_is_reported_precisely(command: str, number: int, why: str) -> None:
     with launching() as launcher:
-        answer = refused(launcher, words_of([command]))
+        answer = refused(launcher, arguments_of([command]))
         assert (answer.errno, answer.why) == (number, why)
         assert said(launcher, "echo and on") == "and on"
 
@@ -183,20 +183,20 @@ def test_a_program_that_cannot_be_executed_is_told_precisely(command: str, numbe
         (["--user"], "cannot read option --user"),
     ],
 )
-def test_what_is_asked_for_wrongly_is_refused_and_nothing_runs(option: list[str], why: str) -> None:
+def test_wrong_arguments_are_refused_and_nothing_runs(option: list[str], why: str) -> None:
     with launching() as launcher:
-        words = words_of(["/bin/true"])
+        words = arguments_of(["/bin/true"])
         # the last has no argument to take
         assert refused(launcher, [*option, *words] if option != ["--user"] else option).why == why
         assert processes_of_ours() == {launcher.pid}
 
 
 def processes_of_ours() -> set[int]:
-    return {one.pid for one in processes.processes() if one.parent == os.getpid()}
+    return {process.pid for process in processes.processes() if process.parent == os.getpid()}
 
 
 def test_a_child_has_only_the_descriptors_it_was_given() -> None:
-    reading, writing = os.pipe()  # inheritable ones of ours, to be found where they should not be
+    reading, writing = os.pipe()  # inheritable descriptors of ours, which must not be found in the child
     os.set_inheritable(reading, True)
     os.set_inheritable(writing, True)
     try:
@@ -208,13 +208,13 @@ def test_a_child_has_only_the_descriptors_it_was_given() -> None:
         os.close(writing)
 
 
-def test_descriptors_come_where_they_were_asked_for_even_crosswise() -> None:
+def test_descriptors_get_the_numbers_that_were_asked_for_even_swapped() -> None:
     """The targets run through the numbers at which the launcher receives and moves them, downwards and upwards."""
     targets = [13, 3, 12, 4, 11, 10, 9, 255]
     pipes = [os.pipe2(os.O_CLOEXEC) for _ in targets]
     with launching() as launcher:
         script = "for each in $0; do echo $each >/proc/self/fd/$each; done; ls /proc/self/fd >/proc/self/fd/255"
-        words = words_of([SH, "-c", script, " ".join(map(str, targets))])
+        words = arguments_of([SH, "-c", script, " ".join(map(str, targets))])
         child = start(launcher, words, {target: pipe[1] for target, pipe in zip(targets, pipes, strict=True)})
         assert ended(child) == 0
     texts = []
@@ -233,7 +233,7 @@ def test_signals_are_as_they_were_born() -> None:
     try:
         with launching() as launcher:
             reading, writing = os.pipe2(os.O_CLOEXEC)
-            child = start(launcher, words_of(["/bin/cat", "/proc/self/status"]), {1: writing})
+            child = start(launcher, arguments_of(["/bin/cat", "/proc/self/status"]), {1: writing})
             os.close(writing)
             with open(reading) as pipe:  # noqa: PTH123 (a descriptor)
                 text = pipe.read()
@@ -242,7 +242,7 @@ def test_signals_are_as_they_were_born() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
         signal.signal(signal.SIGHUP, previous)
     assert int(status_line(text, "SigBlk"), 16) == 0
-    # 32 and 33 are the C library's own: whoever started us may have left them ignored
+    # 32 and 33 belong to the C library: the process that started us may have left them ignored
     assert int(status_line(text, "SigIgn"), 16) & ~(3 << 31) == 0
 
 
@@ -252,13 +252,13 @@ def test_a_child_is_the_user_it_should_be_with_the_rights_it_should_have() -> No
         assert status_line(text, "Uid").split() == ["65531"] * 4
         assert status_line(text, "Gid").split() == ["65530"] * 4
         assert status_line(text, "Groups").split() == ["7", "8"]
-        # With no_new_privs the bounding set bounds nothing any more, and is left as it is.
+        # With no_new_privs the bounding set has no effect any more, and is left as it is.
         assert {status_line(text, f"Cap{name}") for name in ("Inh", "Prm", "Eff", "Amb")} == {f"{0x2001:016x}"}
         assert status_line(text, "NoNewPrivs") == "1"
         text = said(launcher, "cat /proc/self/status", no_new_privileges=False)
         assert (status_line(text, "NoNewPrivs"), int(status_line(text, "CapBnd"), 16)) == ("0", 0)
         assert status_line(text, "Uid").split() == ["0"] * 4
-        # none of it stuck to the launcher, in whose memory the children ran
+        # the launcher, in whose memory the children ran, is unchanged
         own = Path(f"/proc/{launcher.pid}/status").read_text()
         assert (status_line(own, "Uid").split()[0], status_line(own, "NoNewPrivs")) == ("0", "0")
         assert int(status_line(own, "CapEff"), 16) != 0
@@ -273,12 +273,12 @@ def test_a_child_has_the_priorities_and_limits_it_should_have() -> None:
         )  # fmt: skip
         assert text.split("\n") == ["0027", "5", "500", "1", "77", "77", "0", "/usr", "b c=d-/bin:/usr/bin"]
         assert said(launcher, "umask; nice; echo $A").split("\n") == [f"{current_umask():04o}", "0"]
-        # the launcher's memory was lent, not its score (the kernel has an exception for vfork)
+        # the child shares the launcher's memory but not its score (the kernel has an exception for vfork)
         assert Path(f"/proc/{launcher.pid}/oom_score_adj").read_text() == Path("/proc/self/oom_score_adj").read_text()
 
 
 def test_a_child_runs_wherever_we_do() -> None:
-    """The launcher keeps itself and its child to one processor, but only until the child is a program."""
+    """The launcher binds itself and its child to one processor, but only until the child executes its program."""
     with launching() as launcher:
         own = Path("/proc/self/status").read_text()
         for text in (said(launcher, "cat /proc/self/status"), Path(f"/proc/{launcher.pid}/status").read_text()):
@@ -304,7 +304,7 @@ def test_a_child_has_the_namespaces_it_should_have() -> None:
 def test_a_child_learns_its_own_pid_where_it_listens() -> None:
     with launching() as launcher:
         reading, writing = os.pipe2(os.O_CLOEXEC)
-        words = words_of([SH, "-c", "echo $$ $LISTEN_PID $LISTEN_FDS"], listen_pid=True, environment={"LISTEN_FDS": "1"})
+        words = arguments_of([SH, "-c", "echo $$ $LISTEN_PID $LISTEN_FDS"], listen_pid=True, environment={"LISTEN_FDS": "1"})
         child = start(launcher, words, {1: writing, 3: reading})
         assert ended(child) == 0
         assert os.read(reading, 100).split() == [str(child.pid).encode(), str(child.pid).encode(), b"1"]
@@ -314,7 +314,7 @@ def test_a_child_learns_its_own_pid_where_it_listens() -> None:
 
 def test_children_outlive_the_launcher_and_the_next_start_has_another() -> None:
     with launching() as launcher:
-        child = start(launcher, words_of(["/bin/sleep", "1000"]))
+        child = start(launcher, arguments_of(["/bin/sleep", "1000"]))
         watched, first = launcher.fileno(), launcher.pid
         os.kill(first, signal.SIGKILL)
         assert select.select([launcher], [], [], 30)[0]
@@ -330,11 +330,11 @@ def test_a_launcher_killed_in_the_middle_answers_what_was_asked_of_it() -> None:
     with launching() as launcher:
         os.kill(launcher.pid, signal.SIGSTOP)
         for number in (1, 2, 3):
-            launcher.submit(number, words_of(["/bin/true"]), {})
+            launcher.submit(number, arguments_of(["/bin/true"]), {})
         os.kill(launcher.pid, signal.SIGKILL)
         got = answers(launcher)
-        assert [(one.number, type(one)) for one in got] == [(1, NotStarted), (2, NotStarted), (3, NotStarted)]
-        assert {one.why for one in got if isinstance(one, NotStarted)} == {"cannot start it: the launcher ended"}
+        assert [(answer.number, type(answer)) for answer in got] == [(1, NotStarted), (2, NotStarted), (3, NotStarted)]
+        assert {answer.why for answer in got if isinstance(answer, NotStarted)} == {"cannot start it: the launcher ended"}
         assert processes_of_ours() == set()
         assert said(launcher, "echo again") == "again"
 
@@ -342,7 +342,7 @@ def test_a_launcher_killed_in_the_middle_answers_what_was_asked_of_it() -> None:
 def test_requests_for_which_there_is_no_room_wait_their_turn() -> None:
     with launching() as launcher:
         os.kill(launcher.pid, signal.SIGSTOP)
-        words = words_of([SH, "-c", "exit 3", "x" * 100_000])
+        words = arguments_of([SH, "-c", "exit 3", "x" * 100_000])
         numbers = list(range(200))
         reading, writing = os.pipe2(os.O_CLOEXEC)
         for number in numbers:
@@ -350,18 +350,18 @@ def test_requests_for_which_there_is_no_room_wait_their_turn() -> None:
         os.close(writing)  # the launcher has its own
         os.kill(launcher.pid, signal.SIGCONT)
         got = answers(launcher)
-        assert [one.number for one in got] == numbers
-        assert {ended(one) for one in got if isinstance(one, Started)} == {3}
-        assert os.read(reading, 1) == b""  # and nobody holds a copy any longer
+        assert [answer.number for answer in got] == numbers
+        assert {ended(answer) for answer in got if isinstance(answer, Started)} == {3}
+        assert os.read(reading, 1) == b""  # and no process holds a copy any more
         os.close(reading)
 
 
-def test_what_cannot_even_be_asked_for_is_said_at_once() -> None:
+def test_a_request_that_cannot_be_sent_fails_at_once() -> None:
     with launching() as launcher:
         with pytest.raises(OSError, match="NUL"):
-            launcher.submit(1, words_of(["/bin/true", "a\0b"]), {})
+            launcher.submit(1, arguments_of(["/bin/true", "a\0b"]), {})
         with pytest.raises(OSError, match="Bad file descriptor"):
-            launcher.submit(1, words_of(["/bin/true"]), {1: 9999})
+            launcher.submit(1, arguments_of(["/bin/true"]), {1: 9999})
         assert launcher.pending == 0
     with pytest.raises(OSError, match="No such file"):
         Launcher("/none")
@@ -370,12 +370,12 @@ def test_what_cannot_even_be_asked_for_is_said_at_once() -> None:
 def test_a_message_that_is_none_is_refused_and_the_next_is_served() -> None:
     with launching() as launcher:
         whole = request(1, ["--", "/bin/true"], [])
-        # cut short in its head, in its words, and with a descriptor announced that does not come
+        # cut short in its head and in its arguments, and with a descriptor announced that does not come
         for message in (b"\1\0\0\0", whole[:8], whole[:-1], request(1, ["--", "/bin/true"], [1])):
             assert launcher._send(1, message, [])
-            (one,) = answers(launcher)
-            assert isinstance(one, NotStarted)
-            assert one.why == "cannot read the request: it is not whole"
+            (answer,) = answers(launcher)
+            assert isinstance(answer, NotStarted)
+            assert answer.why == "cannot read the request: it is not whole"
         assert said(launcher, "echo and on") == "and on"
 
 
@@ -386,11 +386,11 @@ def test_a_thousand_starts_leave_no_zombie_and_no_descriptor() -> None:
         reading, writing = os.pipe2(os.O_CLOEXEC)
         for number in range(1000):
             command = ["/bin/true"] if number % 10 else ["/bin/none"]
-            launcher.submit(number, words_of(command, cgroup=path, make_cgroup=True), {1: writing, 2: writing})
+            launcher.submit(number, arguments_of(command, cgroup=path, make_cgroup=True), {1: writing, 2: writing})
         got = answers(launcher)
-        assert [one.number for one in got] == list(range(1000))
-        assert sum(isinstance(one, NotStarted) for one in got) == 100
-        assert {ended(one) for one in got if isinstance(one, Started)} == {0}
+        assert [answer.number for answer in got] == list(range(1000))
+        assert sum(isinstance(answer, NotStarted) for answer in got) == 100
+        assert {ended(answer) for answer in got if isinstance(answer, Started)} == {0}
         os.close(reading)
         os.close(writing)
         assert processes_of_ours() == {launcher.pid}
@@ -401,8 +401,8 @@ def test_a_thousand_starts_leave_no_zombie_and_no_descriptor() -> None:
 def test_alone_it_becomes_the_program_or_says_why_not() -> None:
     reading, writing = os.pipe2(os.O_CLOEXEC)
     for words in (
-        words_of([SH, "-c", "echo $0 $A"], environment={"A": "1"}, nice=3),
-        words_of(["/none"]),
+        arguments_of([SH, "-c", "echo $0 $A"], environment={"A": "1"}, nice=3),
+        arguments_of(["/none"]),
         ["--pid-private", "--", "/bin/true"],
     ):
         pid = processes.spawn([launch(), *words], {}, {1: writing, 2: writing})

@@ -1,4 +1,4 @@
-"""What surrounds a start, for real: the default seccomp filter, accounts, and credentials in memory of their own."""
+"""What belongs to a start, for real: the default seccomp filter, accounts, and credentials in memory."""
 
 import errno
 import os
@@ -9,8 +9,8 @@ import pytest
 
 from milkyway_agent.launching import accounts, credentials, seccomp_filter
 from milkyway_agent.launching.accounts import DYNAMIC, Account, UnknownAccountError
-from milkyway_agent.launching.arguments import words_of
-from milkyway_agent.launching.credentials import Kept, Secret
+from milkyway_agent.launching.arguments import arguments_of
+from milkyway_agent.launching.credentials import Secret, Storage
 from milkyway_agent.system import mounts, processes
 from milkyway_formats.errors import RefusedError
 from tests.privileged.supervisor.supervised import launch
@@ -40,7 +40,7 @@ print(subprocess.run(["/bin/echo", "child"], capture_output=True, text=True).std
 
 
 def run(words: list[str], descriptors: dict[int, int] | None = None) -> str:
-    """Run the launcher once, alone; return what was written. It must end with 0."""
+    """Run the launcher once, by itself; return what was written. Its exit status must be 0."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     given = {1: writing, 2: writing, **(descriptors or {})}
     pidfd = processes.pidfd_open(processes.spawn([launch(), *words], {"PATH": "/usr/bin:/bin"}, given))
@@ -58,7 +58,7 @@ def test_a_refused_call_gets_its_errno_and_all_else_works(tmp_path: Path, no_new
     machine = platform.machine()
     (tmp_path / "default").write_bytes(seccomp_filter.default_filter(machine))
     numbers = [f"{name}={number}" for name, number in seccomp_filter.numbers(machine).items()]
-    words = words_of(
+    words = arguments_of(
         [PYTHON, "-c", CALLS, *numbers],
         user=NOBODY,
         seccomp=str(tmp_path / "default"),
@@ -73,21 +73,21 @@ def test_a_refused_call_gets_its_errno_and_all_else_works(tmp_path: Path, no_new
 def test_without_the_filter_such_a_call_reaches_the_kernel() -> None:
     number = seccomp_filter.numbers(platform.machine())
     script = f"import ctypes; libc = ctypes.CDLL(None); print(libc.syscall({number['unshare']}, 0))"
-    assert run(words_of([PYTHON, "-c", script], user=NOBODY)) == "0\n"
+    assert run(arguments_of([PYTHON, "-c", script], user=NOBODY)) == "0\n"
 
 
 def test_a_filter_that_the_kernel_finds_wrong_is_an_error_of_the_start(tmp_path: Path) -> None:
     (tmp_path / "wrong").write_bytes(b"\xff" * 8)
     with pytest.raises(AssertionError, match="launch: cannot filter system calls: Invalid argument"):
-        run(words_of(["/bin/true"], seccomp=str(tmp_path / "wrong")))
+        run(arguments_of(["/bin/true"], seccomp=str(tmp_path / "wrong")))
 
 
 def test_an_ordinary_users_launcher_needs_no_rights_where_none_can_be_gained() -> None:
-    """It may not shrink the bounding set; under no_new_privs nothing comes of that set, and without it that is an error."""
-    program = os.open(launch(), os.O_PATH)  # the directory is root's alone
+    """It may not shrink the bounding set: with no_new_privs that does not matter, and without it that is an error."""
+    program = os.open(launch(), os.O_PATH)  # its directory belongs to root
     try:
-        inner = words_of(["/bin/grep", "NoNewPrivs", "/proc/self/status"])
-        outer = words_of(["/proc/self/fd/9", *inner], user=NOBODY, no_new_privileges=False)
+        inner = arguments_of(["/bin/grep", "NoNewPrivs", "/proc/self/status"])
+        outer = arguments_of(["/proc/self/fd/9", *inner], user=NOBODY, no_new_privileges=False)
         assert run(outer, {9: program}).split() == ["NoNewPrivs:", "1"]
         outer.remove("--no-new-privs")
         with pytest.raises(AssertionError, match="launch: cannot drop capability 0: Operation not permitted"):
@@ -109,7 +109,7 @@ def test_accounts_are_found_by_name_and_by_number() -> None:
 def test_a_user_that_a_process_has_is_busy() -> None:
     user = DYNAMIC[77]
     reading, writing = os.pipe2(os.O_CLOEXEC)
-    pid = processes.spawn([launch(), *words_of(["/bin/cat"], user=user)], {}, {0: reading})
+    pid = processes.spawn([launch(), *arguments_of(["/bin/cat"], user=user)], {}, {0: reading})
     pidfd = processes.pidfd_open(pid)
     try:
         while Path(f"/proc/{pid}/comm").read_text() != "cat\n":
@@ -135,20 +135,20 @@ def test_a_secret_is_readable_by_its_user_alone_from_memory_that_is_not_swapped(
     place = str(tmp_path / "of" / "web")
     try:
         kept = credentials.place(place, [secret(tmp_path, "key", "s3cret"), secret(tmp_path, "empty", "")], NOBODY, NOBODY)
-        assert kept in (Kept.TMPFS, Kept.RAMFS)
+        assert kept in (Storage.TMPFS, Storage.RAMFS)
         Path(place).parent.chmod(0o755)
         (mount,) = (mount for mount in mounts.mountinfo() if mount.target == place)
         assert mount.fstype == kept.name.lower()
         assert {"ro", "nosuid", "nodev", "noexec"} <= set(mount.options.split(","))
         found = {name: Path(place, name).stat() for name in os.listdir(place)}
-        assert {name: (one.st_uid, one.st_mode & 0o7777) for name, one in found.items()} == dict.fromkeys(
+        assert {name: (entry.st_uid, entry.st_mode & 0o7777) for name, entry in found.items()} == dict.fromkeys(
             ("key", "empty"), (NOBODY, 0o400)
         )
         script = f"cat {place}/key; echo; touch {place}/new"
-        assert run(words_of(["/bin/sh", "-c", f"{script} 2>/dev/null || echo refused"], user=NOBODY)) == "s3cret\nrefused\n"
+        assert run(arguments_of(["/bin/sh", "-c", f"{script} 2>/dev/null || echo refused"], user=NOBODY)) == "s3cret\nrefused\n"
         with pytest.raises(AssertionError, match="Permission denied"):
-            run(words_of(["/bin/cat", f"{place}/key"], user=NOBODY - 1))
-        # placed anew, the old ones are gone
+            run(arguments_of(["/bin/cat", f"{place}/key"], user=NOBODY - 1))
+        # when placed again, the old ones are gone
         assert credentials.place(place, [secret(tmp_path, "other", "x")], NOBODY, NOBODY) is kept
         assert os.listdir(place) == ["other"]
     finally:
@@ -158,12 +158,12 @@ def test_a_secret_is_readable_by_its_user_alone_from_memory_that_is_not_swapped(
     assert not mounts.is_mounted(place)
 
 
-def test_who_may_not_mount_gets_a_directory_and_is_told(tmp_path: Path) -> None:
+def test_where_mounting_is_not_permitted_there_is_a_directory_and_the_answer_says_so(tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.mkdir()
-    one = secret(own, "key", "s3cret")
+    key = secret(own, "key", "s3cret")
     os.chown(own, NOBODY, NOBODY)
-    os.chown(one.source, NOBODY, NOBODY)
+    os.chown(key.source, NOBODY, NOBODY)
     child = os.fork()
     if child == 0:  # its own answer is its exit status
         try:
@@ -172,7 +172,9 @@ def test_who_may_not_mount_gets_a_directory_and_is_told(tmp_path: Path) -> None:
             os.setresuid(NOBODY, NOBODY, NOBODY)
             kept = credentials.place("c", [Secret("key", "source-key")], NOBODY, NOBODY)
             fine = (
-                kept is Kept.DIRECTORY and Path("c/key").read_text() == "s3cret" and Path("c").stat().st_mode & 0o777 == 0o500
+                kept is Storage.DIRECTORY
+                and Path("c/key").read_text() == "s3cret"
+                and Path("c").stat().st_mode & 0o777 == 0o500
             )
             credentials.remove("c")
             os._exit(0 if fine and not Path("c").exists() else 1)

@@ -80,9 +80,9 @@ int main(int count, char **words)
 		broken("PROGRAM BEHAVIOUR TELL [ARGUMENT]");
 	tell_address = words[2];
 	argument = count > 3 ? words[3] : "";
-	for (const struct behaviour *one = behaviours; one->name; one++)
-		if (!strcmp(one->name, words[1])) {
-			one->act();
+	for (const struct behaviour *behaviour = behaviours; behaviour->name; behaviour++)
+		if (!strcmp(behaviour->name, words[1])) {
+			behaviour->act();
 			return 0;
 		}
 	broken(words[1]);

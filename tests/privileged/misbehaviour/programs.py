@@ -1,4 +1,4 @@
-"""The misbehaving programs, compiled, and supervised services made of them."""
+"""The misbehaving programs, compiled, and services that run them."""
 
 import atexit
 import shutil
@@ -26,31 +26,31 @@ def program(theme: str) -> str:
     return str(_compiled() / theme)
 
 
-def misbehaving(one: Supervised, program_and_behaviour: str, argument: str = "", **fields: object) -> Service:
+def misbehaving(harness: Supervised, program_and_behaviour: str, argument: str = "", **fields: object) -> Service:
     """Return a service that behaves like "ends/aborts", and is named "aborts" unless *fields* say otherwise."""
     theme, _, behaviour = program_and_behaviour.partition("/")
-    command = [program(theme), behaviour, one.tell_address, *([argument] if argument else [])]
+    command = [program(theme), behaviour, harness.tell_address, *([argument] if argument else [])]
     return Service(**{"name": behaviour.replace("_", "-"), "command": command, **fields})  # type: ignore[arg-type] # as msgspec takes them
 
 
-def begin(one: Supervised, program_and_behaviour: str, argument: str = "", **fields: object) -> str:
+def begin(harness: Supervised, program_and_behaviour: str, argument: str = "", **fields: object) -> str:
     """Supervise and start a service that behaves like "ends/aborts"; return its name."""
-    service = misbehaving(one, program_and_behaviour, argument, **fields)
-    one.add(service)
-    one.supervisor.start(service.name)
+    service = misbehaving(harness, program_and_behaviour, argument, **fields)
+    harness.add(service)
+    harness.supervisor.start(service.name)
     return service.name
 
 
-def begin_direct(one: Supervised, program_and_behaviour: str, argument: str = "", **fields: object) -> str:
-    """As ``begin``, but started by the waiting launcher, which gives it descriptors, commands and the rest."""
-    service = misbehaving(one, program_and_behaviour, argument, **fields)
-    one.add_direct(service)
-    one.supervisor.start(service.name)
+def begin_direct(harness: Supervised, program_and_behaviour: str, argument: str = "", **fields: object) -> str:
+    """As ``begin``, but started through the launcher, which provides descriptors, commands and the rest."""
+    service = misbehaving(harness, program_and_behaviour, argument, **fields)
+    harness.add_direct(service)
+    harness.supervisor.start(service.name)
     return service.name
 
 
 def shell(name: str, script: str, **fields: object) -> Service:
-    """Return a service that is a line of shell."""
+    """Return a service that runs a line of shell."""
     return Service(name=name, command=["/bin/sh", "-c", script], **fields)  # type: ignore[arg-type] # as msgspec takes them
 
 

@@ -1,4 +1,4 @@
-"""What is asked for at the wrong moment, and commands that can't be executed at all."""
+"""Requests at the wrong moment, and commands that can't be executed at all."""
 
 import os
 import signal
@@ -20,137 +20,137 @@ NEVER_READY = ReadyByNotify()
 
 
 async def test_a_restart_while_it_is_starting_is_a_new_start() -> None:
-    async with supervised() as one:
-        name = begin(one, "ends/lives_on", readiness=NEVER_READY)
-        first = await one.told("alive")
-        one.supervisor.restart(name)
-        assert await one.told("alive", times=2) != first
-        assert one.path(name) == ["waiting", "starting", "restarting", "waiting", "starting"]
+    async with supervised() as harness:
+        name = begin(harness, "ends/lives_on", readiness=NEVER_READY)
+        first = await harness.told("alive")
+        harness.supervisor.restart(name)
+        assert await harness.told("alive", times=2) != first
+        assert harness.path(name) == ["waiting", "starting", "restarting", "waiting", "starting"]
 
 
 async def test_many_restarts_at_once_are_one() -> None:
-    async with supervised() as one:
-        name = begin(one, "ends/lives_on")
-        await one.up(name, "alive")
+    async with supervised() as harness:
+        name = begin(harness, "ends/lives_on")
+        await harness.up(name, "alive")
         for _ in range(10):
-            one.supervisor.restart(name)
-        await one.up(name, "alive", times=2)
-        assert one.path(name) == [*UP, "restarting", *UP]
+            harness.supervisor.restart(name)
+        await harness.up(name, "alive", times=2)
+        assert harness.path(name) == [*UP, "restarting", *UP]
 
 
 async def test_a_stop_while_it_is_starting_stops_it() -> None:
-    async with supervised() as one:
-        name = begin(one, "ends/lives_on", readiness=NEVER_READY)
-        await one.told("alive")
-        await one.supervisor.stop(name)
-        assert one.path(name) == ["waiting", "starting", *STOPPED]
+    async with supervised() as harness:
+        name = begin(harness, "ends/lives_on", readiness=NEVER_READY)
+        await harness.told("alive")
+        await harness.supervisor.stop(name)
+        assert harness.path(name) == ["waiting", "starting", *STOPPED]
 
 
 async def test_a_stop_during_its_backoff_leaves_it_at_rest() -> None:
-    async with supervised() as one:
-        name = begin(one, "ends/ends_badly_when_told", restart=AFTER_AN_HOUR)
-        os.kill(await one.up(name, "alive"), signal.SIGUSR1)
-        await one.supervisor.wait_state(name, "stopped")
-        await one.supervisor.stop(name)
-        assert one.path(name) == [*UP, "waiting", "idle"]
+    async with supervised() as harness:
+        name = begin(harness, "ends/ends_badly_when_told", restart=AFTER_AN_HOUR)
+        os.kill(await harness.up(name, "alive"), signal.SIGUSR1)
+        await harness.supervisor.wait_state(name, "stopped")
+        await harness.supervisor.stop(name)
+        assert harness.path(name) == [*UP, "waiting", "idle"]
 
 
 async def test_a_restart_during_its_backoff_starts_it_now() -> None:
-    async with supervised() as one:
-        name = begin(one, "ends/lives_on", restart=AFTER_AN_HOUR)
-        os.kill(await one.up(name, "alive"), signal.SIGKILL)
-        await one.supervisor.wait_state(name, "stopped")
-        one.supervisor.restart(name)
-        await one.up(name, "alive", times=2)
-        assert one.path(name) == [*UP, *UP]
+    async with supervised() as harness:
+        name = begin(harness, "ends/lives_on", restart=AFTER_AN_HOUR)
+        os.kill(await harness.up(name, "alive"), signal.SIGKILL)
+        await harness.supervisor.wait_state(name, "stopped")
+        harness.supervisor.restart(name)
+        await harness.up(name, "alive", times=2)
+        assert harness.path(name) == [*UP, *UP]
 
 
 async def test_a_start_while_it_is_stopping_starts_it_afterwards() -> None:
-    async with supervised() as one:
-        name = begin(one, "ends/dawdles_when_asked")
-        await one.up(name, "alive")
+    async with supervised() as harness:
+        name = begin(harness, "ends/dawdles_when_asked")
+        await harness.up(name, "alive")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(one.supervisor.stop, name)
-            pid = await one.told("asked")
-            one.supervisor.start(name)
+            nursery.start_soon(harness.supervisor.stop, name)
+            pid = await harness.told("asked")
+            harness.supervisor.start(name)
             os.kill(pid, signal.SIGKILL)
-            await one.up(name, "alive", times=2)
+            await harness.up(name, "alive", times=2)
             nursery.cancel_scope.cancel()
-        assert one.path(name) == [*UP, "stopping", "restarting", *UP]
-        os.kill(one.supervisor.status_of(name).pid, signal.SIGKILL)
+        assert harness.path(name) == [*UP, "stopping", "restarting", *UP]
+        os.kill(harness.supervisor.status_of(name).pid, signal.SIGKILL)
 
 
-async def test_two_who_stop_it_at_once_stop_it_once() -> None:
-    async with supervised() as one:
-        name = begin(one, "signals/ignores_sigterm", stop=SHORTLY)
-        await one.up(name, "deaf")
+async def test_two_stops_at_once_stop_it_once() -> None:
+    async with supervised() as harness:
+        name = begin(harness, "signals/ignores_sigterm", stop=SHORTLY)
+        await harness.up(name, "deaf")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(one.supervisor.stop, name)
-            nursery.start_soon(one.supervisor.stop, name)
-        assert one.path(name) == [*UP, *STOPPED]
+            nursery.start_soon(harness.supervisor.stop, name)
+            nursery.start_soon(harness.supervisor.stop, name)
+        assert harness.path(name) == [*UP, *STOPPED]
 
 
 async def test_when_what_it_requires_dies_it_is_stopped_and_comes_back_with_it() -> None:
-    async with supervised() as one:
-        database = begin(one, "ends/ends_badly_when_told", name="database", restart=AT_ONCE)
-        one.add(misbehaving(one, "ends/lives_on", name="web"), needs=Needs(requires=("database",)))
-        pid = await one.up(database, "alive")
-        one.supervisor.start("web")
-        await one.up("web", "alive", times=2)
+    async with supervised() as harness:
+        database = begin(harness, "ends/ends_badly_when_told", name="database", restart=AT_ONCE)
+        harness.add(misbehaving(harness, "ends/lives_on", name="web"), needs=Needs(requires=("database",)))
+        pid = await harness.up(database, "alive")
+        harness.supervisor.start("web")
+        await harness.up("web", "alive", times=2)
         os.kill(pid, signal.SIGUSR1)
-        await one.up("web", "alive", times=4)
-        assert one.path(database) == [*UP, *UP]
-        assert one.path("web") == [*UP, "restarting", *UP]
+        await harness.up("web", "alive", times=4)
+        assert harness.path(database) == [*UP, *UP]
+        assert harness.path("web") == [*UP, "restarting", *UP]
 
 
 async def test_when_what_it_requires_has_failed_for_good_it_waits() -> None:
-    async with supervised() as one:
-        database = begin(one, "ends/ends_badly_when_told", name="database", restart=ONCE)
-        one.add(misbehaving(one, "ends/lives_on", name="web"), needs=Needs(requires=("database",)))
-        pid = await one.up(database, "alive")
-        one.supervisor.start("web")
-        await one.up("web", "alive", times=2)
+    async with supervised() as harness:
+        database = begin(harness, "ends/ends_badly_when_told", name="database", restart=ONCE)
+        harness.add(misbehaving(harness, "ends/lives_on", name="web"), needs=Needs(requires=("database",)))
+        pid = await harness.up(database, "alive")
+        harness.supervisor.start("web")
+        await harness.up("web", "alive", times=2)
         os.kill(pid, signal.SIGUSR1)
-        await one.supervisor.wait_state(database, "failed")
-        await one.supervisor.wait_state("web", "stopped")
-        assert one.path(database) == [*UP, "failed"]
-        assert one.path("web") == [*UP, "restarting", "waiting"]
-        assert one.supervisor.status_of("web").reason == "requires database, which is failed"
+        await harness.supervisor.wait_state(database, "failed")
+        await harness.supervisor.wait_state("web", "stopped")
+        assert harness.path(database) == [*UP, "failed"]
+        assert harness.path("web") == [*UP, "restarting", "waiting"]
+        assert harness.supervisor.status_of("web").reason == "requires database, which is failed"
 
 
-async def test_who_requires_what_never_comes_up_was_never_started() -> None:
-    async with supervised() as one:
-        begin(one, "ends/ends_badly", name="database", readiness=ReadyByTcp(port=1), restart=AT_ONCE)
-        one.add(misbehaving(one, "ends/lives_on", name="web"), needs=Needs(requires=("database",)))
-        one.supervisor.start("web")
-        await one.supervisor.wait_state("database", "failed")
+async def test_a_service_that_requires_what_never_comes_up_was_never_started() -> None:
+    async with supervised() as harness:
+        begin(harness, "ends/ends_badly", name="database", readiness=ReadyByTcp(port=1), restart=AT_ONCE)
+        harness.add(misbehaving(harness, "ends/lives_on", name="web"), needs=Needs(requires=("database",)))
+        harness.supervisor.start("web")
+        await harness.supervisor.wait_state("database", "failed")
         await trio.testing.wait_all_tasks_blocked()
-        assert one.path("web") == ["waiting"]
-        await one.supervisor.stop("web")
-        assert one.path("web") == ["waiting", "idle"]
+        assert harness.path("web") == ["waiting"]
+        await harness.supervisor.stop("web")
+        assert harness.path("web") == ["waiting", "idle"]
 
 
 async def test_a_ring_of_requirements_is_refused_by_its_full_name_and_nothing_of_it_runs() -> None:
-    async with supervised() as one:
+    async with supervised() as harness:
         for name, needed in (("a", "b"), ("b", "c")):
-            one.add(misbehaving(one, "ends/lives_on", name=name), needs=Needs(requires=(needed,)))
+            harness.add(misbehaving(harness, "ends/lives_on", name=name), needs=Needs(requires=(needed,)))
         with pytest.raises(RefusedError, match="cannot order services: they wait for one another: a → b → c → a"):
-            one.add(misbehaving(one, "ends/lives_on", name="c"), needs=Needs(requires=("a",)))
-        one.supervisor.start("a")
+            harness.add(misbehaving(harness, "ends/lives_on", name="c"), needs=Needs(requires=("a",)))
+        harness.supervisor.start("a")
         await trio.testing.wait_all_tasks_blocked()
-        assert one.path("a") == one.path("b") == ["waiting"]
+        assert harness.path("a") == harness.path("b") == ["waiting"]
         with pytest.raises(RefusedError, match="cannot find service c: there is none of that name"):
-            one.supervisor.status_of("c")
+            harness.supervisor.status_of("c")
 
 
 async def not_executed(service: Service, complaint: str) -> None:
     """Assert that *service*, which is never ready by itself, fails with the launcher's *complaint*."""
-    async with supervised() as one:
-        one.add(service)
-        one.supervisor.start(service.name)
-        await one.supervisor.wait_state(service.name, "failed")
-        await one.line(service.name, f"launch: cannot {complaint}")
-        assert one.path(service.name) == ["waiting", "starting", "failed"]
+    async with supervised() as harness:
+        harness.add(service)
+        harness.supervisor.start(service.name)
+        await harness.supervisor.wait_state(service.name, "failed")
+        await harness.line(service.name, f"launch: cannot {complaint}")
+        assert harness.path(service.name) == ["waiting", "starting", "failed"]
 
 
 def script(path: Path, text: str, mode: int = 0o755) -> Service:

@@ -1,4 +1,4 @@
-"""``milkyway-agent --supervise`` as a process of its own, over a directory of definitions, for the tests beside it."""
+"""``milkyway-agent --supervise`` as a process, with a directory of definitions, for the tests beside it."""
 
 import json
 import os
@@ -34,7 +34,7 @@ class Supervising:
     @property
     def pid(self) -> int:
         """The supervisor's process."""
-        assert self._process is not None, "started before"
+        assert self._process is not None, "it was started"
         return self._process.pid
 
     def define(self, name: str, command: Sequence[str], **fields: object) -> None:
@@ -42,10 +42,10 @@ class Supervising:
         (self.definitions / f"{name}.yaml").write_text(json.dumps({"name": name, "command": list(command), **fields}))
 
     def start(self, *options: str, waits: bool = True) -> None:
-        """Start the supervisor; return when it answers, or (not *waits*) at once."""
+        """Start the supervisor; return when it answers, or at once if not *waits*."""
         with self._printed.open("ab") as printed:
             self._process = subprocess.Popen(
-                [*self._start_words(), *options],
+                [*self._start_command(), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=printed,
                 stderr=subprocess.STDOUT,
@@ -55,9 +55,9 @@ class Supervising:
             self.wait_until(lambda: self.ask("services")[0] == 0, "its answer")
 
     def run_second(self) -> subprocess.CompletedProcess[str]:
-        """Start another one over the same directories, beside the first; return what became of it."""
+        """Start another supervisor with the same directories beside the first; return the outcome."""
         return subprocess.run(
-            self._start_words(),
+            self._start_command(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -65,22 +65,22 @@ class Supervising:
             timeout=SECONDS,
         )
 
-    def _start_words(self) -> list[str]:
-        words = ["--supervise", str(self.definitions), "--runtime", str(self.runtime), "--verbose"]
-        return [*self._words("milkyway_agent.__main__"), *words]
+    def _start_command(self) -> list[str]:
+        options = ["--supervise", str(self.definitions), "--runtime", str(self.runtime), "--verbose"]
+        return [*self._command("milkyway_agent.__main__"), *options]
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "MILKYWAY_LAUNCH": launch()}
 
     def check(self) -> tuple[int, str]:
         """Check the definitions and write their plan; return the exit code and what was printed."""
-        words = [*self._words("milkyway_agent.__main__"), "--check", str(self.definitions)]
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        command = [*self._command("milkyway_agent.__main__"), "--check", str(self.definitions)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
 
-    def ask(self, *words: str) -> tuple[int, str]:
-        """Run ``mwctl`` with *words* against it; return its exit code and what it printed."""
-        command = [*self._words("milkyway_agent.mwctl.command"), "--socket", str(self.runtime / "mwctl.sock"), *words]
+    def ask(self, *arguments: str) -> tuple[int, str]:
+        """Run ``mwctl`` with *arguments* against it; return its exit code and what it printed."""
+        command = [*self._command("milkyway_agent.mwctl.command"), "--socket", str(self.runtime / "mwctl.sock"), *arguments]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
 
@@ -95,7 +95,7 @@ class Supervising:
         return self._printed.read_text(errors="replace") if self._printed.exists() else ""
 
     def wait_until(self, what: Any, why: str) -> Any:
-        """Look until *what* returns something true, and return that."""
+        """Poll until *what* returns something true, and return that."""
         deadline = time.monotonic() + SECONDS
         while not (found := what()):
             assert time.monotonic() < deadline, f"not within {SECONDS:.0f} s: {why}\n{self.printed()[-3000:]}"
@@ -104,7 +104,7 @@ class Supervising:
         return found
 
     def reexecute(self) -> None:
-        """Have it re-execute itself; return when the new program answers."""
+        """Make it re-execute itself; return when the new program answers."""
         before = self.printed().count("supervisor re executed")
         code, said = self.ask("reexec")
         assert code == 0, said
@@ -123,20 +123,20 @@ class Supervising:
         return self._process.wait(SECONDS)
 
     def command_line(self) -> list[str]:
-        """Return the words that it was executed with."""
+        """Return its command line."""
         return Path(f"/proc/{self.pid}/cmdline").read_text().split("\0")
 
     def held(self) -> int:
-        """Return how often its command line names descriptors: of a program that is no file's any more."""
+        """Return how often its command line has descriptors of a program whose files were replaced."""
         return sum(word.count("/proc/self/fd/") for word in self.command_line())
 
     def groups(self) -> list[str]:
-        """Return the control groups of its services that are there, and what they are in."""
+        """Return the control groups of its services that exist, and those above them."""
         mounts = [path for path in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified") if Path(path, "cgroup.procs").exists()]
         return [str(group) for mount in mounts for group in Path(mount).rglob(f"services-{self.pid}")]
 
     def kill(self) -> None:
-        """End it and, by its control group or session, what it has started."""
+        """End it and what it has started, which is found by control group or session."""
         if self._process is not None and self._process.poll() is None:
             pids = (
                 [service["pid"] for service in self.services().values() if service["pid"]]
@@ -151,13 +151,13 @@ class Supervising:
             self._remove_groups()
 
     def _remove_groups(self) -> None:
-        with suppress(FileNotFoundError):  # somebody else's group has gone while we looked
+        with suppress(FileNotFoundError):  # another group was removed while we looked
             for services in self.groups():
                 for group in cgroups.children(services):
                     _end_group(group)
                 cgroups.remove(services)
 
-    def _words(self, module: str) -> list[str]:
+    def _command(self, module: str) -> list[str]:
         paths = [str(self.program), str(ROOT / "formats"), *(path for path in sys.path if "site-packages" in path)]
         code = f"import sys; sys.path[:0] = {paths!r}; from {module} import main; sys.exit(main())"
         return [sys.executable, "-IS", "-c", code]
@@ -173,7 +173,7 @@ def _end_group(group: str) -> None:
 
 @contextmanager
 def supervising(*, own_program: bool = False) -> Iterator[Supervising]:
-    """Give a supervisor that is not started yet; *own_program*: with a copy of the agent that the test may change."""
+    """Yield a supervisor that is not started yet; *own_program*: with a copy of the agent that the test may change."""
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         program = ROOT / "agent"

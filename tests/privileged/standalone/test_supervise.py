@@ -1,4 +1,4 @@
-"""``milkyway-agent --supervise DIR`` as a user has it: started, asked, changed, re-executed, ended."""
+"""``milkyway-agent --supervise DIR`` as a user sees it: started, asked, changed, re-executed, ended."""
 
 import os
 import resource
@@ -65,7 +65,7 @@ def test_a_plan_starts_the_same_as_no_plan() -> None:
             supervisor.wait_until(lambda: started(supervisor, "first", "second"), "all of it")
             assert (supervisor.definitions / ".plan").exists()
             assert supervisor.stop() == 0
-        supervisor.define("third", SLEEP)  # the plan is stale now, and is not believed
+        supervisor.define("third", SLEEP)  # the plan is stale now, and is not used
         supervisor.start()
         supervisor.wait_until(lambda: started(supervisor, "first", "second", "third"), "all of it")
 
@@ -89,7 +89,7 @@ def test_the_examples_run_and_their_web_server_is_found_well() -> None:
         assert supervisor.stop() == 0
 
 
-def test_what_can_not_be_used_is_refused_in_one_line_and_nothing_is_started() -> None:
+def test_unusable_definitions_are_refused_in_one_line_and_nothing_is_started() -> None:
     with supervising() as supervisor:
         supervisor.define("web", ["relative"])
         with pytest.raises(AssertionError, match="the supervisor has ended"):
@@ -132,7 +132,7 @@ def test_a_changed_directory_restarts_what_changed_and_nothing_else() -> None:
 
 
 def test_services_begin_with_the_limit_of_open_files_that_the_supervisor_began_with() -> None:
-    """It raises its own, and starts further launchers after that; a successor has the raised one from its first moment on."""
+    """It raises its own limit, and starts further launchers after that; a later program begins with the raised limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with supervising() as supervisor:
         names = [f"service-{number}" for number in range(24)]
@@ -180,7 +180,7 @@ def test_no_service_notices_a_re_execution() -> None:
         assert after["listening"]["state"] == "armed"
         assert os.stat(supervisor.runtime / "in").st_ino == inode
         supervisor.wait_until(lambda: descriptors(supervisor.pid) <= opened, "as many descriptors as before")
-        assert "--code" in supervisor.command_line(), "it imported what the check had imported"
+        assert "--code" in supervisor.command_line(), "it imported the code that the check had imported"
         assert "Traceback" not in supervisor.printed()
         words = supervisor.printed().count("talker: word")
         supervisor.wait_until(lambda: supervisor.printed().count("talker: word") > words, "more words")
@@ -211,7 +211,7 @@ def test_no_connection_notices_a_re_execution_and_none_is_forgotten() -> None:
             second.sendall(b"waiting")
             assert select.select([second], [], [], 0.1)[0] == []
             first.close()
-            assert second.recv(64) == b"waiting", "there is room for it once the one before has ended"
+            assert second.recv(64) == b"waiting", "there is room for it once the first has ended"
             assert supervisor.stop() == 0
             assert second.recv(64) == b""
 
@@ -231,12 +231,12 @@ def test_a_new_program_that_can_not_be_imported_is_not_executed() -> None:
 def test_a_new_program_that_fails_after_all_makes_room_for_the_old_one() -> None:
     with supervising(own_program=True) as supervisor:
         pid = start_web(supervisor)
-        # As an upgrade does: the old package goes, another one has its name. It does well as long as nobody needs it.
+        # As in an upgrade: the old package goes, and a new one has its name. That works until it is needed.
         new = supervisor.program / "milkyway_agent"
         new.rename(supervisor.program.parent / "aside")
         shutil.copytree(ROOT / "agent/milkyway_agent", new)
         text = (new / "standalone/supervision.py").read_text()
-        broken = "if '--adopt' in sys.argv:\n    raise ImportError('a new version that is broken where nobody looked')\n"
+        broken = "if '--adopt' in sys.argv:\n    raise ImportError('a new version that is broken in another place')\n"
         (new / "standalone/supervision.py").write_text(text.replace("ORDERS = ", f"{broken}ORDERS = ", 1))
         assert supervisor.ask("reexec")[0] == 0
         supervisor.wait_until(lambda: "the one before it takes over again" in supervisor.printed(), "its failure")
@@ -251,7 +251,7 @@ def test_a_new_program_that_fails_after_all_makes_room_for_the_old_one() -> None
 
 
 def test_a_new_program_that_refuses_what_is_handed_over_makes_room_for_the_old_one() -> None:
-    """It says that it can read the state, and can't use it after all."""
+    """It confirms that it can read the state, but then can't use it."""
     with supervising(own_program=True) as supervisor:
         pid = start_web(supervisor)
         file = supervisor.program / "milkyway_agent/standalone/supervision.py"
@@ -313,7 +313,7 @@ def test_a_damaged_state_is_refused() -> None:
 
 @contextmanager
 def read_only(directory: Path) -> Iterator[None]:
-    """Have *directory* read-only inside, also for root."""
+    """Make *directory* read-only inside, also for root."""
     mounts.mount(str(directory), str(directory), "", mounts.MS_BIND)
     try:
         mounts.remount(str(directory), mounts.MS_BIND | mounts.MS_RDONLY)
@@ -335,7 +335,7 @@ def test_definitions_that_can_not_be_written_have_their_plan_beside_them_or_in_t
             assert supervisor.stop() == 0
 
 
-def test_where_nothing_can_be_written_nothing_is_started_and_one_line_says_so() -> None:
+def test_where_nothing_can_be_written_nothing_is_started_and_that_is_reported_in_one_line() -> None:
     with supervising() as supervisor:
         supervisor.define("web", SLEEP)
         supervisor.check()
@@ -350,7 +350,7 @@ def test_where_nothing_can_be_written_nothing_is_started_and_one_line_says_so() 
         assert supervisor.groups() == []
 
 
-def test_a_plan_that_can_be_written_nowhere_is_said_in_one_line() -> None:
+def test_a_plan_that_can_be_written_nowhere_is_reported_in_one_line() -> None:
     with supervising() as supervisor:
         supervisor.define("web", SLEEP)
         with read_only(supervisor.definitions):
@@ -360,7 +360,7 @@ def test_a_plan_that_can_be_written_nowhere_is_said_in_one_line() -> None:
 
 
 def test_an_order_to_end_that_comes_with_the_first_service_is_heeded(tmp_path: Path) -> None:
-    """The first services run before anything of the supervisor is there that could take a signal."""
+    """The first services run before the supervisor can receive a signal."""
     with supervising() as supervisor:
         fifo = tmp_path / "runs"
         os.mkfifo(fifo, 0o666)

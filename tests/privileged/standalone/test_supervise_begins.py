@@ -1,4 +1,4 @@
-"""``--supervise`` begins: what was there before it, what it is told wrongly, and that nothing of that costs a service."""
+"""How ``--supervise`` begins: with leftovers of an earlier one, with wrong arguments; and that no service suffers from that."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def pid_of(supervisor: Supervising, name: str) -> int:
 
 
 def refused(supervisor: Supervising, *options: str) -> tuple[int, str]:
-    """Start a supervisor that does not come to life; return its exit code and what it printed, which has no traceback."""
+    """Start a supervisor that can't begin; return its exit code and what it printed, which has no traceback."""
     before = len(supervisor.printed())
     supervisor.start(*options, waits=False)
     code, said = supervisor.wait(), supervisor.printed()[before:]
@@ -60,7 +60,7 @@ def test_a_second_supervisor_of_a_runtime_directory_is_refused_and_the_first_liv
 
 def test_what_a_killed_supervisor_has_left_is_asked_to_end_before_it_is_started_again(tmp_path: Path) -> None:
     with supervising() as supervisor:
-        # Nobody reads its output any more: what a shell says of its child that ended would be its end (SIGPIPE).
+        # Its output is not read any more: a shell that reports the end of its child would be killed (SIGPIPE).
         on_term = f"trap 'echo asked >>{tmp_path}/asked; exit' TERM"
         script = f"exec 2>/dev/null; {on_term}; echo $$ >>{tmp_path}/lives; while :; do sleep 0.1; done"
         supervisor.define("web", ["/bin/sh", "-c", script])
@@ -68,7 +68,7 @@ def test_what_a_killed_supervisor_has_left_is_asked_to_end_before_it_is_started_
         left, groups = pid_of(supervisor, "web"), supervisor.groups()
         os.kill(supervisor.pid, signal.SIGKILL)
         supervisor.wait()
-        assert Path(f"/proc/{left}").exists(), "services live through the end of their supervisor"
+        assert Path(f"/proc/{left}").exists(), "services outlive their supervisor"
         supervisor.start()
         assert pid_of(supervisor, "web") != left
         assert not any(process.pid == left and process.state != "Z" for process in processes.processes()), "it has no parent"
@@ -80,7 +80,7 @@ def test_what_a_killed_supervisor_has_left_is_asked_to_end_before_it_is_started_
 
 @contextmanager
 def left_in(name: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Give a directory of groups called *name*, and a deaf process in one of them."""
+    """Yield a directory of groups called *name*, with a process that ignores SIGTERM in one of them."""
     base = f"{cgroup_root()}/{name}"
     group = f"{base}/deaf"
     make_group(group)
@@ -98,7 +98,7 @@ def left_in(name: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         trio.run(clear_group, base)
 
 
-def test_who_is_left_and_does_not_heed_is_killed() -> None:
+def test_a_service_that_is_left_and_does_not_heed_is_killed() -> None:
     with left_in(f"services-test-{os.getpid()}") as (base, deaf):
         leftovers.end(base, 0.05)
         assert deaf.wait(SECONDS) == -signal.SIGKILL
@@ -111,7 +111,7 @@ def test_a_group_that_is_no_supervisors_is_not_touched() -> None:
         assert deaf.poll() is None
 
 
-def test_whoever_takes_over_needs_no_lock() -> None:
+def test_a_program_that_takes_over_needs_no_lock() -> None:
     with supervising() as supervisor:
         supervisor.define("web", SLEEP)
         supervisor.start()
@@ -122,7 +122,7 @@ def test_whoever_takes_over_needs_no_lock() -> None:
         assert supervisor.services()["web"]["pid"] == pid
 
 
-def test_with_a_plan_nothing_is_started_that_nobody_wants() -> None:
+def test_with_a_plan_nothing_is_started_that_is_not_wanted() -> None:
     with supervising() as supervisor:
         for name in ("needed", "other"):
             supervisor.define(name, SLEEP)
@@ -141,7 +141,7 @@ def test_with_a_plan_nothing_is_started_that_nobody_wants() -> None:
         assert supervisor.services()["other"]["state"] == "stopped"
 
 
-def test_a_bundle_and_its_part_that_go_together_fail_nobody() -> None:
+def test_a_bundle_and_its_part_that_are_removed_together_fail_nothing() -> None:
     with supervising() as supervisor:
         supervisor.define("web", SLEEP)
         supervisor.define("part", ["/bin/true"], type="oneshot", readiness={"type": "exit"})
@@ -169,7 +169,7 @@ def test_why_definitions_are_refused_is_in_the_log_and_an_editors_files_are_none
         assert supervisor.services()["web"]["pid"] == pid
 
 
-def test_who_has_failed_is_found_among_what_went_wrong() -> None:
+def test_a_service_that_has_failed_is_found_among_what_went_wrong() -> None:
     with supervising() as supervisor:
         supervisor.define("web", ["/bin/false"], restart={"when": "never"})
         supervisor.start()
@@ -210,7 +210,7 @@ def test_an_order_to_end_does_not_wait_for_a_change_of_definitions() -> None:
         printed = supervisor.printed()
         assert printed.index("end asked") < printed.index("deaf: service killed: after_ms=3000")
         assert printed.count("deaf: service process started") == 1
-        assert "new: service process started" not in printed, "nobody would stop it"
+        assert "new: service process started" not in printed, "nothing would stop it"
 
 
 def test_a_directory_that_is_away_for_a_moment_costs_nothing() -> None:
@@ -228,7 +228,7 @@ def test_a_directory_that_is_away_for_a_moment_costs_nothing() -> None:
         assert supervisor.services()["web"]["pid"] == pid
 
 
-def test_whoever_asks_while_it_executes_itself_anew_waits_and_is_answered() -> None:
+def test_a_request_during_a_re_execution_waits_and_is_answered() -> None:
     with supervising() as supervisor, ThreadPoolExecutor(4) as askers:
         supervisor.define("web", SLEEP)
         supervisor.start()
@@ -270,7 +270,7 @@ def test_relative_directories_are_those_of_where_it_began() -> None:
         supervisor.wait_until(lambda: f"told: at {Path.cwd()}/{relative}/notify/" in supervisor.printed(), "its word")
 
 
-def test_timers_keep_their_times_where_it_was_said(tmp_path: Path) -> None:
+def test_timers_keep_their_times_in_the_directory_of_the_options(tmp_path: Path) -> None:
     timers = [{"calendar": ["*-*-* *:*:*"], "persistent": True}]
     with supervising() as supervisor:
         supervisor.define("job", ["/bin/true"], type="oneshot", readiness={"type": "exit"}, timers=timers)
@@ -284,10 +284,10 @@ def test_timers_keep_their_times_where_it_was_said(tmp_path: Path) -> None:
         assert not (supervisor.definitions / ".state").exists()
 
 
-def test_what_it_is_told_wrongly_is_said_in_one_line_and_nothing_is_left(tmp_path: Path) -> None:
+def test_wrong_arguments_are_reported_in_one_line_and_nothing_is_left(tmp_path: Path) -> None:
     with supervising() as supervisor:
         supervisor.define("web", SLEEP)
-        assert supervisor.check()[0] == 0  # with a plan its services are started before anything is looked at
+        assert supervisor.check()[0] == 0  # with a plan its services are started before anything is checked
         (tmp_path / "file").touch()
         code, said = refused(supervisor, "--logs", f"{tmp_path}/file")
         assert (code, f"cannot keep logs in {tmp_path}/file: " in said) == (4, True)

@@ -1,4 +1,4 @@
-"""A clock that is set wakes the timers that asked to be told. The clock is put back exactly, by the kernel's own addition."""
+"""Setting the clock wakes the timers that asked for that. The clock is put back exactly, by the kernel's own addition."""
 
 import ctypes
 import errno
@@ -44,7 +44,7 @@ def test_a_timer_that_asked_is_told_that_the_clock_was_set(value: int) -> None:
             assert caught.value.errno == errno.ECANCELED
         finally:
             shift_clock(-1)
-        # it was set once more: told once more, and then no more
+        # It was set once more: it wakes once more, and then not again.
         with pytest.raises(OSError, match="canceled"):
             timerfd.read(asked)
         with pytest.raises(BlockingIOError):

@@ -1,6 +1,6 @@
-"""Timers over real processes: the calendar and its stamps, the boot, an end, a clock that is set.
+"""Timers with real processes: the calendar and its stamps, the boot, an end, a clock that is set.
 
-Calendars name times that no test waits for, but one: the next second. What comes at once is what was missed.
+No test waits for a calendar time except the next second. Starts that come at once are those that were missed.
 """
 
 import os
@@ -49,87 +49,87 @@ def stamps(directory: Path) -> Iterator[TimerStamps]:
 
 
 def keep(stamps: TimerStamps, key: str, at_ms: int) -> None:
-    """Have a timer fire, and that kept."""
+    """Propose, confirm and write a stamp, as a timer does when it fires."""
     stamps.write(stamps.propose(key, at_ms))
     stamps.confirm(key)
 
 
 async def test_the_next_second_of_the_calendar_starts_it() -> None:
-    async with supervised() as one:
-        one.add_direct(job(Timer(calendar=["*-*-* *:*:*"])))
-        one.supervisor.start("job")
-        assert one.path("job") == ["waiting", "armed"]
+    async with supervised() as harness:
+        harness.add_direct(job(Timer(calendar=["*-*-* *:*:*"])))
+        harness.supervisor.start("job")
+        assert harness.path("job") == ["waiting", "armed"]
         with trio.fail_after(10):
-            while len(one.path("job")) < 6:  # noqa: ASYNC110 (as often as anything happens to it)
+            while len(harness.path("job")) < 6:  # noqa: ASYNC110 (as often as anything happens to it)
                 await trio.sleep(0.01)
-        assert one.path("job")[:6] == ["waiting", "armed", "starting", "armed", "starting", "armed"]
-        assert one.supervisor.status_of("job").reason == ""
+        assert harness.path("job")[:6] == ["waiting", "armed", "starting", "armed", "starting", "armed"]
+        assert harness.supervisor.status_of("job").reason == ""
 
 
 async def test_a_time_that_is_far_away_starts_nothing_and_an_asked_restart_does_not_wait_for_it() -> None:
-    async with supervised() as one:
-        one.add_direct(job(Timer(calendar=[FAR])))
-        one.supervisor.start("job")
+    async with supervised() as harness:
+        harness.add_direct(job(Timer(calendar=[FAR])))
+        harness.supervisor.start("job")
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert one.path("job") == ["waiting", "armed"]
-        one.supervisor.restart("job")
-        await one.supervisor.wait_state("job", "armed")
-        assert one.path("job") == ["waiting", "armed", "starting", "armed"]
+        assert harness.path("job") == ["waiting", "armed"]
+        harness.supervisor.restart("job")
+        await harness.supervisor.wait_state("job", "armed")
+        assert harness.path("job") == ["waiting", "armed", "starting", "armed"]
 
 
-async def test_who_is_running_and_asked_to_restart_runs_again_and_rests_then(tmp_path: Path) -> None:
-    async with supervised() as one:
+async def test_a_service_that_is_running_and_asked_to_restart_runs_again_and_rests_then(tmp_path: Path) -> None:
+    async with supervised() as harness:
         with heard_through(tmp_path / "runs") as ran:
             script = f"echo run >{tmp_path}/runs; test -e {tmp_path}/end || exec sleep 1000"
-            one.add_direct(job(Timer(calendar=[FAR]), script=script))
-            one.supervisor.start("job")
-            one.supervisor.restart("job")
+            harness.add_direct(job(Timer(calendar=[FAR]), script=script))
+            harness.supervisor.start("job")
+            harness.supervisor.restart("job")
             await ran()
             (tmp_path / "end").touch()
-            one.supervisor.restart("job")
+            harness.supervisor.restart("job")
             await ran()
-            await one.supervisor.wait_state("job", "armed")
-        assert one.path("job") == ["waiting", "armed", "starting", "restarting", "waiting", "starting", "armed"]
+            await harness.supervisor.wait_state("job", "armed")
+        assert harness.path("job") == ["waiting", "armed", "starting", "restarting", "waiting", "starting", "armed"]
 
 
 async def test_some_time_after_the_boot_which_has_passed_starts_it_once() -> None:
-    async with supervised() as one:
-        one.add_direct(job(Timer(after_boot_ms=1)))
-        one.supervisor.start("job")
-        await one.event("service_triggered")
-        await one.supervisor.wait_state("job", "armed")
+    async with supervised() as harness:
+        harness.add_direct(job(Timer(after_boot_ms=1)))
+        harness.supervisor.start("job")
+        await harness.event("service_triggered")
+        await harness.supervisor.wait_state("job", "armed")
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert one.path("job") == ["waiting", "armed", "starting", "armed"]
+        assert harness.path("job") == ["waiting", "armed", "starting", "armed"]
 
 
 async def test_some_time_after_its_end_starts_it_again_whatever_the_end() -> None:
-    async with supervised() as one:
-        one.add_direct(job(Timer(after_boot_ms=1), Timer(after_end_ms=1), script="exit 1", restart=ONCE))
-        one.supervisor.start("job")
+    async with supervised() as harness:
+        harness.add_direct(job(Timer(after_boot_ms=1), Timer(after_end_ms=1), script="exit 1", restart=ONCE))
+        harness.supervisor.start("job")
         with trio.fail_after(10):
-            while one.path("job").count("starting") < 5:
+            while harness.path("job").count("starting") < 5:
                 await trio.lowlevel.checkpoint()
-        await one.supervisor.stop("job")
-        path = one.path("job")
+        await harness.supervisor.stop("job")
+        path = harness.path("job")
         assert path[:6] == ["waiting", "armed", "starting", "armed", "starting", "armed"]
         assert "failed" not in path
 
 
 async def test_an_end_that_was_asked_for_is_an_end_too() -> None:
-    """What it requires goes away while it runs: once that is back, its time after that end has come."""
-    async with supervised() as one:
+    """It is stopped because it loses a requirement; when that is back, its time after that end has come."""
+    async with supervised() as harness:
         run = job(Timer(after_end_ms=1), script="exec sleep 1000", requires=["needed"])
-        one.add_direct(shell("needed", "exec sleep 1000"), run)
-        one.supervisor.start("needed")
-        await one.supervisor.wait_state("needed", "started")
-        one.supervisor.restart("job")
-        await one.supervisor.wait_state("job", "starting")
-        await one.supervisor.stop("needed")
-        one.supervisor.start("needed")
+        harness.add_direct(shell("needed", "exec sleep 1000"), run)
+        harness.supervisor.start("needed")
+        await harness.supervisor.wait_state("needed", "started")
+        harness.supervisor.restart("job")
+        await harness.supervisor.wait_state("job", "starting")
+        await harness.supervisor.stop("needed")
+        harness.supervisor.start("needed")
         with trio.fail_after(10):
-            while one.path("job")[-1] != "starting":
+            while harness.path("job")[-1] != "starting":
                 await trio.lowlevel.checkpoint()
-        assert one.path("job") == ["waiting", "starting", "restarting", "waiting", "armed", "starting"]
+        assert harness.path("job") == ["waiting", "starting", "restarting", "waiting", "armed", "starting"]
 
 
 async def test_a_time_that_was_missed_is_made_up_for_once_and_kept(tmp_path: Path) -> None:
@@ -137,28 +137,28 @@ async def test_a_time_that_was_missed_is_made_up_for_once_and_kept(tmp_path: Pat
     timers = [Timer(calendar=["daily"], persistent=True), Timer(calendar=["daily"])]
     with stamps(tmp_path) as kept:
         keep(kept, "job.0", missed)
-        async with supervised() as one:
-            one.supervisor.keep_stamps(kept)
-            one.add_direct(job(*timers))
-            one.supervisor.start("job")
-            await one.event("service_triggered")
-            await one.supervisor.wait_state("job", "armed")
+        async with supervised() as harness:
+            harness.supervisor.keep_stamps(kept)
+            harness.add_direct(job(*timers))
+            harness.supervisor.start("job")
+            await harness.event("service_triggered")
+            await harness.supervisor.wait_state("job", "armed")
             await trio.testing.wait_all_tasks_blocked(0.05)
-            assert one.path("job") == ["waiting", "armed", "starting", "armed"]
+            assert harness.path("job") == ["waiting", "armed", "starting", "armed"]
     with stamps(tmp_path) as kept:
         stamp = kept.get("job.0")
         assert stamp is not None and stamp >= missed + 5 * DAY_MS
-        assert kept.get("job.1") is None, "which is not persistent"
+        assert kept.get("job.1") is None, "that timer is not persistent"
 
 
 async def test_stamps_of_services_that_are_no_more_are_forgotten(tmp_path: Path) -> None:
     with stamps(tmp_path) as kept:
         for key in ("job.0", "job.1", "gone.0"):
             keep(kept, key, kernel.realtime_ms())
-        async with supervised() as one:
-            one.supervisor.keep_stamps(kept)
-            one.add_direct(job(Timer(calendar=["daily"], persistent=True)))
-            one.supervisor.forget_stale_stamps()
+        async with supervised() as harness:
+            harness.supervisor.keep_stamps(kept)
+            harness.add_direct(job(Timer(calendar=["daily"], persistent=True)))
+            harness.supervisor.forget_stale_stamps()
         keep(kept, "other.0", 1)
     with stamps(tmp_path) as kept:
         assert [key for key in ("job.0", "job.1", "gone.0") if kept.get(key) is not None] == ["job.0"]
@@ -171,17 +171,17 @@ async def test_a_stamp_that_cannot_be_kept_holds_nothing_up(tmp_path: Path) -> N
         keep(kept, "job.0", kernel.realtime_ms() - 5 * DAY_MS)
         (directory / "timer-stamps").unlink()
         directory.rmdir()
-        async with supervised() as one:
-            one.supervisor.keep_stamps(kept)
-            one.add_direct(job(Timer(calendar=["daily"], persistent=True)))
-            one.supervisor.start("job")
-            await one.event("timer_stamp_not_kept")
-            await one.supervisor.wait_state("job", "armed")
-            assert one.path("job") == ["waiting", "armed", "starting", "armed"]
+        async with supervised() as harness:
+            harness.supervisor.keep_stamps(kept)
+            harness.add_direct(job(Timer(calendar=["daily"], persistent=True)))
+            harness.supervisor.start("job")
+            await harness.event("timer_stamp_not_kept")
+            await harness.supervisor.wait_state("job", "armed")
+            assert harness.path("job") == ["waiting", "armed", "starting", "armed"]
 
 
 class StuckDirectory(KernelDirectory):
-    """A disk that takes nothing until it is told to, and counts what it is given."""
+    """A disk whose writes hang until the test lets them go on, and which counts them."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor)
@@ -199,7 +199,7 @@ PERSISTENT = Timer(calendar=["daily"], persistent=True)
 
 @contextmanager
 def stuck_disk(directory: Path, *names: str) -> Iterator[StuckDirectory]:
-    """Give a stuck disk, by which the first timer of each of *names* has missed its time."""
+    """Yield a stuck disk, whose stamps say that the first timer of each of *names* has missed its time."""
     with stamps(directory) as kept:
         for name in names:
             keep(kept, f"{name}.0", kernel.realtime_ms() - 5 * DAY_MS)
@@ -221,107 +221,107 @@ async def asked(stuck: StuckDirectory) -> None:
 
 @asynccontextmanager
 async def being_kept(directory: Path) -> AsyncIterator[tuple[Supervised, StuckDirectory]]:
-    """Give a supervisor whose service job has missed its time; that is being written to a disk that is stuck."""
+    """Yield a supervisor whose service job has missed its time, and the stuck disk to which its stamp is being written."""
     with stuck_disk(directory, "job") as stuck:
-        async with supervised() as one:
-            one.supervisor.keep_stamps(TimerStamps(stuck))
-            one.add_direct(job(PERSISTENT))
-            one.supervisor.start("job")
+        async with supervised() as harness:
+            harness.supervisor.keep_stamps(TimerStamps(stuck))
+            harness.add_direct(job(PERSISTENT))
+            harness.supervisor.start("job")
             await asked(stuck)
-            yield one, stuck
+            yield harness, stuck
 
 
-async def test_a_disk_that_hangs_holds_up_who_waits_for_it_and_nobody_else(tmp_path: Path) -> None:
-    async with being_kept(tmp_path) as (one, stuck):
-        one.add_direct(shell("other", "exit 0", type="oneshot", readiness=ReadyByExit(), timers=[Timer(after_boot_ms=1)]))
-        one.supervisor.start("other")
-        await one.supervisor.wait_state("other", "starting")
-        await one.supervisor.wait_state("other", "armed")
-        assert one.path("job") == ["waiting", "armed"]
+async def test_a_disk_that_hangs_holds_up_only_the_services_that_wait_for_it(tmp_path: Path) -> None:
+    async with being_kept(tmp_path) as (harness, stuck):
+        harness.add_direct(shell("other", "exit 0", type="oneshot", readiness=ReadyByExit(), timers=[Timer(after_boot_ms=1)]))
+        harness.supervisor.start("other")
+        await harness.supervisor.wait_state("other", "starting")
+        await harness.supervisor.wait_state("other", "armed")
+        assert harness.path("job") == ["waiting", "armed"]
         stuck.works.set()
-        await one.supervisor.wait_state("job", "starting")
+        await harness.supervisor.wait_state("job", "starting")
 
 
 async def test_a_time_that_comes_while_it_is_not_armed_any_more_is_used_when_it_is_again(tmp_path: Path) -> None:
-    async with being_kept(tmp_path) as (one, stuck):
-        await one.supervisor.stop("job")
+    async with being_kept(tmp_path) as (harness, stuck):
+        await harness.supervisor.stop("job")
         stuck.works.set()
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert "starting" not in one.path("job")
-        one.supervisor.start("job")
-        await starts_once(one)
+        assert "starting" not in harness.path("job")
+        harness.supervisor.start("job")
+        await starts_once(harness)
 
 
-async def test_who_is_armed_anew_while_its_stamp_is_written_starts_once_and_writes_once(tmp_path: Path) -> None:
-    async with being_kept(tmp_path) as (one, stuck):
-        await one.supervisor.stop("job")
-        one.supervisor.start("job")
-        assert one.path("job")[-1] == "armed"
+async def test_a_service_that_is_armed_again_while_its_stamp_is_written_starts_once_and_writes_once(tmp_path: Path) -> None:
+    async with being_kept(tmp_path) as (harness, stuck):
+        await harness.supervisor.stop("job")
+        harness.supervisor.start("job")
+        assert harness.path("job")[-1] == "armed"
         stuck.works.set()
-        await starts_once(one)
+        await starts_once(harness)
         assert stuck.writes == 1
 
 
 async def test_a_change_of_its_timers_while_a_stamp_is_written_loses_no_time(tmp_path: Path) -> None:
-    async with being_kept(tmp_path) as (one, stuck):
-        await one.supervisor.replace({"job": one.definition(job(PERSISTENT, Timer(calendar=[FAR])))})
+    async with being_kept(tmp_path) as (harness, stuck):
+        await harness.supervisor.replace({"job": harness.definition(job(PERSISTENT, Timer(calendar=[FAR])))})
         stuck.works.set()
-        await starts_once(one)
+        await starts_once(harness)
 
 
-async def starts_once(one: Supervised) -> None:
-    """Wait until the service job was started, and see that it is not again."""
+async def starts_once(harness: Supervised) -> None:
+    """Wait until the service job was started, and check that it is not started again."""
     with trio.fail_after(10):
-        while "starting" not in one.path("job"):
+        while "starting" not in harness.path("job"):
             await trio.lowlevel.checkpoint()
-    await one.supervisor.wait_state("job", "armed")
+    await harness.supervisor.wait_state("job", "armed")
     await trio.testing.wait_all_tasks_blocked(0.05)
-    assert one.path("job").count("starting") == 1
+    assert harness.path("job").count("starting") == 1
 
 
 async def test_many_times_that_come_together_are_written_together(tmp_path: Path) -> None:
     names = [f"job-{number}" for number in range(20)]
     with stuck_disk(tmp_path, *names) as stuck:
-        async with supervised() as one:
-            one.supervisor.keep_stamps(TimerStamps(stuck))
-            one.add_direct(
+        async with supervised() as harness:
+            harness.supervisor.keep_stamps(TimerStamps(stuck))
+            harness.add_direct(
                 *(shell(name, "exit 0", type="oneshot", readiness=ReadyByExit(), timers=[PERSISTENT]) for name in names)
             )
-            one.supervisor.start(*names)
+            harness.supervisor.start(*names)
             await asked(stuck)
             await trio.testing.wait_all_tasks_blocked(0.05)
             stuck.works.set()
             for name in names:
                 with trio.fail_after(10):
-                    while "starting" not in one.path(name):
+                    while "starting" not in harness.path(name):
                         await trio.lowlevel.checkpoint()
             assert stuck.writes <= 2
-            await one.supervisor.stop_all()
+            await harness.supervisor.stop_all()
 
 
 class NoThreadStamps(TimerStamps):
-    """Where there is no thread to be had for the disk."""
+    """In place of the disk: no thread can be started for writing."""
 
     def write(self, version: int) -> None:
         raise RuntimeError("can't start new thread")
 
 
-async def test_who_finds_no_thread_to_write_with_starts_nevertheless_and_goes_on(tmp_path: Path) -> None:
+async def test_a_service_that_finds_no_thread_to_write_with_starts_nevertheless_and_goes_on(tmp_path: Path) -> None:
     with stamps(tmp_path) as kept:
         keep(kept, "job.0", kernel.realtime_ms() - 5 * DAY_MS)
-        async with supervised() as one:
-            one.supervisor.keep_stamps(NoThreadStamps(PathDirectory(str(tmp_path))))
-            one.add_direct(job(PERSISTENT))
-            one.supervisor.start("job")
-            await one.event("timer_stamp_not_kept")
-            await one.supervisor.wait_state("job", "armed")
-            assert one.path("job") == ["waiting", "armed", "starting", "armed"]
+        async with supervised() as harness:
+            harness.supervisor.keep_stamps(NoThreadStamps(PathDirectory(str(tmp_path))))
+            harness.add_direct(job(PERSISTENT))
+            harness.supervisor.start("job")
+            await harness.event("timer_stamp_not_kept")
+            await harness.supervisor.wait_state("job", "armed")
+            assert harness.path("job") == ["waiting", "armed", "starting", "armed"]
 
 
 async def test_a_client_may_come_before_its_time(tmp_path: Path) -> None:
-    async with supervised() as one:
+    async with supervised() as harness:
         where = str(tmp_path / "socket")
-        one.add_direct(
+        harness.add_direct(
             shell(
                 "job",
                 "exec sleep 1000",
@@ -329,25 +329,25 @@ async def test_a_client_may_come_before_its_time(tmp_path: Path) -> None:
                 listeners=[Listener(name="a", address=UnixStream(path=where))],
             )
         )
-        one.supervisor.start("job")
+        harness.supervisor.start("job")
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(where)
-            await one.supervisor.wait_state("job", "started")
-        assert one.path("job") == ["waiting", "armed", "starting", "started"]
+            await harness.supervisor.wait_state("job", "started")
+        assert harness.path("job") == ["waiting", "armed", "starting", "started"]
 
 
 # --- a clock that is set: this machine's own must not be, so it is an argument --------------------------------------------
 
 
 class Clocks(NamedTuple):
-    """What two clocks show, in a list each so that a test can set them."""
+    """What two clocks show, which the test can set."""
 
     realtime: list[int]
     boottime: list[int]
 
 
-async def test_a_clock_that_is_set_has_all_times_reckoned_anew() -> None:
-    """The kernel's timer is asked for each time by the clock that is set: what it is told is what is seen."""
+async def test_when_the_clock_is_set_all_times_are_recalculated() -> None:
+    """The kernel's timer is armed anew whenever the clock is set; the test looks at the times it is armed for."""
     clocks = Clocks([1_000_000_000_000], [5_000_000])
     triggered: list[str] = []
     notes: list[str] = []
@@ -367,10 +367,10 @@ async def test_a_clock_that_is_set_has_all_times_reckoned_anew() -> None:
         chance=lambda: 0.0,
         realtime_ms=lambda: clocks.realtime[0],
     )
-    async with supervised() as one, trio.open_nursery() as nursery:
+    async with supervised() as harness, trio.open_nursery() as nursery:
         nursery.start_soon(alarms.run)
-        # Its nearest time is some hours after its end; once the clock has jumped, that of the calendar.
-        definition = one.definition(job(Timer(calendar=["daily"]), Timer(after_end_ms=3_600_000)))
+        # Its next time is some hours after its end; once the clock has jumped, it is that of the calendar.
+        definition = harness.definition(job(Timer(calendar=["daily"]), Timer(after_end_ms=3_600_000)))
         record = ServiceRecord(definition, 0)
         record.row = Row.ARMED
         triggers.add(record)

@@ -1,4 +1,4 @@
-"""What is shown of a real supervisor: reasons, times and figures of real processes, right also while these change."""
+"""What is shown of a real supervisor: reasons, times and figures of real processes, also while these change."""
 
 import json
 from typing import Any
@@ -28,14 +28,14 @@ async def asked(here: Observed, *arguments: str) -> Any:
 
 async def test_why_follows_a_service_through_its_life() -> None:
     async with observed() as here:
-        supervisor = here.one.supervisor
-        here.one.add(shell("db", "exit 1", restart=Restart(when="never")))
-        here.one.add(shell("web"), needs=Needs(requires=("db",)))
+        supervisor = here.harness.supervisor
+        here.harness.add(shell("db", "exit 1", restart=Restart(when="never")))
+        here.harness.add(shell("web"), needs=Needs(requires=("db",)))
         assert (await asked(here, "why", "web"))["why"] == "nobody has asked for it"
         supervisor.start("web", by="ada")
         await supervisor.wait_state("db", "failed")
         found = await asked(here, "why", "web")
-        assert [(one["service"], one["row"], one["why"]) for one in found["because"]] == [
+        assert [(obstacle["service"], obstacle["row"], obstacle["why"]) for obstacle in found["because"]] == [
             ("db", "failed", "ended with status 1")
         ]
         assert (await asked(here, "why", "db"))["wanted_by"] == [
@@ -49,11 +49,11 @@ async def test_why_follows_a_service_through_its_life() -> None:
         assert (await asked(here, "why", "db"))["wanted_by"] == [{"service": "db", "kind": "asked", "who": "eve"}]
 
 
-async def test_one_that_is_asked_for_stays_so_when_another_needs_it_too() -> None:
+async def test_a_service_that_was_asked_for_stays_so_when_another_needs_it_too() -> None:
     async with observed() as here:
-        supervisor = here.one.supervisor
-        here.one.add(shell("db"))
-        here.one.add(shell("web"), needs=Needs(requires=("db",)))
+        supervisor = here.harness.supervisor
+        here.harness.add(shell("db"))
+        here.harness.add(shell("web"), needs=Needs(requires=("db",)))
         supervisor.start("db", by="ada")
         supervisor.start("web", by="grace")
         await supervisor.wait_state("web", "started")
@@ -62,9 +62,9 @@ async def test_one_that_is_asked_for_stays_so_when_another_needs_it_too() -> Non
 
 async def test_one_that_was_displaced_says_by_whom() -> None:
     async with observed() as here:
-        supervisor = here.one.supervisor
-        here.one.add(shell("old"))
-        here.one.add(shell("new"), needs=Needs(conflicts=("old",)))
+        supervisor = here.harness.supervisor
+        here.harness.add(shell("old"))
+        here.harness.add(shell("new"), needs=Needs(conflicts=("old",)))
         supervisor.start("old")
         await supervisor.wait_state("old", "started")
         supervisor.start("new")
@@ -74,12 +74,12 @@ async def test_one_that_was_displaced_says_by_whom() -> None:
 
 async def test_the_times_of_a_first_start_are_those_of_its_history() -> None:
     async with observed() as here:
-        supervisor = here.one.supervisor
-        here.one.add(shell("disk", "read line < /dev/null; exit 0", type="oneshot", readiness=ReadyByExit()))
-        here.one.add(shell("web"), needs=Needs(requires=("disk",)))
+        supervisor = here.harness.supervisor
+        here.harness.add(shell("disk", "read line < /dev/null; exit 0", type="oneshot", readiness=ReadyByExit()))
+        here.harness.add(shell("web"), needs=Needs(requires=("disk",)))
         supervisor.start("web")
         await supervisor.wait_state("web", "started")
-        at = {(change.name, change.now): change.at_ms for change in supervisor.history}
+        at = {(change.name, change.now): change.at_ms for change in here.harness.changes}
         times = supervisor.seen()["web"].times
         assert times.wanted_ms == at["web", Row.WAITING] > 0
         assert times.permitted_ms == at["web", Row.STARTING] >= at["disk", Row.COMPLETED]
@@ -97,24 +97,24 @@ async def test_the_times_of_a_first_start_are_those_of_its_history() -> None:
 
 async def test_blame_tells_one_that_is_underway_from_one_that_is_ready() -> None:
     async with observed() as here:
-        supervisor = here.one.supervisor
-        here.one.add(shell("mute", readiness=ReadyByNotify(), ready_timeout_ms=0))
-        here.one.add(shell("web"))
+        supervisor = here.harness.supervisor
+        here.harness.add(shell("mute", readiness=ReadyByNotify(), ready_timeout_ms=0))
+        here.harness.add(shell("web"))
         supervisor.start("mute", "web")
         await supervisor.wait_state("web", "started")
-        outcomes = {one["service"]: one["outcome"] for one in (await asked(here, "blame"))["services"]}
+        outcomes = {entry["service"]: entry["outcome"] for entry in (await asked(here, "blame"))["services"]}
         assert outcomes == {"mute": "underway", "web": "ready"}
         assert (await asked(here, "why", "mute"))["why"] == "waits until it says READY=1"
 
 
 async def test_top_has_the_figures_of_what_runs_and_none_of_what_does_not() -> None:
     async with observed() as here:
-        supervisor = here.one.supervisor
-        group = here.one.add(shell("web"))
-        here.one.add(shell("idle"))
+        supervisor = here.harness.supervisor
+        group = here.harness.add(shell("web"))
+        here.harness.add(shell("idle"))
         supervisor.start("web")
         await supervisor.wait_state("web", "started")
-        found = {one["service"]: one for one in (await asked(here, "top"))["services"]}
+        found = {figures["service"]: figures for figures in (await asked(here, "top"))["services"]}
         assert 0 < found["web"]["figures"]["cpu_usec"] <= (cgroups.cpu_usage_usec(group) or 0)
         assert (found["web"]["figures"]["memory_bytes"] is None) == ("memory" not in cgroups.controllers(group))
         assert set(found["idle"]["figures"].values()) == {None}
@@ -125,16 +125,16 @@ async def test_top_has_the_figures_of_what_runs_and_none_of_what_does_not() -> N
 
 async def test_views_are_right_while_services_come_and_go() -> None:
     async with observed() as here:
-        supervisor, view = here.one.supervisor, here.api.machine.view
-        here.one.add(shell("disk"))
+        supervisor, view = here.harness.supervisor, here.api.machine.view
+        here.harness.add(shell("disk"))
         for number in range(8):
-            here.one.add(shell(f"s{number}", "exit 1", restart=Restart(delay_ms=1)), needs=Needs(requires=("disk",)))
+            here.harness.add(shell(f"s{number}", "exit 1", restart=Restart(delay_ms=1)), needs=Needs(requires=("disk",)))
         supervisor.start(*supervisor.names())
         with trio.fail_after(20):
             for number in range(4):
                 tree, top, text = await view.tree(), await view.top(), await view.metrics()
                 names = supervisor.names()
-                assert [one.name for one in tree.services] == [one.service for one in top.services] == names
+                assert [entry.name for entry in tree.services] == [entry.service for entry in top.services] == names
                 assert all(f'milkyway_service_wanted{{service="{name}"}}' in text for name in names)
                 await supervisor.remove(f"s{number}")
         assert len((await view.tree()).services) == 5
@@ -142,15 +142,15 @@ async def test_views_are_right_while_services_come_and_go() -> None:
 
 async def test_the_event_stream_shows_a_restart_as_it_happens() -> None:
     async with observed() as here:
-        supervisor = here.one.supervisor
-        here.one.add(shell("web", "echo said; exec sleep 1000"))
+        supervisor = here.harness.supervisor
+        here.harness.add(shell("web", "echo said; exec sleep 1000"))
         supervisor.start("web")
         await supervisor.wait_state("web", "started")
         stream = await trio.open_unix_socket(here.api.path)
         async with stream:
             await stream.send_all(b"GET /v1/events?names=web&lines=1&follow=1 HTTP/1.1\r\nHost: x\r\n\r\n")
             seen = b""
-            while b"service_state_changed" not in seen:  # the past one: from now on we follow
+            while b"service_state_changed" not in seen:  # the backlog: from now on we follow
                 seen += await stream.receive_some()
             supervisor.restart("web")
             while b'"now":"restarting"' not in seen:
@@ -160,13 +160,13 @@ async def test_the_event_stream_shows_a_restart_as_it_happens() -> None:
 
 async def test_a_reload_reaches_the_process() -> None:
     async with observed() as here:
-        supervisor = here.one.supervisor
-        here.one.add(shell("web", 'trap "echo again" HUP; echo here; while :; do sleep 0.01; done'))
+        supervisor = here.harness.supervisor
+        here.harness.add(shell("web", 'trap "echo again" HUP; echo here; while :; do sleep 0.01; done'))
         supervisor.start("web")
-        await here.one.line("web", "here")
+        await here.harness.line("web", "here")
         code, out, _ = await here.api.mwctl("reload", "web")
         assert (code, out.partition(",")[0]) == (0, "web is started")
-        await here.one.line("web", "again")
+        await here.harness.line("web", "again")
         await supervisor.stop("web")
         code, _, err = await here.api.mwctl("reload", "web")
         assert (code, err) == (3, "cannot reload web: it is idle\nhint: only a started service can be reloaded\n")

@@ -201,7 +201,9 @@ async def test_what_the_tool_prepares_unsigned_root_applies_where_the_owner_lets
                 admitted = await pid1.link.ask(question, DesiredAdmitted, [handed_in])
                 assert [deployment.stack for deployment in admitted.desired.deployments] == [[layer.pin]]
             else:
-                with pytest.raises(NotAdmittedError, match="the owner's policy gives root at the machine no power") as refused:
+                with pytest.raises(
+                    NotAdmittedError, match="the owner's policy does not let root at the machine change it"
+                ) as refused:
                     await pid1.link.ask(question, DesiredAdmitted, [handed_in])
                 assert "let the owner's next root say `local: change`" in refused.value.hint
         finally:

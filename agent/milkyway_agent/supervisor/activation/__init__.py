@@ -1,1 +1,1 @@
-"""What starts a service: clients on its listeners, timers, conditions."""
+"""What starts services: clients on their listeners, timers; and conditions."""

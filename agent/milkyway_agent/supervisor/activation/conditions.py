@@ -1,4 +1,4 @@
-"""Conditions: whether a service is started on this machine at all. Looked at when everything else permits its start."""
+"""Conditions: whether a service is started on this machine at all. Checked when nothing else holds it back."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,17 +9,17 @@ CMDLINE = Path("/proc/cmdline")
 
 
 def unmet(conditions: Sequence[Condition], cmdline: Path = CMDLINE) -> str:
-    """Return which of *conditions* does not hold, for people; "" when all do."""
+    """Return which of *conditions* does not hold, for people; "" if all do."""
     for condition in conditions:
         match condition:
             case PathExists(path=path, negated=negated):
                 try:
-                    is_there = Path(path).exists()
+                    exists = Path(path).exists()
                 except OSError as error:
-                    return f"not started: cannot look at {path}: {error.strerror}"
-                if is_there == negated:
-                    return f"not started: {path} {'is there' if negated else 'is not there'}"
+                    return f"not started: cannot check {path}: {error.strerror}"
+                if exists == negated:
+                    return f"not started: {path} {'exists' if negated else 'does not exist'}"
             case KernelParameter(parameter=parameter, negated=negated):
                 if (parameter in cmdline.read_text().split()) == negated:
-                    return f"not started: the kernel's command line {'has' if negated else 'has not'} {parameter}"
+                    return f"not started: the kernel's command line {'has' if negated else 'does not have'} {parameter}"
     return ""

@@ -1,7 +1,7 @@
-"""Clients that start services: listeners are watched while their service is armed, and accepted from where it accepts.
+"""Clients that start services: listeners are watched while their service is armed; if they accept, so do we.
 
-Listeners are opened when their service is first armed or started and stay open until it is stopped or given up, so that
-no client is lost while it restarts.
+Listeners are opened when their service is first armed or started, and stay open until it is stopped or has failed, so
+that no client is lost while it restarts.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,23 +18,23 @@ from milkyway_agent.supervisor.service_record import ServiceRecord
 from milkyway_formats.errors import UnavailableError
 from milkyway_formats.listener import Listener
 
-BUSY_SECONDS = 1.0  # how long a listener is left alone that can't be served now
+BUSY_SECONDS = 1.0  # until the next try, after a connection could not be accepted
 CONNECTIONS_AT_ONCE = 16
 _NONE: Sequence[int] = ()
 
 
 class Servers(Protocol):
-    """Who serves the connections of listeners that accept."""
+    """What serves the connections of listeners that accept."""
 
     def has_room(self, record: ServiceRecord, listener: Listener) -> bool:
-        """Tell whether one connection more may come to *listener*."""
+        """Tell whether *listener* may accept one more connection."""
 
     def serve(self, record: ServiceRecord, listener: Listener, connection: listeners.Connection) -> None:
-        """Start a process for *connection*, whose descriptor is closed by that."""
+        """Start a process for *connection*, and close its descriptor."""
 
 
 class SocketTriggers:
-    """The listeners of all services. *trigger* is called with a service and why it is to start now."""
+    """The listeners of all services. *trigger*: called with a service that must start now, and why."""
 
     def __init__(
         self, watch: Watch, alarms: Alarms, note: Callable[..., None], trigger: Callable[[ServiceRecord, str], None]
@@ -51,12 +51,12 @@ class SocketTriggers:
         return self._opened.get(record, _NONE)
 
     def restore(self, record: ServiceRecord, descriptors: Sequence[int]) -> None:
-        """Go on with listeners that the program before this one has opened."""
+        """Go on with listeners that an earlier program has opened."""
         if descriptors:
             self._opened[record] = tuple(descriptors)
 
     def open(self, record: ServiceRecord) -> None:
-        """Open its listeners, if they are not. Raises RefusedError or UnavailableError when one can't be; then none is."""
+        """Open its listeners, unless they are open. Raises RefusedError or UnavailableError; then none is open."""
         if record in self._opened or not record.definition.service.listeners:
             return
         opened: list[int] = []
@@ -70,9 +70,9 @@ class SocketTriggers:
         self._opened[record] = tuple(opened)
 
     def handed_over(self, record: ServiceRecord) -> list[tuple[str, int]]:
-        """Return the name and descriptor of each listener that is handed to the service, opening those that are not open.
+        """Return the name and descriptor of each listener that is handed over to the service, and open them if necessary.
 
-        Raises RefusedError or UnavailableError when one can't be opened; then none is.
+        Raises like ``open``.
         """
         self.open(record)
         return [(listener.name, descriptor) for listener, descriptor in self._of(record) if not listener.accept]
@@ -84,27 +84,24 @@ class SocketTriggers:
             listeners.close_listener(descriptor, listener)
 
     def watch(self, record: ServiceRecord) -> None:
-        """Wait for clients of its listeners; what no client starts is not opened for that. Undo: ``unwatch``.
-
-        Raises as ``open``.
-        """
+        """Wait for clients of its listeners, if clients start it. Undo: ``unwatch``. Raises like ``open``."""
         service = record.definition.service
         if not is_on_demand(service) and not accepts(service):
-            return  # its time comes, whether there is a port to be had now or not
+            return  # its timers start it, even if a port can't be opened now
         self.open(record)
         for listener, descriptor in self._of(record):
             if listener.accept or listener.start == "on-demand":
                 self._wait_for_client(record, listener, descriptor)
 
     def unwatch(self, record: ServiceRecord) -> None:
-        """Wait no more; listeners stay open. Idempotent."""
+        """Stop waiting; listeners stay open. Idempotent."""
         for descriptor in self.descriptors(record):
             self._watch.remove(descriptor)
 
-    def room_came(self, record: ServiceRecord) -> None:
-        """Go on to accept connections, where that was put off."""
+    def on_room(self, record: ServiceRecord) -> None:
+        """Accept connections again, after there was no room for them."""
         if record.row is not Row.ARMED or record.busy:
-            return  # ``watch`` will see to it, if ever it is armed
+            return  # ``watch`` does that when it is armed again
         for listener, descriptor in self._of(record):
             if listener.accept and self._servers().has_room(record, listener):
                 self._wait_for_client(record, listener, descriptor)
@@ -113,21 +110,21 @@ class SocketTriggers:
         return list(zip(record.definition.service.listeners, self.descriptors(record), strict=False))
 
     def _servers(self) -> Servers:
-        assert self.servers is not None, "they are put together before anything is watched"
+        assert self.servers is not None, "it is set before anything is watched"
         return self.servers
 
     def _wait_for_client(self, record: ServiceRecord, listener: Listener, descriptor: int) -> None:
-        self._watch.remove(descriptor)  # where it is watched already
-        self._watch.add(descriptor, partial(self._client_came, record, listener, descriptor))
+        self._watch.remove(descriptor)  # if it is watched already
+        self._watch.add(descriptor, partial(self._on_client, record, listener, descriptor))
 
-    def _client_came(self, record: ServiceRecord, listener: Listener, descriptor: int, _events: int) -> None:
+    def _on_client(self, record: ServiceRecord, listener: Listener, descriptor: int, _events: int) -> None:
         if not listener.accept:
             self._trigger(record, f"a client came to {listeners.describe_address(listener.address)}")
             return
         try:
             for _ in range(CONNECTIONS_AT_ONCE):
                 if not self._servers().has_room(record, listener):
-                    self._watch.remove(descriptor)  # until ``room_came``: clients that come meanwhile wait in the backlog
+                    self._watch.remove(descriptor)  # until ``on_room``: clients wait in the backlog meanwhile
                     return
                 connection = listeners.accept_connection(descriptor)
                 if connection is None:
@@ -136,4 +133,4 @@ class SocketTriggers:
         except UnavailableError as error:
             self._note("connection_not_accepted", service=record.definition.name, why=str(error))
             self._watch.remove(descriptor)
-            self._alarms.set(BUSY_SECONDS, partial(self.room_came, record))
+            self._alarms.set(BUSY_SECONDS, partial(self.on_room, record))

@@ -1,7 +1,7 @@
-"""When persistent timers last started their services, kept so that what was missed while the machine was off is known.
+"""When persistent timers last started their services, kept on the disk: so starts missed while the machine was off are known.
 
-One small file, replaced whole. What can't be read is taken for empty: then nothing counts as missed, and each
-timer begins anew. Times are real-time milliseconds since 1970; a timer's key is its owner's to choose.
+One small file, replaced as a whole. If it can't be read it counts as empty: then nothing was missed, and each timer
+begins anew. Times are real-time milliseconds since 1970; the owner of a timer chooses its key.
 """
 
 from typing import Annotated
@@ -14,7 +14,7 @@ from milkyway_formats.errors import UnavailableError
 
 FILE = "timer-stamps"
 FILE_BYTES = 4 * 1024 * 1024
-KEY_LENGTH = 128  # of a deployment's name, its service's, and a number
+KEY_LENGTH = 128  # for the names of a deployment and its service, and a number
 MOST_OF_ONE = 1024
 LAST_MS = 8_000_000_000_000  # in 2223, beyond every calendar
 Key = Annotated[str, Meta(min_length=1, max_length=KEY_LENGTH)]
@@ -26,18 +26,18 @@ class _Stamps(Document, frozen=True):
 
 
 class TimerStamps:
-    """The stamps of one directory. ``note``: why they could not be read, "" where they could or there are none yet.
+    """The stamps in one directory. ``note``: why they could not be read; "": they could, or there were none.
 
-    A stamp is proposed before its timer starts anything, and confirmed when it has: ``get`` knows of it then. ``write``
-    alone waits for the disk: call it in a thread, one at a time. Of more than MOST_OF_ONE timers of one owner (a
-    deployment, whose name comes before a slash) those that fired last are known: none has room at another's cost.
+    A stamp is proposed before its timer starts the service and confirmed after that; then ``get`` returns it. Only ``write``
+    waits for the disk: call it in a thread, one call at a time. If one owner (a deployment, whose name comes before a slash)
+    has more than MOST_OF_ONE timers, only those that fired last are kept, so that no owner takes room from another.
     """
 
     def __init__(self, directory: state_file.Directory) -> None:
         self._directory = directory
         self._stamps: dict[str, int] = {}
         self._proposed: dict[str, int] = {}
-        self._asked = self._written = 0  # versions: of what is to be on the disk, and of what is
+        self._asked = self._written = 0  # versions: of what was asked to be written, and of what was written
         self.note = ""
         try:
             data = directory.read(FILE)
@@ -53,14 +53,14 @@ class TimerStamps:
         return self._stamps.get(key)
 
     def propose(self, key: str, at_ms: int) -> int:
-        """Have the next ``write`` say that the timer *key* started its service at *at_ms*; return what to pass to it."""
+        """Propose that the timer *key* started its service at *at_ms*; return the version to pass to ``write``."""
         assert 0 < len(key) <= KEY_LENGTH, f"a file with such a key could not be read again: {key!r}"
         self._proposed[key] = min(max(at_ms, 0), LAST_MS)  # a clock can be set to anything
         self._asked += 1
         return self._asked
 
     def confirm(self, key: str) -> None:
-        """Take what was proposed for *key* for what has happened."""
+        """Confirm what was proposed for *key*."""
         if key not in self._proposed:
             return
         self._stamps[key] = self._proposed.pop(key)
@@ -70,15 +70,15 @@ class TimerStamps:
             del self._stamps[min(its, key=self._stamps.__getitem__)]
 
     def withdraw(self, key: str) -> None:
-        """Take back what was proposed for *key*: nothing was started. The next ``write`` says so."""
+        """Withdraw what was proposed for *key*: nothing was started. The next ``write`` takes it off the disk."""
         self._proposed.pop(key, None)
 
     def keep_only(self, keys: frozenset[str]) -> None:
-        """Forget every timer but *keys*: those that definitions still have. The next ``write`` says so."""
+        """Forget all timers except *keys*, those that definitions still have. The next ``write`` takes them off the disk."""
         self._stamps = {key: at_ms for key, at_ms in self._stamps.items() if key in keys}
 
     def write(self, version: int) -> None:
-        """Have *version* on the disk, and all that was proposed since: nothing is done where it is already.
+        """Write *version*, with all that was proposed since; does nothing if it is on the disk already.
 
         Raises UnavailableError if it could not be written.
         """

@@ -1,6 +1,6 @@
-"""The timers of services: counted while their service is supervised, they start it only while it is armed.
+"""The timers of services. They run while their service is supervised, and start it only while it is armed.
 
-What a persistent timer did last is kept on the disk before it is done.
+The start that a persistent timer is about to make is kept on the disk first.
 """
 
 import errno
@@ -21,23 +21,23 @@ from milkyway_agent.supervisor.activation.timer_stamps import TimerStamps
 from milkyway_agent.supervisor.service_record import ServiceRecord
 from milkyway_agent.system import timerfd
 
-STAMP_SECONDS = 5.0  # how long a start waits for the disk to keep that it was
-CLOCK_SECONDS = 1.0  # until a clock that can't be armed is tried again, or one that is set without end is asked again
+STAMP_SECONDS = 5.0  # how long a start waits until its stamp is on the disk
+CLOCK_SECONDS = 1.0  # until the real-time timer is armed again, after that failed or the clock is set all the time
 
-_KEEPERS = RunLimiter("keepers of stamps", 1)
+_WRITERS = RunLimiter("writers of stamps", 1)
 
 
 class _Timed:
-    """The timers of one service: what each has done so far, and the alarm that the nearest waits for.
+    """The timers of one service: what each has done so far, and the alarm of the next.
 
-    ``keeps``: a time has come, and is being kept on the disk: no alarm is set until that is done.
+    ``is_writing``: a time has come and its stamp is being written; no alarm is set until that is done.
     """
 
-    __slots__ = ("alarm", "armed", "keeps", "pasts", "realtime_ms")
+    __slots__ = ("alarm", "armed", "is_writing", "pasts", "realtime_ms")
 
     def __init__(self, pasts: list[Past]) -> None:
         self.pasts = pasts
-        self.armed = self.keeps = False
+        self.armed = self.is_writing = False
         self.alarm: Alarm | None = None
         self.realtime_ms: int | None = None
 
@@ -45,7 +45,7 @@ class _Timed:
 class ServiceTimers:
     """The timers of all services.
 
-    *trigger* is called with a service and why it is to start now; *spawn* runs a task for a service.
+    *trigger*: called with a service that must start now, and why; *spawn* runs a task for a service.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ServiceTimers:
         self._timed: dict[ServiceRecord, _Timed] = {}
         self._timer = -1
         self._timer_alarm: Alarm | None = None
-        self._is_reckoning = False
+        self._is_recalculating = False
 
     @property
     def keeps_stamps(self) -> bool:
@@ -80,13 +80,13 @@ class ServiceTimers:
         return self._stamps is not None
 
     def keep_stamps(self, stamps: TimerStamps) -> None:
-        """Have persistent timers keep their last starts in *stamps*: until then, what they miss is not known."""
+        """Make persistent timers keep their last starts in *stamps*: before that, it is not known which starts were missed."""
         self._stamps = stamps
         if stamps.note:
             self._note("timer_stamps_begin_empty", why=stamps.note)
 
     def close_clock(self) -> None:
-        """Close the one real-time timer: nothing rings any more. Idempotent."""
+        """Close the real-time timer. Idempotent."""
         self._alarms.cancel(self._timer_alarm)
         if self._timer >= 0:
             self._watch.remove(self._timer)
@@ -96,7 +96,7 @@ class ServiceTimers:
     # --- a service comes and goes --------------------------------------------------------------------------------------
 
     def add(self, record: ServiceRecord) -> None:
-        """Begin to count its timers, whose calendars can be read. Undo: ``remove``."""
+        """Begin to run its timers, whose calendars were checked. Undo: ``remove``."""
         timers = record.definition.service.timers
         if timers:
             now, boottime = self._realtime_ms(), self._clock_ms()
@@ -115,13 +115,13 @@ class ServiceTimers:
         self._timed.pop(record, None)
 
     def forget_stale(self) -> None:
-        """Forget when timers last started services that there are no more."""
+        """Forget the last starts of timers whose services don't exist any more."""
         if self._stamps is not None:
             keys = (_key(record, number) for record in self._timed for number in range(len(record.definition.service.timers)))
             self._stamps.keep_only(frozenset(keys))
 
     def recount(self, record: ServiceRecord) -> None:
-        """Begin anew to count its timers, which are others now."""
+        """Begin anew with its timers: the definition has changed."""
         timed = self._timed.pop(record, None)
         is_armed = timed is not None and timed.armed
         if timed is not None:
@@ -149,7 +149,7 @@ class ServiceTimers:
             timed.alarm = timed.realtime_ms = None
 
     def started(self, record: ServiceRecord) -> None:
-        """Note that the service runs, whoever started it."""
+        """Note that the service runs, whatever started it."""
         timed = self._timed.get(record)
         if timed is not None:
             timed.pasts = [schedule.started(past) for past in timed.pasts]
@@ -161,12 +161,12 @@ class ServiceTimers:
             timed.pasts = [schedule.ended(past, boottime_ms=self._clock_ms()) for past in timed.pasts]
 
     def pasts(self, record: ServiceRecord) -> Sequence[Past]:
-        """Return what its timers have done so far: what a re-execution keeps."""
+        """Return what its timers have done so far, which a re-execution hands over."""
         timed = self._timed.get(record)
         return timed.pasts if timed else ()
 
     def restore(self, record: ServiceRecord, pasts: Sequence[Past]) -> None:
-        """Go on from *pasts*, as ``pasts`` of the agent before gave them."""
+        """Go on from *pasts*, as ``pasts`` returned them in the program before this one."""
         if record in self._timed and len(pasts) == len(record.definition.service.timers):
             self._timed[record].pasts = list(pasts)
 
@@ -180,7 +180,7 @@ class ServiceTimers:
         )
 
     def _nearest(self, record: ServiceRecord, timed: _Timed) -> tuple[int, Due | None]:
-        """Return which timer of the service is due next, and when."""
+        """Return which timer of the service is due next, and when (None: none is)."""
         now, boottime = self._realtime_ms(), self._clock_ms()
         found: tuple[int, Due | None] = (0, None)
         soonest = float("inf")
@@ -196,22 +196,22 @@ class ServiceTimers:
         self._alarms.cancel(timed.alarm)
         timed.alarm = timed.realtime_ms = None
         number, due = self._nearest(record, timed)
-        if due is None or timed.keeps:
+        if due is None or timed.is_writing:
             return
         if due.clock == "boottime":
             timed.alarm = self._alarms.set(
-                (due.at - self._clock_ms()) / 1000, partial(self._elapsed, record, timed, number, due)
+                (due.at - self._clock_ms()) / 1000, partial(self._expired, record, timed, number, due)
             )
         elif due.at <= self._realtime_ms():
-            timed.alarm = self._alarms.set(0, partial(self._elapsed, record, timed, number, due))
+            timed.alarm = self._alarms.set(0, partial(self._expired, record, timed, number, due))
         else:
             timed.realtime_ms = due.at
             self._set_clock()
 
     def _set_clock(self) -> None:
-        """Arm the one real-time timer for the earliest calendar time; it also tells when somebody sets the clock."""
-        if self._is_reckoning:
-            return  # whoever reckons arms it afterwards
+        """Arm the real-time timer for the earliest calendar time; it also expires when the clock is set."""
+        if self._is_recalculating:
+            return  # ``_clock_set`` arms it at its end
         try:
             self._arm_clock()
         except OSError as error:
@@ -223,7 +223,7 @@ class ServiceTimers:
     def _arm_clock(self) -> None:
         if self._timer < 0:
             self._timer = timerfd.timerfd_create(time.CLOCK_REALTIME)
-            self._watch.add(self._timer, self._clock_rang)
+            self._watch.add(self._timer, self._on_clock)
         times = [timed.realtime_ms for timed in self._timed.values() if timed.realtime_ms is not None]
         value = min(times) * 1_000_000 if times else timerfd.FAR_AWAY_NS
         timerfd.timerfd_settime(self._timer, value, timerfd.TFD_TIMER_ABSTIME | timerfd.TFD_TIMER_CANCEL_ON_SET)
@@ -233,14 +233,14 @@ class ServiceTimers:
         self._alarms.cancel(self._timer_alarm)
         self._timer_alarm = self._alarms.set(CLOCK_SECONDS, self._set_clock)
 
-    def _clock_rang(self, _events: int) -> None:
+    def _on_clock(self, _events: int) -> None:
         try:
             timerfd.read(self._timer)
         except BlockingIOError:
             return
         except OSError as error:
             if error.errno != errno.ECANCELED:
-                raise  # the watch notes it and asks again
+                raise  # the watch logs it and calls again
             self._clock_set()
             return
         for record, timed in list(self._timed.items()):
@@ -249,51 +249,51 @@ class ServiceTimers:
         self._set_clock()
 
     def _clock_set(self) -> None:
-        """Reckon anew what is due: another of a service's timers may be the nearest by this clock."""
+        """Determine anew what is due: by the new time, another timer of a service may be the next."""
         self._note("clock_was_set")
         now = self._realtime_ms()
-        self._is_reckoning = True
+        self._is_recalculating = True
         try:
             for record, timed in list(self._timed.items()):
                 timed.pasts = [schedule.clock_set(past, now_ms=now) for past in timed.pasts]
                 if timed.armed:
                     self._set(record, timed)
         finally:
-            self._is_reckoning = False
+            self._is_recalculating = False
         try:
             self._arm_clock()
-        except OSError as error:  # also one that is set without end must not keep us reckoning without end
+        except OSError as error:  # ECANCELED, too: a clock that is set all the time must not keep us busy for ever
             self._arm_later(error)
 
-    def _elapsed(self, record: ServiceRecord, timed: _Timed, number: int, due: Due) -> None:
+    def _expired(self, record: ServiceRecord, timed: _Timed, number: int, due: Due) -> None:
         if not timed.armed:
             return
         if self._stamps is not None and record.definition.service.timers[number].persistent:
             past = schedule.fired(timed.pasts[number], due, now_ms=self._realtime_ms(), chance=0.0)
             if past.last_trigger_ms is not None:
-                timed.keeps = True
-                self._spawn(record, self._keep_and_fire, record, timed, number, due, past.last_trigger_ms)
+                timed.is_writing = True
+                self._spawn(record, self._write_and_fire, record, timed, number, due, past.last_trigger_ms)
                 return
         self._fire(record, timed, number, due)
 
-    async def _keep_and_fire(self, record: ServiceRecord, timed: _Timed, number: int, due: Due, at_ms: int) -> None:
-        """Keep that the time has come, then start the service: verify, persist, act. A disk that hangs holds up nobody else.
+    async def _write_and_fire(self, record: ServiceRecord, timed: _Timed, number: int, due: Due, at_ms: int) -> None:
+        """Write the stamp, then start the service: persist, then act. A disk that hangs holds up no other service.
 
-        Who may not start any more when that is done has not used the time. Cut off, it is begun anew; and a program that
-        this one becomes meanwhile finds the time not yet used either.
+        If the service may not start any more when that is done, the time is not used up. If this is cut off, it begins
+        anew; a program that is executed meanwhile finds the time not used up, either.
         """
         stamps, key = self._stamps, _key(record, number)
-        assert stamps is not None, "only then a stamp is kept"
+        assert stamps is not None, "a stamp is written only if there are any"
         version = stamps.propose(key, at_ms)
         try:
             with trio.fail_after(STAMP_SECONDS):
                 write = partial(stamps.write, version)
-                await trio.to_thread.run_sync(write, limiter=_KEEPERS.get(), abandon_on_cancel=True)
+                await trio.to_thread.run_sync(write, limiter=_WRITERS.get(), abandon_on_cancel=True)
         except trio.TooSlowError:
             self._note("timer_stamp_not_kept", service=record.definition.name, why="the disk takes too long")
-        except Exception as error:  # noqa: BLE001 (once too often after the next boot is better than not now)
+        except Exception as error:  # noqa: BLE001 (a start too many after the next boot is better than none now)
             self._note("timer_stamp_not_kept", service=record.definition.name, why=str(error))
-        timed.keeps = False
+        timed.is_writing = False
         if self._timed.get(record) is timed and timed.armed:
             stamps.confirm(key)
             self._fire(record, timed, number, due)
@@ -302,7 +302,7 @@ class ServiceTimers:
 
     def _fire(self, record: ServiceRecord, timed: _Timed, number: int, due: Due) -> None:
         past = schedule.fired(timed.pasts[number], due, now_ms=self._realtime_ms(), chance=self._chance())
-        if due.cause == "end":  # it fires once for each end, of whichever timer
+        if due.cause == "end":  # an end is used up, whichever timer fires
             past = schedule.started(past)
         timed.pasts[number] = past
         self._trigger(record, due.why)

@@ -1,4 +1,4 @@
-"""What starts services later: clients on their listeners (``socket_triggers``), and their timers (``timers``)."""
+"""What triggers armed services: clients on their listeners (``socket_triggers``), and their timers (``timers``)."""
 
 from collections.abc import Callable
 
@@ -46,6 +46,6 @@ class Triggers:
         self.sockets.close(record)
 
     def _trigger(self, record: ServiceRecord, why: str) -> None:
-        assert self.reports is not None, "organs are told to whom to report before anything else"
+        assert self.reports is not None, "report_to is called first"
         self._note("service_triggered", service=record.definition.name, why=why)
         self.reports.post(record, Event.TRIGGERED)

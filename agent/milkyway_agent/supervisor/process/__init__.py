@@ -1,1 +1,1 @@
-"""What concerns one process of a service: its output, what it says, its health, its commands, its end."""
+"""Everything about a process of a service: its output, its messages, its health, its commands, its end."""

@@ -1,4 +1,4 @@
-"""Clearing away what a service's start made: at once where nothing of it is left, else for as long as it may take."""
+"""Removing what the start of a service made: at once if no process is left, else in a task with a deadline."""
 
 import os
 import signal
@@ -6,25 +6,25 @@ from collections.abc import Callable
 
 import trio
 
-from milkyway_agent.launching.child import let_go
+from milkyway_agent.launching.child import reap
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.supervisor.process.io import StartIO
 from milkyway_agent.supervisor.service_record import MainProcess, ServiceRecord
 
-BURY_SECONDS = 10.0
+END_SECONDS = 10.0
 
 
 def clear(record: ServiceRecord) -> bool:
-    """Clear away what can be at once; tell whether that was all."""
+    """Remove what can be removed at once; tell whether that is all."""
     try:
         return record.definition.starter.clear()
     except OSError:
-        return False  # whoever waits longer will say why
+        return False  # ``Cleanup.clean_up`` will log why
 
 
 class Cleanup:
-    """Ends services' processes with all that they leave."""
+    """Ends the processes of services, and removes what they leave behind."""
 
     def __init__(self, watch: Watch, io: StartIO, reaper: Reaper, note: Callable[..., None]) -> None:
         self._watch = watch
@@ -32,21 +32,21 @@ class Cleanup:
         self._reaper = reaper
         self._note = note
 
-    def bury(self, record: ServiceRecord, process: MainProcess) -> int:
-        """Reap *process*, which has ended, and close what was open for it; see ``Organs.bury``."""
+    def reap(self, record: ServiceRecord, process: MainProcess) -> int:
+        """Reap *process*, which has ended, and close what was open for it; see ``Organs.reap``."""
         record.definition.starter.ended()
-        code = let_go(process.running, self._reaper)
+        code = reap(process.child, self._reaper)
         self._io.close(record, process)
         return code
 
     async def clean_up(self, record: ServiceRecord, process: MainProcess | None, done: Callable[[], None]) -> None:
-        """Kill and clear away whatever is left of a service, then call *done*. Never takes longer than its deadline.
+        """Kill and remove whatever is left of a service, then call *done*. Takes END_SECONDS at most.
 
-        Nothing that fails is raised: it is noted, as INTERNAL_ERROR would only clean up again.
+        Failures are logged and not raised, because INTERNAL_ERROR would only clean up again.
         """
         name = record.definition.name
         alive = process
-        with trio.move_on_after(BURY_SECONDS, shield=True) as scope:
+        with trio.move_on_after(END_SECONDS, shield=True) as scope:
             try:
                 if alive is not None:
                     await self._end(record, alive)
@@ -58,16 +58,16 @@ class Cleanup:
             except Exception as error:  # noqa: BLE001 (see above)
                 self._note("cleaning_up_failed", service=name, error=str(error))
         if scope.cancelled_caught:
-            self._note("cleaning_up_failed", service=name, error=f"not done within {BURY_SECONDS:g} s")
-        if alive is not None:  # it does not die; when it does, it is an orphan like any other
-            self._reaper.release(alive.running.pid)
-            os.close(alive.running.pidfd)
+            self._note("cleaning_up_failed", service=name, error=f"not done within {END_SECONDS:g} s")
+        if alive is not None:  # it does not die, and is left to the reaper like any orphan
+            self._reaper.release(alive.child.pid)
+            os.close(alive.child.pidfd)
             self._io.close(record, alive)
         done()
 
     async def _end(self, record: ServiceRecord, process: MainProcess) -> None:
-        self._watch.remove(process.running.pidfd)
+        self._watch.remove(process.child.pidfd)
         record.definition.starter.kill()
         process.signal(signal.SIGKILL)
-        await trio.lowlevel.wait_readable(process.running.pidfd)
-        self.bury(record, process)
+        await trio.lowlevel.wait_readable(process.child.pidfd)
+        self.reap(record, process)

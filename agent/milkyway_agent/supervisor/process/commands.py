@@ -1,6 +1,6 @@
-"""Telling a service to end or to read its configuration again: by a command of its own, or by a signal.
+"""Telling a service to end or to read its configuration again: by a command from its definition, or by a signal.
 
-What a command writes is in the service's log. One that fails or takes too long is noted, and costs nothing else.
+What a command writes goes to the service's log. If it fails or takes too long, that is logged and has no other effect.
 """
 
 import os
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import trio
 
 from milkyway_agent.log.log import Log
-from milkyway_agent.log.service_output import carry_lines
+from milkyway_agent.log.service_output import log_lines
 from milkyway_agent.supervisor.service_record import MainProcess, ServiceRecord
 from milkyway_formats.errors import MilkyWayError
 
@@ -18,7 +18,7 @@ RELOAD_SECONDS = 60.0
 
 
 class Reload:
-    """A reload that was asked for: once it is ``over``, ``why`` it came to nothing; "" where it did not."""
+    """A reload that was asked for. ``why``: once it is ``over``, why it failed; "": it did not."""
 
     __slots__ = ("over", "why")
 
@@ -27,18 +27,18 @@ class Reload:
         self.why = ""
 
     def end(self, why: str = "") -> None:
-        """Have it over."""
+        """Note that it is over."""
         self.why = why
         self.over.set()
 
 
 class ServiceCommands:
-    """Tells services; *spawn* runs the tasks for it."""
+    """Sends these commands and signals; *spawn* runs a task for a service."""
 
     def __init__(self, log: Log, spawn: Callable[..., None]) -> None:
         self._log = log
         self._spawn = spawn
-        self._reloads: dict[ServiceRecord, Reload] = {}  # the last of each
+        self._reloads: dict[ServiceRecord, Reload] = {}  # the last of each service
 
     def terminate(self, record: ServiceRecord) -> None:
         """Ask the service to end: by its stop command if it has one, then by its signal."""
@@ -50,7 +50,7 @@ class ServiceCommands:
             _send(record.process, record.definition.service.stop.signal)
 
     def reload(self, record: ServiceRecord) -> None:
-        """Have the service read its configuration again; ``last_reload`` says what comes of it."""
+        """Make the service read its configuration again; ``last_reload`` has the outcome."""
         reload = self._reloads[record] = Reload()
         if record.process is None:
             reload.end("the service has ended")
@@ -72,7 +72,7 @@ class ServiceCommands:
         if _is_over(record, process):
             return
         stop = record.definition.service.stop
-        # Half of the time, so that there is some left for whoever heeds the signal.
+        # Half of the stop timeout, so that some is left for a service that needs the signal.
         if why := await self._command(record, stop.command, stop.timeout_ms / 2000):
             self._log.note("service_stop_command_failed", service=record.definition.name, why=why)
         if not _is_over(record, process):
@@ -83,7 +83,7 @@ class ServiceCommands:
         try:
             if _is_over(record, process):
                 return
-            why = "it was broken off"
+            why = "it was interrupted"
             why = await self._command(record, record.definition.service.reload.command, RELOAD_SECONDS)
             if why:
                 self._log.note("service_reload_command_failed", service=record.definition.name, why=why)
@@ -91,7 +91,7 @@ class ServiceCommands:
             reload.end(why)
 
     async def _command(self, record: ServiceRecord, command: list[str], seconds: float) -> str:
-        """Run *command* beside the service; return "", or why it came to nothing."""
+        """Run *command* beside the service; return "", or why it failed."""
         try:
             output = self._open_output(record)
             try:
@@ -105,28 +105,28 @@ class ServiceCommands:
         return f"it ended with {code}" if code else ""
 
     def _open_output(self, record: ServiceRecord) -> int:
-        """Return the writing end of a pipe whose lines are carried into the service's log until all writers are gone."""
+        """Return the write end of a pipe whose lines go to the service's log until all writers are gone."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reading, False)
-        self._spawn(record, self._carry, record, reading)
+        self._spawn(record, self._log_output, record, reading)
         return writing
 
-    async def _carry(self, record: ServiceRecord, reading: int) -> None:
+    async def _log_output(self, record: ServiceRecord, reading: int) -> None:
         try:
-            await carry_lines(reading, record.definition.name, self._log)
-        except Exception:  # not when it is cancelled: then it is begun anew, with the same pipe
+            await log_lines(reading, record.definition.name, self._log)
+        except Exception:  # not if it is cancelled: then it begins anew, with the same pipe
             os.close(reading)
             raise
         os.close(reading)
 
 
 def environment_for_commands(record: ServiceRecord) -> dict[str, str]:
-    """Return the variables for a command that is run beside the service: it has none of its descriptors."""
-    return {"MAINPID": str(record.process.running.pid)} if record.process else {}
+    """Return the variables for a command that is run beside the service, without its descriptors."""
+    return {"MAINPID": str(record.process.child.pid)} if record.process else {}
 
 
 def _is_over(record: ServiceRecord, process: MainProcess) -> bool:
-    """Tell whether *process* has ended: what a task was about to do for it must not be done to the next one."""
+    """Tell whether *process* has ended: a task for it must not act on the next process."""
     return record.process is not process or process.ended
 
 

@@ -1,7 +1,7 @@
-"""Health: a service that starts is asked until it is ready, a started one whether it is well; its watchdog is listened for.
+"""Health: readiness probes while a service starts, health probes and watchdogs while it is started.
 
-Probes of a service are asked one after the other, never two at once; a probe that can't be asked (no process to be
-had, say) counts as a failure like any other. A task exists only while a probe is under way.
+A service's probes run one after the other, never two at once; a probe that can't be run (for lack of a process, say)
+counts as a failure like any other. A task exists only while a probe runs.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from milkyway_agent.supervisor.process.probes import LEAST_INTERVAL, probe
 from milkyway_agent.supervisor.service_record import MainProcess, ServiceRecord
 from milkyway_formats.service import ReadyByProbe
 
-READY_SECONDS = 1.0  # what an answer about readiness may take at least, however often it is asked for
+READY_SECONDS = 1.0  # a readiness probe may take at least so long, however short its interval is
 
 
 class _Checks:
-    """The checks of one started service: when it is asked next, when its watchdog expires, how often in a row it was unwell."""
+    """The checks of one started service: alarms of its next probe and its watchdog, and how many probes failed in a row."""
 
     __slots__ = ("asked", "failures", "watchdog")
 
@@ -30,7 +30,7 @@ class _Checks:
 
 
 class HealthChecks:
-    """Readiness probes, health probes and watchdogs of all services."""
+    """The readiness probes, health probes and watchdogs of all services."""
 
     def __init__(
         self, alarms: Alarms, spawn: Callable[..., None], note: Callable[..., None], pressure: PressureWarnings
@@ -42,11 +42,6 @@ class HealthChecks:
         self._checks: dict[ServiceRecord, _Checks] = {}
         self.reports: Reports | None = None
 
-    def failures(self, record: ServiceRecord) -> int:
-        """Return how often in a row the service was found unwell."""
-        checks = self._checks.get(record)
-        return checks.failures if checks else 0
-
     def close(self) -> None:
         """Close every descriptor."""
         self._pressure.close()
@@ -54,7 +49,7 @@ class HealthChecks:
     # --- ready? --------------------------------------------------------------------------------------------------------
 
     def await_ready(self, record: ServiceRecord, process: MainProcess) -> None:
-        """Ask the readiness probe of a starting service until it is well, and post READY then."""
+        """Run the readiness probe of a starting service until it succeeds, and post READY then."""
         self._spawn(record, self._ask_ready, record, process)
 
     async def _ask_ready(self, record: ServiceRecord, process: MainProcess) -> None:
@@ -74,7 +69,7 @@ class HealthChecks:
     # --- well? ---------------------------------------------------------------------------------------------------------
 
     def start(self, record: ServiceRecord) -> None:
-        """Begin to ask and to listen. Undo: ``stop``."""
+        """Start the checks of a service. Undo: ``stop``."""
         service = record.definition.service
         if service.health is not None or service.watchdog_ms:
             checks = self._checks[record] = _Checks()
@@ -83,7 +78,7 @@ class HealthChecks:
         self._pressure.start(record)
 
     def stop(self, record: ServiceRecord) -> None:
-        """Ask and listen no more; the answer to what was asked counts for nothing. Idempotent."""
+        """Stop the checks of a service; the result of a probe that runs now is ignored. Idempotent."""
         checks = self._checks.pop(record, None)
         if checks is not None:
             self._alarms.cancel(checks.asked)
@@ -91,7 +86,7 @@ class HealthChecks:
         self._pressure.stop(record)
 
     def feed(self, record: ServiceRecord) -> None:
-        """Take a sign of life (WATCHDOG=1): the watchdog of a started service counts anew."""
+        """Restart the watchdog timer of a started service, which has sent WATCHDOG=1."""
         milliseconds, checks = record.definition.service.watchdog_ms, self._checks.get(record)
         if milliseconds and checks is not None:
             self._alarms.cancel(checks.watchdog)
@@ -113,11 +108,11 @@ class HealthChecks:
 
     async def _probe(self, record: ServiceRecord, process: MainProcess | None, checks: _Checks) -> None:
         health = record.definition.service.health
-        if health is None or process is None or self._is_history(record, process, checks):
+        if health is None or process is None or self._is_outdated(record, process, checks):
             return
         why = await probe(record, process, health.probe, health.timeout_ms / 1000)
-        if self._is_history(record, process, checks):
-            return  # it has ended or is being stopped, or is asked otherwise by now; what comes next has its own checks
+        if self._is_outdated(record, process, checks):
+            return  # it has ended, is being stopped, or has new checks
         if not why:
             checks.failures = 0
         else:
@@ -128,9 +123,9 @@ class HealthChecks:
         else:
             self._ask_later(record, checks)
 
-    def _is_history(self, record: ServiceRecord, process: MainProcess, checks: _Checks) -> bool:
+    def _is_outdated(self, record: ServiceRecord, process: MainProcess, checks: _Checks) -> bool:
         return self._checks.get(record) is not checks or record.process is not process or process.ended
 
     def _post(self, record: ServiceRecord, event: Event, process: MainProcess | None, why: str = "") -> None:
-        assert self.reports is not None, "organs are told to whom to report before anything else"
+        assert self.reports is not None, "report_to is called first"
         self.reports.post(record, event, process, why)

@@ -1,7 +1,7 @@
-"""What is open for a start of a service: its output pipe, notify socket, ready pipe, listeners, stored descriptors.
+"""What is open for a process of a service: its output pipe, notify socket, ready pipe, listeners, stored descriptors.
 
-``start`` opens all of it and hands it to the starter; ``attend`` has it watched once there is a process, and ``close`` takes
-it back when that has ended.
+``start`` opens all of it and passes it to the starter; ``attend`` watches it once there is a process, and ``close`` closes
+it when that has ended.
 """
 
 import contextlib
@@ -10,8 +10,8 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 
 from milkyway_agent.launching import listeners as listener_sockets
-from milkyway_agent.launching.starter import Done, Start
-from milkyway_agent.supervisor.definition import FIRST_LISTENER
+from milkyway_agent.launching.child import StartCallback
+from milkyway_agent.launching.starter import FIRST_LISTENER, Start
 from milkyway_agent.supervisor.process.notify import NotifySockets, has_notify
 from milkyway_agent.supervisor.process.output_pipes import OutputPipes
 from milkyway_agent.supervisor.process.readiness import Readiness
@@ -25,7 +25,7 @@ Listeners = Sequence[tuple[str, int]]
 
 
 class StartIO:
-    """Opens, hands over and closes what starts of services need. *spawn* runs a task for a service."""
+    """Opens, hands over and closes what the starts of services need. *spawn* runs a task for a service."""
 
     def __init__(self, output: OutputPipes, notify: NotifySockets, readiness: Readiness, spawn: Callable[..., None]) -> None:
         self._output = output
@@ -34,11 +34,11 @@ class StartIO:
         self._spawn = spawn
         self._opened: dict[ServiceRecord, tuple[socket.socket | None, int]] = {}  # while its start is under way
 
-    def start(self, record: ServiceRecord, listeners: Listeners, done: Done) -> None:
-        """Open what the service needs and have its starter start it. Raises MilkyWayError or OSError, having undone it."""
+    def start(self, record: ServiceRecord, listeners: Listeners, done: StartCallback) -> None:
+        """Open what the service needs and start it through its starter. Raises MilkyWayError or OSError, having undone that."""
         service, starter = record.definition.service, record.definition.starter
         stored = self._notify.stored(record)
-        if starter.cgroup and not stored and not listeners and not _is_heard(service):
+        if starter.cgroup and not stored and not listeners and not _has_channel(service):
             starter.submit(Start(self._output.kept(record), None, _NOTHING, _NOTHING_SAID), done, self._tasks_of(record))
             return
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as given:
@@ -71,7 +71,7 @@ class StartIO:
             undo.pop_all()
 
     def attend(self, record: ServiceRecord, process: MainProcess) -> None:
-        """Watch the process that has started: for what it says, and for when it is ready."""
+        """Watch the process that has started: its messages, and when it is ready."""
         notify, process.ready_pipe = self._opened.pop(record, (None, -1))
         if notify is not None:
             process.notify = notify.detach()
@@ -79,16 +79,16 @@ class StartIO:
         self._readiness.await_ready(record, process)
 
     def attend_again(self, record: ServiceRecord, process: MainProcess, *, is_ready: bool) -> None:
-        """Go on watching a process that was started by the program before this one."""
+        """Go on watching a process that an earlier program has started."""
         if process.notify >= 0:
             self._notify.listen(record, process)
         if not is_ready:
             self._readiness.await_ready(record, process)
 
-    def hear_out(self, record: ServiceRecord, process: MainProcess) -> None:
-        """Take what a process that has ended said before: that it is ready, or what it leaves with us."""
-        self._readiness.hear_out(record, process)
-        self._notify.hear_out(record, process)
+    def drain(self, record: ServiceRecord, process: MainProcess) -> None:
+        """Read the last messages of a process that has ended: it may have become ready, or stored descriptors."""
+        self._readiness.drain(record, process)
+        self._notify.drain(record, process)
 
     def close(self, record: ServiceRecord, process: MainProcess) -> None:
         """Close what was open for a process that has ended. Idempotent."""
@@ -96,7 +96,7 @@ class StartIO:
         self._notify.close_of(record, process)
 
     def give_up(self, record: ServiceRecord) -> None:
-        """Close what a start that came to nothing has left open. Idempotent."""
+        """Close what a start that failed has left open. Idempotent."""
         notify, ready = self._opened.pop(record, (None, -1))
         if notify is not None:
             self._notify.close(record, notify)
@@ -108,7 +108,7 @@ class StartIO:
 
 
 def environment_of(service: Service, notify: str | None, stored: Sequence[str]) -> dict[str, str]:
-    """Return the variables that tell a service of its notify socket, watchdog, listeners and *stored* descriptors' names."""
+    """Return the variables about a service's notify socket, watchdog, listeners and *stored* descriptors (their names)."""
     found = listener_sockets.environment(service.listeners, stored)
     if notify:
         found["NOTIFY_SOCKET"] = notify
@@ -119,6 +119,6 @@ def environment_of(service: Service, notify: str | None, stored: Sequence[str]) 
     return found
 
 
-def _is_heard(service: Service) -> bool:
-    """Tell whether something must be opened for a start by which the service tells of itself, beside its output."""
+def _has_channel(service: Service) -> bool:
+    """Tell whether the service sends messages, for which something must be opened besides its output."""
     return isinstance(service.readiness, ReadyByDescriptor) or has_notify(service)

@@ -1,7 +1,7 @@
-"""What services say by sd_notify(3): that they are ready, what they are at, that they live; and descriptors that they store.
+"""Messages of services by sd_notify(3): readiness, status, signs of life, and descriptors that they store with us.
 
-A few messages are taken at a time, so that a service that talks without end keeps nobody waiting. Who sent a message is
-known from the kernel: only a service's own processes are heard.
+A few messages are handled at a time, so that a service that sends endlessly holds up no other. The kernel tells which
+process sent a message: only those of the service's own processes are heeded.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from milkyway_agent.core.service_state import Event
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.launching.starter import notify_path
 from milkyway_agent.runtime.watch import Watch
 from milkyway_agent.supervisor.fd_store import FdStore, Stored
@@ -23,14 +23,14 @@ from milkyway_agent.system import cgroups, sockets
 from milkyway_formats.service import ReadyByNotify, Service
 
 MESSAGES_AT_ONCE = 16
-LAST_MESSAGES = 64  # rounds of them that one which ends may leave unread; the kernel queues fewer (net.unix.max_dgram_qlen)
-MOST_HANDED_OVER = 250  # of what the launcher takes, less both outputs and the descriptor for readiness
+LAST_MESSAGES = 64  # rounds of these at the end of a process; the kernel queues fewer (net.unix.max_dgram_qlen)
+MOST_HANDED_OVER = 250  # the launcher takes a few more: the outputs and the descriptor for readiness
 STATUS_LETTERS = 256
 _NOTHING_STORED: Sequence[Stored] = ()
 
 
 class NotifySockets:
-    """The notify sockets and the stored descriptors of all services. *on_sign_of_life* is told of each WATCHDOG=1."""
+    """The notify sockets and stored descriptors of all services. *on_sign_of_life*: called at each WATCHDOG=1."""
 
     def __init__(
         self,
@@ -56,23 +56,23 @@ class NotifySockets:
         return opened, path
 
     def close(self, record: ServiceRecord, opened: socket.socket) -> None:
-        """Close a socket that no process has come to use, and remove it."""
+        """Close a socket that no process uses yet, and remove its file."""
         opened.close()
         self._unlink(record)
 
     def listen(self, record: ServiceRecord, process: MainProcess) -> None:
-        """Hear what comes through the socket of *process*."""
-        self._watch.add(process.notify, partial(self._came, record, process))
+        """Watch the socket of *process*."""
+        self._watch.add(process.notify, partial(self._receive, record, process))
 
-    def hear_out(self, record: ServiceRecord, process: MainProcess) -> None:
-        """Take what a process that has ended said before."""
+    def drain(self, record: ServiceRecord, process: MainProcess) -> None:
+        """Read the last messages of a process that has ended."""
         for _ in range(LAST_MESSAGES):
             if process.notify < 0 or not has_more(process.notify):
                 return
-            self._came(record, process, 0)
+            self._receive(record, process, 0)
 
     def close_of(self, record: ServiceRecord, process: MainProcess) -> None:
-        """Close the socket of a process that has ended, and remove it. Idempotent."""
+        """Close the socket of a process that has ended, and remove its file. Idempotent."""
         if process.notify >= 0:
             self._watch.remove(process.notify)
             os.close(process.notify)
@@ -83,8 +83,8 @@ class NotifySockets:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(notify_path(self._directory, record.definition.name))
 
-    def _came(self, record: ServiceRecord, process: MainProcess, _events: int) -> None:
-        belongs = belongs_to(process.running, record.definition.starter.cgroup)
+    def _receive(self, record: ServiceRecord, process: MainProcess, _events: int) -> None:
+        belongs = belongs_to(process.child, record.definition.starter.cgroup)
         with sockets.borrowed(process.notify) as opened:
             for _ in range(MESSAGES_AT_ONCE):
                 message = sockets.receive_notify(opened)
@@ -93,23 +93,23 @@ class NotifySockets:
                 if message.refused:
                     self._note("notification_refused", service=record.definition.name, why=message.refused)
                 elif belongs(message.pid):
-                    self._take(record, process, message.words, message.descriptors)
+                    self._take(record, process, message.fields, message.descriptors)
                 else:
                     for descriptor in message.descriptors:
                         os.close(descriptor)
 
-    def _take(self, record: ServiceRecord, process: MainProcess, words: Mapping[str, str], descriptors: Sequence[int]) -> None:
-        """Heed one message."""
-        assert self.reports is not None, "organs are told to whom to report before anything else"
-        self._store(record, words, descriptors)
-        if words.get("READY") == "1" and isinstance(record.definition.service.readiness, ReadyByNotify):
+    def _take(self, record: ServiceRecord, process: MainProcess, fields: Mapping[str, str], descriptors: Sequence[int]) -> None:
+        """Act on one message."""
+        assert self.reports is not None, "report_to is called first"
+        self._store(record, fields, descriptors)
+        if fields.get("READY") == "1" and isinstance(record.definition.service.readiness, ReadyByNotify):
             self.reports.post(record, Event.READY, process)
-        if "STATUS" in words:
-            self.reports.say(record, words["STATUS"][:STATUS_LETTERS])
-        if words.get("WATCHDOG") == "1":
+        if "STATUS" in fields:
+            self.reports.report_status(record, fields["STATUS"][:STATUS_LETTERS])
+        if fields.get("WATCHDOG") == "1":
             self._on_sign_of_life(record)
-        elif words.get("WATCHDOG") == "trigger":
-            self.reports.post(record, Event.WATCHDOG_TIMEOUT, process, "it says itself that it hangs")
+        elif fields.get("WATCHDOG") == "trigger":
+            self.reports.post(record, Event.WATCHDOG_TIMEOUT, process, "it reported that it hangs")
 
     # --- stored descriptors --------------------------------------------------------------------------------------------
 
@@ -119,7 +119,7 @@ class NotifySockets:
         return store.stored if store else _NOTHING_STORED
 
     def restore(self, record: ServiceRecord, stored: Sequence[Stored]) -> None:
-        """Go on with what the program before this one stored for a service."""
+        """Go on with what an earlier program stored for a service."""
         self._stores[record] = FdStore(record.definition.service.stored_descriptors, stored)
         for entry in stored:
             if entry.polled:
@@ -132,13 +132,13 @@ class NotifySockets:
             self._watch.remove(descriptor)
             os.close(descriptor)
 
-    def _store(self, record: ServiceRecord, words: Mapping[str, str], descriptors: Sequence[int]) -> None:
+    def _store(self, record: ServiceRecord, fields: Mapping[str, str], descriptors: Sequence[int]) -> None:
         service = record.definition.service
         store = self._stores.get(record)
         if store is None and service.stored_descriptors:
             room = MOST_HANDED_OVER - len(service.listeners)
             store = self._stores[record] = FdStore(min(service.stored_descriptors, room))
-        taken = (store or FdStore(0)).take(words, descriptors)
+        taken = (store or FdStore(0)).take(fields, descriptors)
         for descriptor in taken.close:
             self._watch.remove(descriptor)
             os.close(descriptor)
@@ -148,7 +148,7 @@ class NotifySockets:
             self._note("stored_descriptor_refused", service=record.definition.name, why=taken.refused)
 
     def _watch_stored(self, record: ServiceRecord, descriptor: int) -> None:
-        with contextlib.suppress(PermissionError):  # a file, as a memfd is one: it never hangs up
+        with contextlib.suppress(PermissionError):  # a file (a memfd, say), which never hangs up
             self._watch.add(descriptor, partial(self._hung_up, record, descriptor), select.EPOLLHUP | select.EPOLLERR)
 
     def _hung_up(self, record: ServiceRecord, descriptor: int, _events: int) -> None:
@@ -159,25 +159,25 @@ class NotifySockets:
 
 
 def has_notify(service: Service) -> bool:
-    """Tell whether *service* has something to say by sd_notify(3)."""
+    """Tell whether *service* may send messages by sd_notify(3)."""
     return bool(isinstance(service.readiness, ReadyByNotify) or service.watchdog_ms or service.stored_descriptors)
 
 
-def belongs_to(running: Running, cgroup: str) -> Callable[[int], bool]:
-    """Return a test of whether a process is the service's: its main process, or one in its control group.
+def belongs_to(child: Child, cgroup: str) -> Callable[[int], bool]:
+    """Return a function that tells whether a process belongs to the service: its main process, or one in its control group.
 
-    Where it has no group ("") of its own: one in the session that its main process leads.
+    Without a group (""): one in the session that its main process leads.
     """
 
     def belongs(pid: int) -> bool:
-        if pid == running.pid:
+        if pid == child.pid:
             return True
         try:
             if not cgroup:
-                return os.getsid(pid) == running.pid
+                return os.getsid(pid) == child.pid
             own = cgroups.of_process(pid)
         except OSError:
-            return False  # it has ended, and can't be told any more
+            return False  # it has ended: unknown
         return bool(own) and own != "/" and f"{cgroup}/".endswith(f"{own}/")
 
     return belongs

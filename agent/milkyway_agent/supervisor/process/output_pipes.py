@@ -1,8 +1,8 @@
-"""The output pipes of services: what they write is carried into the log.
+"""The output pipes of services: what they write goes to the log.
 
-A pipe's reading end lives on until its last writer is gone. Where a service has a control group, so that nothing of a
-process can be left unseen, its pipe is kept for the next one: we hold a writing end ourselves. Reading is bounded: a chunk
-at a time, so that a service that writes without end keeps nobody waiting.
+A pipe is read until its last writer is gone. If a service has a control group, so that no process can be left unnoticed,
+its pipe is kept for its next process: we hold a write end ourselves. A pipe is read one chunk at a time, so that a service
+that writes endlessly holds up no other.
 """
 
 import fcntl
@@ -26,34 +26,34 @@ _NONE: Sequence[Stream] = ()
 
 
 class OutputPipes:
-    """The pipes of all services: of each the last, and those that something left behind still holds."""
+    """The pipes of all services: the newest of each, and older ones that a process left behind still holds open."""
 
     def __init__(self, watch: Watch, alarms: Alarms, log: Log) -> None:
         self._watch = watch
         self._alarms = alarms
         self._log = log
         self._streams: dict[ServiceRecord, tuple[Stream, ...]] = {}
-        self._writing: dict[ServiceRecord, int] = {}  # our writing end of the last, while it is kept for the next process
+        self._writing: dict[ServiceRecord, int] = {}  # our write end of the newest, while it is kept for the next process
 
     def streams(self, record: ServiceRecord) -> Sequence[Stream]:
         """Return the pipes of a service that are read now, the newest last."""
         return self._streams.get(record, _NONE)
 
     def open(self, record: ServiceRecord) -> int:
-        """Open a pipe and read it; return the end that is the service's."""
+        """Open a pipe and read it; return the service's end."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reading, False)
         self.read(record, Stream(reading, record.definition.name, self._log))
         return writing
 
     def kept(self, record: ServiceRecord) -> int:
-        """Return the writing end of a pipe that stays ours over the next process: of the last, if that is free.
+        """Return the write end of a pipe for the next process, which we keep: that of the last pipe, if it is free.
 
-        It is when nobody has called ``give_up`` since: then nothing is left of the last process that could write.
+        It is free unless ``give_up`` was called: then nothing is left of the last process that could write.
         """
         writing = self._writing.get(record, -1)
-        if writing >= 0 and self._streams[record][-1].begin_anew(trio.current_time()):
-            # All of its flags: what a program makes of its standard output is so for all who share the description.
+        if writing >= 0 and self._streams[record][-1].begin_run(trio.current_time()):
+            # Clears all flags: those that a program sets on its standard output are shared by all its holders.
             fcntl.fcntl(writing, fcntl.F_SETFL, 0)
             return writing
         self.give_up(record)
@@ -61,23 +61,23 @@ class OutputPipes:
         return writing
 
     def keep(self, record: ServiceRecord, writing: int) -> None:
-        """Keep *writing*, our end of the pipe that is read last, for the next process."""
+        """Keep *writing*, our end of the newest pipe, for the next process."""
         self._writing[record] = writing
 
     def give_up(self, record: ServiceRecord) -> None:
-        """Let the pipe end with its last writer: no process follows, or something of the last is left. Idempotent."""
+        """Close our end: no process follows, or something is left of the last. Idempotent."""
         writing = self._writing.pop(record, -1)
         if writing >= 0:
             os.close(writing)
 
     def read(self, record: ServiceRecord, stream: Stream) -> None:
-        """Carry what comes through *stream* until its writers are gone; then its descriptor is closed."""
+        """Read *stream* until its writers are gone; then close its descriptor."""
         self._streams[record] = (*self._streams.get(record, ()), stream)
-        self._watch.add(stream.descriptor, partial(self._output_came, record, stream))
+        self._watch.add(stream.descriptor, partial(self._on_output, record, stream))
 
     def drain(self, record: ServiceRecord) -> str:
-        """Read what a start that failed has written, as far as it is there already; return its last line."""
-        for stream in self.streams(record)[-1:]:  # those before it are of other processes
+        """Read what a start that failed has written so far; return its last line."""
+        for stream in self.streams(record)[-1:]:  # older ones belong to other processes
             for _ in range(CHUNKS_AT_END):
                 if not has_more(stream.descriptor):
                     break
@@ -97,7 +97,7 @@ class OutputPipes:
             self._watch.remove(stream.descriptor)
             self._end(record, stream)
 
-    def _output_came(self, record: ServiceRecord, stream: Stream, _events: int) -> None:
+    def _on_output(self, record: ServiceRecord, stream: Stream, _events: int) -> None:
         again = stream.ready(trio.current_time())
         if again == AT_ONCE:
             return
@@ -109,7 +109,7 @@ class OutputPipes:
 
     def _watch_again(self, record: ServiceRecord, stream: Stream) -> None:
         if stream in self.streams(record):
-            self._watch.add(stream.descriptor, partial(self._output_came, record, stream))
+            self._watch.add(stream.descriptor, partial(self._on_output, record, stream))
 
     def _end(self, record: ServiceRecord, stream: Stream) -> None:
         streams = self._streams[record]

@@ -1,11 +1,10 @@
-"""Warnings of services that wait for what they lack: memory, a processor, the disk.
+"""Warnings about services that lack something and wait for it: memory, a processor, the disk.
 
-The kernel watches (pressure stall information, psi.rst) and wakes us at most once in ten seconds for each threshold that
-a definition names; at rest nothing is asked. A service is warned of while it is started.
+The kernel measures this (pressure stall information, psi.rst) and wakes us at most once in ten seconds for each threshold
+in a definition; otherwise this costs nothing. There are warnings only while a service is started.
 
-A thread waits for it, and there is one only where somebody asks to be warned. The watch can't: to ask a trigger whether
-its event has come takes the event away (kernel/sched/psi.c, psi_trigger_poll), and of an epoll within an epoll
-the outer one asks first.
+A thread waits for them; it exists only if a definition asks for warnings. The watch can't wait for them: polling a trigger
+consumes its event (kernel/sched/psi.c, psi_trigger_poll), and with an epoll inside an epoll, the outer one polls first.
 """
 
 import contextlib
@@ -26,7 +25,7 @@ RESOURCES = ("memory", "cpu", "io")
 
 
 class _Threshold(NamedTuple):
-    """What the descriptor of one trigger stands for."""
+    """What the descriptor of a trigger stands for."""
 
     record: ServiceRecord
     resource: str
@@ -34,7 +33,7 @@ class _Threshold(NamedTuple):
 
 
 class PressureWarnings:
-    """The thresholds of all services, each a descriptor."""
+    """The thresholds of all services; each has a descriptor."""
 
     def __init__(self, watch: Watch, note: Callable[..., None]) -> None:
         self._watch = watch
@@ -43,7 +42,7 @@ class PressureWarnings:
         self._waiter: _Waiter | None = None
 
     def start(self, record: ServiceRecord) -> None:
-        """Warn of a service from now on, as far as it asks for it. Undo: ``stop``."""
+        """Warn about a service from now on, if its definition asks for that. Undo: ``stop``."""
         asked = record.definition.service.pressure
         if asked == Pressure():
             return
@@ -54,7 +53,7 @@ class PressureWarnings:
                 self._open(_Threshold(record, resource, percent))
 
     def stop(self, record: ServiceRecord) -> None:
-        """Warn of a service no more. Idempotent."""
+        """Stop warning about a service. Idempotent."""
         for descriptor in [number for number, threshold in self._thresholds.items() if threshold.record is record]:
             del self._thresholds[descriptor]
             if self._waiter is not None:
@@ -62,7 +61,7 @@ class PressureWarnings:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Warn of nothing any more. Idempotent."""
+        """Stop all warnings, and the thread. Idempotent."""
         for record in {threshold.record for threshold in self._thresholds.values()}:
             self.stop(record)
         if self._waiter is not None:
@@ -82,13 +81,13 @@ class PressureWarnings:
                 undo.callback(os.close, descriptor)
                 waiter.add(descriptor)
                 undo.pop_all()
-        except (OSError, RuntimeError) as error:  # a kernel without it, no room for a thread; the service is no worse for it
+        except (OSError, RuntimeError) as error:  # a kernel without it, or no thread; the service does not suffer from that
             self._note("pressure_not_watched", service=name, resource=threshold.resource, why=str(error))
             return
         self._thresholds[descriptor] = threshold
 
     def _waiting(self) -> "_Waiter":
-        """Return the thread that waits, begun with the first threshold. Raises OSError, or RuntimeError (no thread)."""
+        """Return the thread that waits, and start it if necessary. Raises OSError, or RuntimeError if there can be none."""
         if self._waiter is None:
             waiter = _Waiter()
             with contextlib.ExitStack() as undo:
@@ -99,7 +98,7 @@ class PressureWarnings:
         return self._waiter
 
     def _tell(self, _events: int) -> None:
-        assert self._waiter is not None, "it is watched while it is there"
+        assert self._waiter is not None, "it is watched while it exists"
         for descriptor in self._waiter.take():
             threshold = self._thresholds.get(descriptor)
             if threshold is not None:
@@ -111,7 +110,7 @@ class PressureWarnings:
 
 
 class _Waiter:
-    """The thread that waits for triggers. ``came``: readable when one has had its event."""
+    """The thread that waits for triggers. ``came``: readable when an event has come."""
 
     def __init__(self) -> None:
         self._descriptors: deque[int] = deque()
@@ -127,23 +126,23 @@ class _Waiter:
             undo.pop_all()
 
     def add(self, descriptor: int) -> None:
-        """Wait for a trigger too."""
+        """Wait for a trigger."""
         self._epoll.register(descriptor, select.EPOLLPRI)
 
     def remove(self, descriptor: int) -> None:
-        """Wait for it no more; it may have been given up already."""
+        """Stop waiting for a trigger; no error if it was removed already."""
         with contextlib.suppress(OSError):
             self._epoll.unregister(descriptor)
 
     def take(self) -> list[int]:
-        """Return the triggers that have had their events since this was last asked."""
+        """Return the triggers whose events have come since the last call."""
         os.eventfd_read(self.came)
         found = list(self._descriptors)
         self._descriptors.clear()
         return found
 
     def end(self) -> None:
-        """End the thread and close what is open."""
+        """End the thread and close its descriptors."""
         os.eventfd_write(self._ending, 1)
         self._thread.join()
         self._epoll.close()
@@ -155,7 +154,7 @@ class _Waiter:
             for descriptor, events in self._epoll.poll():
                 if descriptor == self._ending:
                     return
-                if events & select.EPOLLERR:  # its group is gone, and would say so without end
+                if events & select.EPOLLERR:  # its group is gone; it would be ready all the time
                     self.remove(descriptor)
                     continue
                 self._descriptors.append(descriptor)

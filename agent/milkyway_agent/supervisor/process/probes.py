@@ -1,4 +1,4 @@
-"""Probes: asking a service whether it is well. No probe raises, and none takes much longer than it may."""
+"""Probes: finding out whether a service is well. They don't raise, and end soon after their time limit."""
 
 import trio
 
@@ -9,15 +9,15 @@ from milkyway_formats.errors import MilkyWayError
 from milkyway_formats.service import ExecProbe, HttpProbe, Probe, TcpProbe
 
 HEAD_BYTES = 512
-LEAST_INTERVAL = 0.01  # seconds: a definition may say 0, which would ask without end
+LEAST_INTERVAL = 0.01  # seconds: a definition may say 0, which would probe all the time
 
 
 async def probe(record: ServiceRecord, process: MainProcess, asked: Probe, seconds: float) -> str:
-    """Ask whether the service is well; return "", or why it is not. Never takes much longer than *seconds*."""
+    """Run the probe *asked*; return "" if the service is well, else why not. Never takes much longer than *seconds*."""
     try:
         match asked:
             case TcpProbe(port=port):
-                return "" if is_listening(record, process, port) else f"nobody listens on port {port}"
+                return "" if is_listening(record, process, port) else f"nothing listens on port {port}"
             case HttpProbe(port=port, path=path):
                 with trio.fail_after(seconds):
                     return await _get(port, path)
@@ -29,14 +29,14 @@ async def probe(record: ServiceRecord, process: MainProcess, asked: Probe, secon
     except trio.TooSlowError:
         return f"no answer within {seconds:g} s"
     except trio.BrokenResourceError:
-        return "the connection was broken off"
+        return "the connection was broken"
     except (MilkyWayError, OSError) as error:
         return str(error)
 
 
 def is_listening(record: ServiceRecord, process: MainProcess, port: int) -> bool:
-    """Tell whether one of the service's users listens: the kernel's table is read, so the service sees no client."""
-    users = processes.listening_users(process.running.pid, port)
+    """Tell whether one of the service's users listens on *port*, by the kernel's table: the service sees no client."""
+    users = processes.listening_users(process.child.pid, port)
     allowed = record.definition.users
     return bool(users) and (allowed is None or any(user in allowed for user in users))
 
@@ -51,8 +51,8 @@ async def _get(port: int, path: str) -> str:
             if not data:
                 break
             head += data
-    words = head.split(None, 2)
-    if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+    fields = head.split(None, 2)
+    if len(fields) < 2 or not fields[0].startswith(b"HTTP/") or not fields[1].isdigit():
         return f"port {port} does not answer in HTTP"
-    status = int(words[1])
+    status = int(fields[1])
     return "" if 200 <= status < 400 else f"GET {path} is answered with {status}"

@@ -1,4 +1,4 @@
-"""When a service that starts is ready: at once, when it has said so, when somebody listens, when its probe is well."""
+"""When a starting service is ready: at once, when it says so, when it listens on a port, when its probe succeeds."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from milkyway_formats.service import ReadyAtOnce, ReadyByDescriptor, ReadyByExit
 
 
 class Readiness:
-    """Waits for services to be ready. *ask* asks the probe of one until it is well."""
+    """Waits until services are ready. *ask*: runs a service's probe until it succeeds."""
 
     def __init__(self, watch: Watch, alarms: Alarms, ask: Callable[[ServiceRecord, MainProcess], None]) -> None:
         self._watch = watch
@@ -23,26 +23,26 @@ class Readiness:
         self.reports: Reports | None = None
 
     def await_ready(self, record: ServiceRecord, process: MainProcess) -> None:
-        """Post READY when *process* is ready. What it says by its notify socket is not waited for here."""
+        """Post READY when *process* is ready. Messages on its notify socket are handled elsewhere."""
         match record.definition.service.readiness:
             case ReadyAtOnce():
                 self._is_ready(record, process)
             case ReadyByTcp(port=port, interval_ms=interval):
                 self._look_for_port(record, process, port, max(interval / 1000, LEAST_INTERVAL))
             case ReadyByDescriptor() if process.ready_pipe >= 0:
-                self._watch.add(process.ready_pipe, partial(self._pipe_said, record, process))
+                self._watch.add(process.ready_pipe, partial(self._read_ready_pipe, record, process))
             case ReadyByProbe():
                 self._ask(record, process)
             case ReadyByDescriptor() | ReadyByNotify() | ReadyByExit():
                 pass
 
-    def hear_out(self, record: ServiceRecord, process: MainProcess) -> None:
-        """Take what a process that has ended said before."""
+    def drain(self, record: ServiceRecord, process: MainProcess) -> None:
+        """Read what a process that has ended wrote to its ready pipe."""
         if process.ready_pipe >= 0:
-            self._pipe_said(record, process, 0)
+            self._read_ready_pipe(record, process, 0)
 
     def close(self, process: MainProcess) -> None:
-        """Wait no more. Idempotent."""
+        """Stop waiting. Idempotent."""
         self._alarms.cancel(process.probing)
         if process.ready_pipe >= 0:
             self._watch.remove(process.ready_pipe)
@@ -50,27 +50,27 @@ class Readiness:
             process.ready_pipe = -1
 
     def _is_ready(self, record: ServiceRecord, process: MainProcess) -> None:
-        assert self.reports is not None, "organs are told to whom to report before anything else"
+        assert self.reports is not None, "report_to is called first"
         self.reports.post(record, Event.READY, process)
 
     def _look_for_port(self, record: ServiceRecord, process: MainProcess, port: int, interval: float) -> None:
-        """See whether one of the service's users listens on *port* yet; if not, look again in *interval* seconds."""
+        """Check whether one of the service's users listens on *port*; if not, check again in *interval* seconds."""
         if record.process is not process:
             return
         if is_listening(record, process, port):
             self._is_ready(record, process)
         else:
-            process.unready = f"nobody listens on port {port}"
+            process.unready = f"nothing listens on port {port}"
             process.probing = self._alarms.set(interval, partial(self._look_for_port, record, process, port, interval))
 
-    def _pipe_said(self, record: ServiceRecord, process: MainProcess, _events: int) -> None:
+    def _read_ready_pipe(self, record: ServiceRecord, process: MainProcess, _events: int) -> None:
         try:
             said = os.read(process.ready_pipe, 4096)
         except BlockingIOError:
             return
         if b"\n" in said:
             self._is_ready(record, process)
-        if not said or b"\n" in said:  # its end without a line says nothing; the ready timer will
+        if not said or b"\n" in said:  # its end without a line means nothing; the ready timer decides then
             self._watch.remove(process.ready_pipe)
             os.close(process.ready_pipe)
             process.ready_pipe = -1

@@ -65,7 +65,7 @@ WEB = Deployment(id="web_1", name="web", generation=1, stack=[PIN])
 
 
 def by(*persons: str) -> Verified:
-    """Return what the trust room says of a document that *persons* signed."""
+    """Return the proof that ``trust`` gives for a document that *persons* signed."""
     return Verified(b"", "", frozenset(persons), frozenset(), DIGEST)
 
 
@@ -212,7 +212,7 @@ def test_the_machine_keeps_so_many_streams_and_no_more() -> None:
         (COMMAND, (), "0 of 1 persons may sign class restart"),
     ],
 )
-def test_who_may_not_does_not_count(command: Command, persons: tuple[str, ...], reason: str) -> None:
+def test_a_service_that_may_not_does_not_count(command: Command, persons: tuple[str, ...], reason: str) -> None:
     with pytest.raises(PermissionRefusedError, match=reason):
         admit(command, persons)
 
@@ -332,7 +332,7 @@ def test_after_a_rollback_what_it_took_back_does_not_return() -> None:
         settle(replace(DESIRED, version=5), accepted=after)
 
 
-def test_a_desired_state_wants_two_who_may_change() -> None:
+def test_a_desired_state_needs_two_persons_who_may_change() -> None:
     with pytest.raises(PermissionRefusedError, match=r"1 of 2 persons may sign class change \(dora may not\)"):
         settle(DESIRED, ("alice", "dora"))
     assert settle(DESIRED, ("alice", "bob", "dora")).version == 7

@@ -1,4 +1,4 @@
-"""The boot as data: a failure takes with it what needs it, and nothing else."""
+"""The boot as data: a failed phase takes with it the phases that need it, and nothing else."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from milkyway_agent.core.boot import BOOT, Outcome, Phase, lost, ready, report
 
 
 def run(failing: set[str]) -> dict[str, Outcome]:
-    """Run the boot in the mind: all that can run does, *failing* fail."""
+    """Simulate the boot: all phases that can run do, and *failing* fail."""
     outcomes: dict[str, Outcome] = {}
     while now := ready(BOOT, outcomes):
         outcomes |= {phase.name: "failed" if phase.name in failing else "done" for phase in now}

@@ -1,4 +1,4 @@
-"""In which order services start, and what holds one back."""
+"""The order in which services start and stop, and what holds them back."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,13 +13,6 @@ from milkyway_agent.core.dependencies import (
     Graph,
     Needs,
     changed,
-    conflicting,
-    dependents,
-    holding_back,
-    isolated,
-    predecessors,
-    pulled_in,
-    waves,
 )
 from milkyway_agent.core.service_state import Row
 from milkyway_formats.errors import RefusedError
@@ -47,19 +40,20 @@ NEEDS = {
     "cache": Needs(before=("database",)),
     "metrics": Needs(requires=("web",)),
 }
+GRAPH = Graph(NEEDS)
 
 
-def test_who_is_needed_comes_first() -> None:
-    assert waves(NEEDS) == [("config", "cache"), ("database",), ("web",), ("metrics",)]
+def test_a_service_that_is_needed_comes_first() -> None:
+    assert GRAPH.waves() == [("config", "cache"), ("database",), ("web",), ("metrics",)]
 
 
-def test_stopping_is_the_reverse_of_starting_and_waits_for_nobody_else() -> None:
+def test_stopping_is_the_reverse_of_starting_and_a_service_waits_only_for_its_dependents() -> None:
     order = Graph(NEEDS | {"alone": Needs()}).stopping()
     stopped = []
     while order.is_active():
         ready = order.get_ready()
         stopped.append(set(ready))
-        order.done(*(name for name in ready if name != "alone"))  # which is deaf
+        order.done(*(name for name in ready if name != "alone"))  # which hangs
         if not ready:
             break
     assert stopped == [{"metrics", "alone"}, {"web"}, {"database"}, {"config", "cache"}, set()]
@@ -69,23 +63,23 @@ def test_a_ring_is_named_in_full() -> None:
     ring = {"a": Needs(requires=("b",)), "b": Needs(after=("c",)), "c": Needs(), "d": Needs(wants=("a",)), "a2": Needs()}
     ring["c"] = Needs(wants=("a",))
     with pytest.raises(CycleError, match=r"cannot order services: they wait for one another: a → b → c → a$"):
-        waves(ring)
+        Graph(ring).waves()
 
 
 def test_a_service_that_requires_itself_is_a_ring() -> None:
     with pytest.raises(CycleError, match="a → a"):
-        waves({"a": Needs(requires=("a",))})
+        Graph({"a": Needs(requires=("a",))}).waves()
 
 
 def test_starting_pulls_in_what_is_required_and_wanted_and_no_more() -> None:
-    assert set(pulled_in("web", NEEDS)) == {"web", "database", "config", "cache"}
-    assert pulled_in("web", NEEDS)[-1] == "web"
-    assert pulled_in("database", NEEDS) == ("database",), "order alone pulls nobody in"
+    assert set(GRAPH.pulled_in("web")) == {"web", "database", "config", "cache"}
+    assert GRAPH.pulled_in("web")[-1] == "web"
+    assert GRAPH.pulled_in("database") == ("database",), "order alone pulls nothing in"
 
 
 def test_dependents_are_those_that_require_it_even_through_others() -> None:
-    assert dependents("database", NEEDS) == ("web", "metrics")
-    assert dependents("cache", NEEDS) == (), "who only wants it goes on without"
+    assert GRAPH.dependents("database") == ("web", "metrics")
+    assert GRAPH.dependents("cache") == (), "services that only want it go on without it"
 
 
 def rows(**now: Row) -> dict[str, Row]:
@@ -94,59 +88,59 @@ def rows(**now: Row) -> dict[str, Row]:
 
 def test_a_requirement_must_be_started() -> None:
     up = rows(database=Row.STARTED, config=Row.COMPLETED, cache=Row.STARTED)
-    assert holding_back("web", NEEDS, up) == []
-    assert holding_back("web", NEEDS, up | {"database": Row.ARMED}) == [], "its socket is open"
-    assert holding_back("web", NEEDS, up | {"database": Row.FAILED}) == ["requires database, which is failed"]
-    assert holding_back("web", NEEDS, up | {"config": Row.IDLE}) == ["requires config, which is idle"]
+    assert GRAPH.holding_back("web", up) == []
+    assert GRAPH.holding_back("web", up | {"database": Row.ARMED}) == [], "its socket is open"
+    assert GRAPH.holding_back("web", up | {"database": Row.FAILED}) == ["requires database, which is failed"]
+    assert GRAPH.holding_back("web", up | {"config": Row.IDLE}) == ["requires config, which is idle"]
 
 
 def test_a_requirement_that_is_not_there_holds_back_and_is_named() -> None:
-    assert holding_back("a", {"a": Needs(requires=("b",))}, {"a": Row.WAITING}) == ["requires b, which is not there"]
+    assert Graph({"a": Needs(requires=("b",))}).holding_back("a", {"a": Row.WAITING}) == ["requires b, which is not there"]
 
 
 @pytest.mark.parametrize("row", [Row.IDLE, Row.ARMED, Row.STARTED, Row.COMPLETED, Row.FAILED, Row.STOPPING])
 def test_a_wanted_one_holds_back_only_until_it_is_settled(row: Row) -> None:
     up = rows(database=Row.STARTED, config=Row.STARTED, cache=row)
-    assert holding_back("web", NEEDS, up) == []
+    assert GRAPH.holding_back("web", up) == []
 
 
 @pytest.mark.parametrize("row", [Row.WAITING, Row.STARTING, Row.RESTARTING, Row.FALTERING])
 def test_a_wanted_one_that_is_on_its_way_is_waited_for(row: Row) -> None:
     up = rows(database=Row.STARTED, config=Row.STARTED, cache=row)
-    assert holding_back("web", NEEDS, up) == [f"comes after cache, which is {row.label}"]
-    assert holding_back("database", NEEDS, up) == [f"comes after cache, which is {row.label}"], "before is after, turned"
+    assert GRAPH.holding_back("web", up) == [f"comes after cache, which is {row.label}"]
+    assert GRAPH.holding_back("database", up) == [f"comes after cache, which is {row.label}"], "before is the reverse of after"
 
 
 def test_a_ring_through_before_is_named_in_full() -> None:
     ring = {"x": Needs(), "a": Needs(before=("b",)), "b": Needs(before=("c",)), "c": Needs(wants=("x",), before=("a",))}
     with pytest.raises(CycleError, match=r"wait for one another: a → c → b → a$"):
-        waves(ring)
+        Graph(ring).waves()
 
 
-def test_a_ring_is_named_without_those_who_merely_wait_for_it() -> None:
+def test_a_ring_is_named_without_the_services_that_merely_wait_for_it() -> None:
     ring = {"z": Needs(after=("b",)), "a": Needs(after=("b",)), "b": Needs(after=("a",))}
     with pytest.raises(CycleError, match=r"wait for one another: b → a → b$"):
-        waves(ring)
+        Graph(ring).waves()
 
 
 RIVALS = {"a": Needs(conflicts=("b", "gone")), "b": Needs(), "c": Needs(conflicts=("b",))}
 
 
 def test_a_conflict_holds_whichever_side_says_so() -> None:
-    assert conflicting("a", RIVALS) == ("b",)
-    assert conflicting("b", RIVALS) == ("a", "c")
-    assert conflicting("c", RIVALS) == ("b",)
+    assert Graph(RIVALS).conflicting("a") == ("b",)
+    assert Graph(RIVALS).conflicting("b") == ("a", "c")
+    assert Graph(RIVALS).conflicting("c") == ("b",)
 
 
 @pytest.mark.parametrize("row", set(Row) - {Row.IDLE, Row.WAITING, Row.FAILED})
 def test_a_conflicting_one_holds_back_until_it_is_idle(row: Row) -> None:
     rows = {"a": row, "b": Row.WAITING, "c": Row.IDLE}
-    assert holding_back("b", RIVALS, rows) == [f"conflicts with a, which is {row.label}"]
+    assert Graph(RIVALS).holding_back("b", rows) == [f"conflicts with a, which is {row.label}"]
 
 
 @pytest.mark.parametrize("row", [Row.IDLE, Row.WAITING, Row.FAILED])
 def test_two_that_conflict_do_not_wait_for_each_other(row: Row) -> None:
-    assert holding_back("b", RIVALS, {"a": row, "b": Row.WAITING, "c": Row.IDLE}) == []
+    assert Graph(RIVALS).holding_back("b", {"a": row, "b": Row.WAITING, "c": Row.IDLE}) == []
 
 
 def test_a_service_that_could_never_start_is_refused() -> None:
@@ -156,14 +150,14 @@ def test_a_service_that_could_never_start_is_refused() -> None:
         Graph({"a": Needs(requires=("b",), conflicts=("c",)), "b": Needs(requires=("c",)), "c": Needs()}).check()
     with pytest.raises(CycleError):
         Graph({"a": Needs(after=("a",))}).check()
-    Graph(NEEDS).check()
+    GRAPH.check()
     Graph(RIVALS).check()
 
 
-def test_isolating_stops_all_that_it_does_not_need_who_needs_others_first() -> None:
-    assert isolated("database", NEEDS) == ("metrics", "web", "cache", "config"), "order alone keeps nobody"
-    assert isolated("web", NEEDS) == ("metrics",)
-    assert isolated("metrics", NEEDS) == ()
+def test_isolating_stops_all_that_it_does_not_need_dependents_first() -> None:
+    assert GRAPH.isolated("database") == ("metrics", "web", "cache", "config"), "order alone keeps nothing"
+    assert GRAPH.isolated("web") == ("metrics",)
+    assert GRAPH.isolated("metrics") == ()
 
 
 def test_a_bundle_consists_of_what_it_requires_and_wants() -> None:
@@ -183,7 +177,7 @@ def test_only_those_whom_a_row_concerns_need_look_again() -> None:
 
 
 def test_several_are_pulled_in_each_after_its_needs_and_once() -> None:
-    pulled = Graph(NEEDS).pulled_in("metrics", "database", "web")
+    pulled = GRAPH.pulled_in("metrics", "database", "web")
     assert pulled == ("database", "config", "cache", "web", "metrics")
 
 
@@ -196,7 +190,7 @@ def test_a_long_chain_is_no_deeper_than_a_short_one() -> None:
 
 
 class Counted(Mapping[str, Any]):
-    """A mapping that counts how often it is looked into; once ``closed`` it refuses to be walked through."""
+    """A mapping that counts its lookups; once ``closed`` it refuses iteration."""
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         self.content = content
@@ -208,7 +202,7 @@ class Counted(Mapping[str, Any]):
         return self.content[name]
 
     def __iter__(self) -> Iterator[str]:
-        assert not self.closed, "nobody may look at all services"
+        assert not self.closed, "no question may look at all services"
         return iter(self.content)
 
     def __len__(self) -> int:
@@ -228,19 +222,10 @@ def test_starting_500_services_looks_at_each_a_few_times_only() -> None:
     assert needs.lookups.total() <= 5 * len(names)
 
 
-def test_the_functions_say_what_the_graph_says() -> None:
-    graph = Graph(NEEDS)
-    for name in NEEDS:
-        assert predecessors(NEEDS)[name] == graph.predecessors(name)
-        assert pulled_in(name, NEEDS) == graph.pulled_in(name)
-        assert dependents(name, NEEDS) == graph.dependents(name)
-        assert isolated(name, NEEDS) == graph.isolated(name)
-
-
 WEB = Service(name="web", command=["/bin/web"])
 
 
-def test_a_change_of_definitions_names_who_comes_goes_and_changes() -> None:
+def test_a_change_of_definitions_names_what_was_added_removed_and_must_restart() -> None:
     old = {"gone": WEB, "same": WEB, "other": WEB, "softer": WEB}
     new = {
         "same": Service(name="web", command=["/bin/web"]),
@@ -248,7 +233,7 @@ def test_a_change_of_definitions_names_who_comes_goes_and_changes() -> None:
         "softer": Service(name="web", command=["/bin/web"], after=["x"]),
         "other": Service(name="web", command=["/bin/web", "-v"], after=["x"]),
     }
-    assert changed(old, new) == Changes(added=("new",), removed=("gone",), restarted=("other",), adopted=("softer",))
+    assert changed(old, new) == Changes(added=("new",), removed=("gone",), restarted=("other",))
     assert changed(old, old) == Changes()
 
 
@@ -292,7 +277,7 @@ def test_it_is_decided_for_every_field_whether_its_change_needs_a_restart() -> N
     timed = msgspec.structs.replace(WEB, timers=[Timer(after_end_ms=1)])
     for field, value in OTHERWISE.items():
         changes = changed({"web": timed}, {"web": msgspec.structs.replace(timed, **{field: value})})
-        assert changes == (Changes(adopted=("web",)) if field in ADOPTED else Changes(restarted=("web",))), field
+        assert changes == (Changes() if field in ADOPTED else Changes(restarted=("web",))), field
 
 
 def test_a_service_that_gains_its_first_timer_or_loses_its_last_restarts() -> None:
@@ -301,7 +286,7 @@ def test_a_service_that_gains_its_first_timer_or_loses_its_last_restarts() -> No
     assert changed({"web": timed}, {"web": WEB}).restarted == ("web",)
 
 
-def test_who_merely_comes_after_does_not_wait_for_what_waits_in_vain() -> None:
+def test_a_service_that_merely_comes_after_does_not_wait_for_what_waits_in_vain() -> None:
     """ "worker" wants "queue", which requires "cache", which has failed: the worker starts without its queue."""
     needs = {"cache": Needs(), "queue": Needs(requires=("cache",)), "worker": Needs(wants=("queue",))}
     graph = Graph(needs)

@@ -1,4 +1,4 @@
-"""Why a service is where it is: who wants it, what it waits for, down to the last reason."""
+"""Why a service is in its state: who wants it, and what it waits for, down to the last reason."""
 
 import pytest
 
@@ -19,7 +19,7 @@ NEEDS = {
 
 
 def seen(**given: Seen) -> dict[str, Seen]:
-    """Return what is seen of every service in NEEDS: *given*, the others untouched."""
+    """Return what is known of every service in NEEDS: *given*, and nothing of the others."""
     found = {}
     for name, needs in NEEDS.items():
         found[name] = given.get(name, Seen())._replace(requires=needs.requires, wants=needs.wants)
@@ -28,7 +28,7 @@ def seen(**given: Seen) -> dict[str, Seen]:
 
 def explained(name: str, **given: Seen) -> Why:
     all_of_them = seen(**given)
-    return why(name, all_of_them, Graph(NEEDS), {one: each.row for one, each in all_of_them.items()}, 10_000)
+    return why(name, all_of_them, Graph(NEEDS), {other: seen.row for other, seen in all_of_them.items()}, 10_000)
 
 
 def waiting(origin: Origin = ASKED) -> Seen:
@@ -39,7 +39,7 @@ STARTING = Seen(row=Row.STARTING, cause=Event.PERMITTED, since_ms=7000)
 FAILED = Seen(row=Row.FAILED, reason="ended with status 1", cause=Event.GAVE_UP, since_ms=7000)
 
 
-def test_who_is_asked_for_is_asked_for_and_the_rest_pulled_in_by_the_nearest() -> None:
+def test_what_is_asked_for_has_that_origin_and_the_rest_is_pulled_in_by_the_nearest() -> None:
     graph = Graph(NEEDS)
     assert origins(["web"], graph.pulled_in("web"), graph.parts, "ada") == {
         "web": Origin("asked", "ada"),
@@ -54,7 +54,7 @@ def test_who_is_asked_for_is_asked_for_and_the_rest_pulled_in_by_the_nearest() -
 
 def test_the_chain_of_reasons_goes_down_to_the_last() -> None:
     found = explained("web", web=waiting(), php=waiting(Origin("pulled-in", "web")), db=FAILED, cache=Seen(row=Row.STARTED))
-    assert [(one.depth, one.relation, one.service, one.row, one.why) for one in found.because] == [
+    assert [(reason.depth, reason.relation, reason.service, reason.row, reason.why) for reason in found.because] == [
         (1, "requires", "php", "waiting", "requires db, which has failed"),
         (2, "requires", "db", "failed", "ended with status 1"),
     ]
@@ -63,7 +63,7 @@ def test_the_chain_of_reasons_goes_down_to_the_last() -> None:
 
 def test_what_is_met_again_is_not_told_again() -> None:
     found = explained("shop", shop=waiting(), web=waiting(), report=waiting(), php=waiting(), db=waiting(), disk=STARTING)
-    assert [(one.depth, one.service, one.why) for one in found.because] == [
+    assert [(reason.depth, reason.service, reason.why) for reason in found.because] == [
         (1, "web", "requires php, which is waiting"),
         (2, "php", "requires db, which is waiting"),
         (3, "db", "requires disk, which is starting"),
@@ -73,7 +73,7 @@ def test_what_is_met_again_is_not_told_again() -> None:
     ]
 
 
-def test_one_that_waits_for_its_backoff_waits_for_nobody() -> None:
+def test_a_service_in_its_backoff_waits_for_no_other() -> None:
     found = explained("php", php=Seen(row=Row.WAITING, reason="was killed by SIGKILL", delay_ms=400), db=FAILED)
     assert (found.because, found.why) == ([], "was killed by SIGKILL; tries again after 0.4 s")
     assert explained("db", php=Seen(row=Row.WAITING), db=FAILED).holds_back == []
@@ -83,14 +83,16 @@ def test_two_that_wait_for_each_other_are_an_end() -> None:
     needs = {"a": Needs(conflicts=("b",)), "b": Needs(conflicts=("a",))}
     stopping = Seen(row=Row.RESTARTING, cause=Event.DEPENDENCY_LOST)
     found = why("a", {"a": waiting(), "b": stopping}, Graph(needs), {"a": Row.WAITING, "b": Row.RESTARTING}, 0)
-    assert [(one.relation, one.service) for one in found.because] == [("conflicts with", "b")]
+    assert [(reason.relation, reason.service) for reason in found.because] == [("conflicts with", "b")]
     assert found.holds_back == []
 
 
 def test_what_is_required_and_not_there_is_named() -> None:
     found = why("web", {"web": waiting()}, Graph({"web": Needs(requires=("nowhere",))}), {"web": Row.WAITING}, 0)
     assert found.why == "requires nowhere, which is not there"
-    assert [(one.service, one.row, one.why) for one in found.because] == [("nowhere", "", "there is no such service")]
+    assert [(reason.service, reason.row, reason.why) for reason in found.because] == [
+        ("nowhere", "", "there is no such service")
+    ]
 
 
 def test_a_chain_however_long_has_an_end() -> None:
@@ -101,14 +103,14 @@ def test_a_chain_however_long_has_an_end() -> None:
     assert len(found.because) == LONGEST_CHAIN
 
 
-def test_whoever_wants_it_is_followed_up_to_whoever_asked() -> None:
+def test_the_chain_of_origins_goes_up_to_the_person_who_asked() -> None:
     given = {
         "db": Seen(row=Row.STARTED, origin=Origin("pulled-in", "php")),
         "php": Seen(row=Row.STARTED, origin=Origin("pulled-in", "web")),
         "web": Seen(row=Row.STARTED, origin=ASKED),
     }
     found = explained("db", **given)
-    assert [(one.service, one.kind, one.who) for one in found.wanted_by] == [
+    assert [(wish.service, wish.kind, wish.who) for wish in found.wanted_by] == [
         ("db", "pulled-in", "php"),
         ("php", "pulled-in", "web"),
         ("web", "asked", "the boot"),
@@ -116,14 +118,14 @@ def test_whoever_wants_it_is_followed_up_to_whoever_asked() -> None:
     assert (found.needed_by, found.holds_back) == (["php", "report"], [])
 
 
-def test_who_waits_for_it_is_named_and_who_waits_for_another_is_not() -> None:
+def test_services_that_wait_for_it_are_named_and_those_that_wait_for_another_are_not() -> None:
     found = explained("php", web=waiting(), php=Seen(row=Row.STARTING), db=Seen(row=Row.STARTED))
     assert found.holds_back == ["web"]
     assert explained("disk", php=waiting(), disk=Seen(row=Row.STARTED), db=Seen(row=Row.STARTING)).holds_back == []
 
 
 @pytest.mark.parametrize(
-    ("one", "sentence"),
+    ("seen", "sentence"),
     [
         (Seen(), "nobody has asked for it"),
         (Seen(origin=Origin("stopped", "mwctl")), "stopped by mwctl"),
@@ -149,8 +151,8 @@ def test_who_waits_for_it_is_named_and_who_waits_for_another_is_not() -> None:
         (FAILED, "ended with status 1"),
     ],
 )
-def test_each_state_has_its_sentence(one: Seen, sentence: str) -> None:
-    assert brief(one, []) == sentence
+def test_each_state_has_its_sentence(seen: Seen, sentence: str) -> None:
+    assert brief(seen, []) == sentence
 
 
 def test_every_row_has_a_sentence() -> None:
@@ -158,11 +160,11 @@ def test_every_row_has_a_sentence() -> None:
         assert brief(Seen(row=row), [])
 
 
-def test_the_tree_has_every_service_and_begins_with_those_that_nobody_needs() -> None:
+def test_the_tree_has_every_service_and_begins_with_those_that_no_other_needs() -> None:
     all_of_them = seen(shop=waiting(), db=STARTING, report=waiting(), php=waiting(), web=waiting())
-    found = tree(all_of_them, Graph(NEEDS), {name: one.row for name, one in all_of_them.items()}, 10_000)
+    found = tree(all_of_them, Graph(NEEDS), {name: seen.row for name, seen in all_of_them.items()}, 10_000)
     assert found.roots == ["shop"]
-    assert [one.name for one in found.services] == list(NEEDS)
+    assert [entry.name for entry in found.services] == list(NEEDS)
     shop = found.services[0]
     assert (shop.state, shop.row, shop.wanted_by) == ("stopped", "waiting", "asked for by the boot")
     assert shop.why == "comes after web, which is waiting; comes after report, which is waiting"
@@ -171,6 +173,6 @@ def test_the_tree_has_every_service_and_begins_with_those_that_nobody_needs() ->
 def test_many_obstacles_are_two_and_a_number() -> None:
     needs = {"all": Needs(requires=("a", "b", "c", "d")), "a": Needs(), "b": Needs(), "c": Needs(), "d": Needs()}
     everyone = {name: waiting() if name == "all" else Seen() for name in needs}
-    found = why("all", everyone, Graph(needs), {name: one.row for name, one in everyone.items()}, 0)
+    found = why("all", everyone, Graph(needs), {name: seen.row for name, seen in everyone.items()}, 0)
     assert found.why == "requires a, which is stopped; requires b, which is stopped; and 2 more"
     assert len(found.because) == 4

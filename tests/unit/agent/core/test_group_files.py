@@ -1,4 +1,4 @@
-"""Limits are written into the files of those controllers that there are, in the kernel's own words."""
+"""Limits are written into the files of those controllers that there are, in the kernel's format."""
 
 import pytest
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milkyway_agent.core.polling import Patience, delay_ms, spread_ms
+from milkyway_agent.core.polling import Patience, delay_ms
 from milkyway_agent.core.uid_range import RANGE, check_apart, first_uid
 from milkyway_formats.errors import RefusedError
 
@@ -22,11 +22,6 @@ def test_a_wait_is_never_longer_than_its_bound(failures: int, chance: float) -> 
 
 def test_the_bound_doubles() -> None:
     assert [delay_ms(Patience(1000, 5000), failures, 0.5) for failures in (1, 2, 3, 4, 5)] == [500, 1000, 2000, 2500, 2500]
-
-
-@given(CHANCE)
-def test_a_period_is_spread_by_a_tenth(chance: float) -> None:
-    assert 900 <= spread_ms(1000, chance) <= 1100
 
 
 def test_a_chance_of_one_is_a_bug() -> None:

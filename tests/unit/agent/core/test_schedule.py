@@ -1,4 +1,4 @@
-"""When a timer starts its service, whatever the clocks do."""
+"""When a timer starts its service, whatever happens to the clocks."""
 
 import datetime
 from typing import NamedTuple
@@ -136,7 +136,7 @@ def test_a_clock_that_goes_back_as_it_starts_brings_the_time_no_second_time() ->
     past = armed(timer)
     found = due(timer, past, now_ms=NOON, boottime_ms=UP)
     assert found is not None
-    past = fired(past, found, now_ms=NOON, chance=0)  # set back by twelve hours between the elapse and the start
+    past = fired(past, found, now_ms=NOON, chance=0)  # the clock was set back by twelve hours between expiry and start
     after = due(timer, past, now_ms=NOON, boottime_ms=UP)
     assert after is not None and after.at == found.at + DAY
 
@@ -219,7 +219,7 @@ def test_no_calendar_time_starts_it_twice(timer: Timer, deeds: list[tuple[str, i
     world = World(NOON, UP)
     past = armed(timer, chance=chances[0])
     used: list[int] = []
-    back = 0  # the clock may not drift back by more than the law promises for
+    back = 0  # the clock must not be set back by more than WRONG_CLOCK_MS
     for number, (deed, amount) in enumerate(deeds):
         match deed:
             case "set":
@@ -232,7 +232,7 @@ def test_no_calendar_time_starts_it_twice(timer: Timer, deeds: list[tuple[str, i
                 world = World(world.now_ms + amount, UP)
                 past = armed(timer, now_ms=world.now_ms, stamp_ms=past.last_trigger_ms, chance=past.chance)
                 if not timer.persistent:
-                    used.clear()  # nothing is remembered: a clock set back before it went off may bring a time again
+                    used.clear()  # nothing is remembered: if the clock was set back before, a time may come again
             case _:
                 until = world.waited(amount)
                 while True:
@@ -268,7 +268,7 @@ def test_a_jump_forward_over_many_times_starts_it_once(timer: Timer, chance: flo
 @settings(max_examples=100, deadline=None)
 @given(timer=TIMERS, chance=CHANCES, moments=st.lists(st.integers(0, 30 * DAY), max_size=6), back=st.integers(-DAY, DAY))
 def test_asking_again_changes_nothing(timer: Timer, chance: float, moments: list[int], back: int) -> None:
-    """Neither time that passes nor a clock that is set moves what is due before it has started."""
+    """What is due does not change until it has started, neither as time passes nor when the clock is set."""
     past = armed(timer, chance=chance)
     first = due(timer, past, now_ms=NOON, boottime_ms=UP)
     for moment in moments:

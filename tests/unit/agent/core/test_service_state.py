@@ -1,4 +1,4 @@
-"""The life of a service as laws over its whole table."""
+"""The state table of a service, checked as laws over all of its rows."""
 
 import itertools
 
@@ -22,14 +22,14 @@ JUDGED = (Event.COMPLETED, Event.RETRIED, Event.FINISHED, Event.REARMED, Event.G
 
 
 def test_never_kills_without_asking_first() -> None:
-    """Only the stop timer, or a supervisor that can't go on, may order SIGKILL, whatever the row."""
+    """In every row, only the stop timer or an internal error orders SIGKILL."""
     assert {event for (_, event), found in TABLE.items() if Effect.KILL in found.effects} == {
         Event.STOP_TIMEOUT,
         Event.INTERNAL_ERROR,
     }
 
 
-def test_whatever_people_ask_has_a_meaning_in_every_row() -> None:
+def test_every_request_has_a_meaning_in_every_row() -> None:
     for row, event in itertools.product(Row, ASKED):
         assert (row, event) in TABLE, f"{row} {event}"
 
@@ -39,7 +39,7 @@ def test_a_pair_without_meaning_raises_and_says_which() -> None:
         step(Row.IDLE, Event.READY)
 
 
-def test_a_start_comes_only_from_permission_from_a_trigger_or_from_who_will_not_wait_for_it() -> None:
+def test_a_start_needs_permission_a_trigger_or_a_restart_that_waits_for_none() -> None:
     starting = {pair for pair, found in TABLE.items() if Effect.START in found.effects}
     assert starting == {(Row.WAITING, Event.PERMITTED), (Row.ARMED, Event.TRIGGERED), (Row.ARMED, Event.RESTART_ASKED)}
     assert {pair for pair, found in TABLE.items() if found.row is Row.STARTING and pair[0] is not Row.STARTING} == starting
@@ -53,7 +53,7 @@ def test_wanting_never_leads_to_an_unwanted_row_nor_the_other_way() -> None:
 
 
 def test_what_others_do_never_changes_what_is_wanted() -> None:
-    """Only people, a service that is done by its own policy, and a condition change what is wanted."""
+    """Only requests, a service that is finished by its own policy, and a condition change what is wanted."""
     changing = {Event.WANTED, Event.UNWANTED, Event.RESTART_ASKED, Event.FINISHED, Event.SKIPPED, Event.INTERNAL_ERROR}
     for (row, event), found in TABLE.items():
         if event not in changing:
@@ -67,7 +67,7 @@ def test_a_process_is_cleaned_up_after_before_a_row_without_one() -> None:
             assert Effect.START not in found.effects
 
 
-def test_what_one_row_is_not_left_with_is_begun_exactly_when_it_is_entered() -> None:
+def test_what_must_not_outlast_a_row_is_started_exactly_when_it_is_entered() -> None:
     """Health checks run in STARTED and nowhere else, listeners and timers are watched in ARMED and nowhere else."""
     for own, begin, end in (
         (Row.STARTED, Effect.START_HEALTH_CHECKS, Effect.STOP_HEALTH_CHECKS),
@@ -86,7 +86,7 @@ def test_an_effect_that_may_bring_about_the_next_event_stands_last() -> None:
         assert not answering & set(found.effects[:-1]), f"{row} {event}"
 
 
-def test_what_breaks_is_undone_whatever_row_it_had_reached() -> None:
+def test_an_internal_error_undoes_everything_in_any_row() -> None:
     undoing = {effect for (_, event), found in TABLE.items() if event is Event.INTERNAL_ERROR for effect in found.effects}
     begun = {effect for found in TABLE.values() for effect in found.effects} - undoing
     assert begun == {
@@ -110,7 +110,7 @@ def test_what_is_not_well_is_asked_to_end_and_then_judged(event: Event) -> None:
     assert {row for row in Row if (row, event) in TABLE} == {Row.STARTED}
 
 
-def test_whatever_the_judge_says_has_a_meaning_wherever_it_judges() -> None:
+def test_every_verdict_has_a_meaning_in_every_row_that_judges_an_end() -> None:
     for row, event in itertools.product(Row, JUDGED):
         assert ((row, event) in TABLE) == judges_end(row), f"{row} {event}"
 
@@ -118,10 +118,10 @@ def test_whatever_the_judge_says_has_a_meaning_wherever_it_judges() -> None:
 def test_a_service_that_rests_keeps_what_its_dependents_count_on() -> None:
     assert not is_lost(Row.STARTED, step(Row.STARTED, Event.REARMED).row)
     assert not is_lost(Row.ARMED, step(Row.ARMED, Event.TRIGGERED).row)
-    assert is_lost(Row.STARTING, step(Row.STARTING, Event.GAVE_UP).row), "what counted on its socket counts on nothing now"
+    assert is_lost(Row.STARTING, step(Row.STARTING, Event.GAVE_UP).row), "services that counted on its socket lose it"
 
 
-def test_who_is_lost_was_there_or_was_about_to_be_again() -> None:
+def test_a_service_that_is_lost_was_there_or_was_about_to_be_again() -> None:
     assert {row for row in Row if satisfies(row)} == {Row.ARMED, Row.STARTED, Row.COMPLETED}
     for (row, _), found in TABLE.items():
         if is_lost(row, found.row):
@@ -136,7 +136,7 @@ def test_permission_has_a_meaning_only_while_it_is_waited_for(event: Event) -> N
 
 
 def test_stopping_always_has_an_end() -> None:
-    """Whoever is asked to end has a timer, and when it is over all of it is killed."""
+    """A service that is asked to end has a timer, after which all of its processes are killed."""
     for found in TABLE.values():
         if Effect.TERMINATE in found.effects:
             assert Effect.START_STOP_TIMER in found.effects
@@ -150,7 +150,7 @@ def test_a_timer_is_cancelled_wherever_its_row_is_left() -> None:
             assert Effect.CANCEL_TIMER in found.effects, f"{row} {event}"
 
 
-def test_an_end_nobody_asked_for_is_judged_and_one_asked_for_is_not() -> None:
+def test_an_end_that_was_not_asked_for_is_judged_and_one_that_was_is_not() -> None:
     assert {row for row in Row if judges_end(row)} == {Row.STARTING, Row.STARTED, Row.FALTERING}
     for row in Row:
         if has_process(row):

@@ -9,7 +9,7 @@ from milkyway_formats.errors import RefusedError
 
 
 def deployment(*hashes: str) -> Deployment:
-    pins = [LayerPin(path=f"example/{one[0]}", version="1", sha256=one, size=1, root_hash=one) for one in hashes]
+    pins = [LayerPin(path=f"example/{sha256[0]}", version="1", sha256=sha256, size=1, root_hash=sha256) for sha256 in hashes]
     return Deployment(id="web_1", name="web", generation=3, stack=pins)
 
 
@@ -30,7 +30,7 @@ def test_the_options_name_each_level_and_one_context() -> None:
     kind = stack.type_name("web_1", 3, "stack")
     options = stack.overlay_options(("/l/a", "/"), context=object_context(kind))
     assert options == ('lowerdir=/l/a:/,redirect_dir=nofollow,metacopy=off,context="u:object_r:web_1.v3.stack:s0"')
-    assert "upperdir" not in options, "nothing of a stack is writable"
+    assert "upperdir" not in options, "no part of a stack is writable"
 
 
 def test_seventeen_layers_over_coreos_fit_one_page() -> None:
@@ -41,7 +41,7 @@ def test_seventeen_layers_over_coreos_fit_one_page() -> None:
 
 @pytest.mark.parametrize("bad", [":", ",", "\\", '"', " "])
 def test_a_character_with_a_meaning_is_refused(bad: str) -> None:
-    with pytest.raises(RefusedError, match="holds a character that overlayfs gives a meaning"):
+    with pytest.raises(RefusedError, match="holds a character that is special to overlayfs"):
         stack.overlay_options(("/a", f"/b{bad}upperdir=/etc"))
 
 

@@ -1,4 +1,4 @@
-"""First starts: what is recorded of them, what belongs to the boot, who is to blame, and what held up whom."""
+"""First starts: what is recorded, what belongs to the boot, how long each took, and what held up what."""
 
 from milkyway_agent.core.service_state import Row
 from milkyway_agent.core.start_times import QUIET_MS, Times, blame, critical_path, last_of_boot, of_boot
@@ -41,7 +41,7 @@ def test_a_settled_start_stays_whatever_comes_later() -> None:
     assert first.with_process(9999) == first
 
 
-def test_nothing_is_recorded_of_what_nobody_wanted() -> None:
+def test_nothing_is_recorded_of_what_was_never_wanted() -> None:
     assert Times().entered(Row.FAILED, 5) == Times()
 
 
@@ -57,7 +57,7 @@ def test_the_boot_ends_with_the_first_quiet_while() -> None:
     assert of_boot({**times, "slow": Times(1000)}) == {"a", "b", "c", "slow"}  # while one is underway, so is the boot
 
 
-def test_nobody_is_to_blame_where_nothing_was_wanted() -> None:
+def test_blame_is_empty_where_nothing_was_wanted() -> None:
     assert blame({"a": Times()}, {}, NOW).services == []
     assert last_of_boot({"a": Times()}) == ""
 
@@ -71,7 +71,7 @@ def test_the_longest_is_blamed_first_and_waiting_is_not_its_fault() -> None:
         "hangs": Times(1000, 1000, 1001),
     }
     found = blame(times, {"ready": 900}, NOW)
-    assert [(one.service, one.outcome, one.waited_ms, one.took_ms) for one in found.services] == [
+    assert [(entry.service, entry.outcome, entry.waited_ms, entry.took_ms) for entry in found.services] == [
         ("hangs", "underway", 0, 99_000),
         ("slow", "ready", 200, 4000),
         ("failed", "failed", 0, 500),
@@ -79,7 +79,7 @@ def test_the_longest_is_blamed_first_and_waiting_is_not_its_fault() -> None:
         ("quick", "ready", 0, 10),
     ]
     assert (found.start_ms, found.phases) == (0, {"ready": 900})
-    assert blame(times, {}, NOW).start_ms == 1000  # where there is no boot, time begins with the first wish
+    assert blame(times, {}, NOW).start_ms == 1000  # without a boot, time begins when the first service is wanted
 
 
 NEEDS = {"web": ("db", "cache", "log"), "db": ("disk",), "cache": ("disk",)}
@@ -90,7 +90,7 @@ def path(times: dict[str, Times], target: str = "web") -> list[tuple[str, str, i
     return [(step.service, step.outcome, step.took_ms) for step in found.steps]
 
 
-def test_the_critical_path_goes_through_whoever_was_waited_for_last() -> None:
+def test_the_critical_path_goes_through_what_was_waited_for_last() -> None:
     times = {
         "disk": Times(1000, 1000, 1, 1400, 1400),
         "db": Times(1000, 1400, 1, 2000, 2000),
@@ -101,7 +101,7 @@ def test_the_critical_path_goes_through_whoever_was_waited_for_last() -> None:
     assert path(times) == [("disk", "ready", 400), ("db", "ready", 600), ("web", "ready", 500)]
 
 
-def test_one_that_failed_held_up_as_well_and_one_that_was_there_before_did_not() -> None:
+def test_a_failed_service_held_others_up_and_one_that_was_ready_before_did_not() -> None:
     times = {
         "disk": Times(10, 10, 1, 20, 20),
         "db": Times(1000, 1000, 1, 1100, 1100),
@@ -116,6 +116,6 @@ def test_what_came_up_after_a_service_had_begun_held_up_nothing() -> None:
     assert path(times) == [("db", "ready", 100), ("web", "underway", NOW - 1100)]
 
 
-def test_the_path_of_one_that_still_waits_ends_with_what_it_waits_for() -> None:
+def test_the_path_of_a_service_that_still_waits_ends_with_what_it_waits_for() -> None:
     times = {"db": Times(1000, 1000, 1), "cache": Times(1000, 1000, 1, 1500, 1500), "web": Times(1000)}
     assert path(times) == [("db", "underway", NOW - 1000), ("web", "underway", 0)]

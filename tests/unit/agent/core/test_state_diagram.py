@@ -1,4 +1,4 @@
-"""The page about a service's states is what the table says."""
+"""The page about the states of a service agrees with the table."""
 
 import re
 

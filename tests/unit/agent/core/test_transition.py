@@ -1,4 +1,4 @@
-"""From what holds to what is wanted: every plan leads there, from wherever it was cut short, and can be taken back."""
+"""Every plan leads to what is wanted, from any point where it was cut short, and can be taken back."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from milkyway_agent.core.transition import Plan, Step, after, plan, take_back, w
 
 
 class Deed(NamedTuple):
-    """An effect with a version: two of one key are different."""
+    """An effect with a version: two with the same key are different."""
 
     key: str
     version: int = 1

@@ -5,7 +5,7 @@ import pytest
 from milkyway_agent.core.dependencies import needs_of
 from milkyway_agent.core.effects import RunServices
 from milkyway_agent.deployments.services import service_definitions
-from milkyway_agent.launching.oci_config import Machine
+from milkyway_agent.launching.oci_config import Host
 from milkyway_agent.log.log import Log
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_formats.deployment import Deployment
@@ -37,11 +37,11 @@ def run_services(*grants: Grant, listeners: tuple[Listener, ...]) -> RunServices
 )
 def test_a_listener_that_was_not_granted_is_never_opened(grants: tuple[Grant, ...], address: Tcp | Udp) -> None:
     effect = run_services(*grants, listeners=(Listener(name="in", address=address),))
-    with pytest.raises(RefusedError, match="cannot run web/web: its listener in wants what was not granted"):
-        service_definitions(effect, Machine(frozenset(), selinux=True), Reaper(Log(lambda: 0)))
+    with pytest.raises(RefusedError, match="cannot run web/web: its listener in was not granted"):
+        service_definitions(effect, Host(frozenset(), selinux=True), Reaper(Log(lambda: 0)))
 
 
 def test_a_granted_listener_is_opened_in_the_services_own_domain() -> None:
     effect = run_services(Listen(protocol="tcp", port=80), listeners=(Listener(name="in", address=Tcp(port=80)),))
-    (found,) = service_definitions(effect, Machine(frozenset(), selinux=True), Reaper(Log(lambda: 0)))
+    (found,) = service_definitions(effect, Host(frozenset(), selinux=True), Reaper(Log(lambda: 0)))
     assert found.socket_context == "u:r:web_k3v9.v2.process:s0"

@@ -4,16 +4,16 @@ import pytest
 
 from milkyway_agent.early.launcher import encoded, request
 from milkyway_agent.launching.accounts import DYNAMIC, DynamicUsers
-from milkyway_agent.launching.arguments import CAPABILITIES, capability_mask, words_of
+from milkyway_agent.launching.arguments import CAPABILITIES, arguments_of, capability_mask
 from milkyway_formats.errors import UnavailableError
 
 
 def test_a_plain_command_gains_nothing() -> None:
-    assert words_of(["/bin/true", "-x"]) == ["--no-new-privs", "--", "/bin/true", "-x"]
+    assert arguments_of(["/bin/true", "-x"]) == ["--no-new-privs", "--", "/bin/true", "-x"]
 
 
 def test_every_value_has_its_arguments() -> None:
-    arguments = words_of(
+    arguments = arguments_of(
         ["/bin/web"],
         cgroup="/cg",
         make_cgroup=True,
@@ -41,7 +41,7 @@ def test_every_value_has_its_arguments() -> None:
 
 
 def test_root_can_be_requested_by_number() -> None:
-    assert words_of(["/x"], user=0)[:2] == ["--user", "0:0"]
+    assert arguments_of(["/x"], user=0)[:2] == ["--user", "0:0"]
 
 
 def test_capabilities_are_those_of_the_kernel_by_number() -> None:

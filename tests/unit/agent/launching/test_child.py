@@ -1,4 +1,4 @@
-"""What the static launcher is told."""
+"""The command line of the static launcher."""
 
 from milkyway_agent.launching.program import Program, launch_command
 from milkyway_agent.launching.starter import notify_path

@@ -1,4 +1,4 @@
-"""What a layer's service gets is what its deployment was granted, and nothing else."""
+"""A layer's service gets what its deployment was granted, and nothing else."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from milkyway_agent.core.uid_range import first_uid
 from milkyway_agent.launching import seccomp
-from milkyway_agent.launching.oci_config import Machine, configuration
+from milkyway_agent.launching.oci_config import Host, configuration
 from milkyway_formats.deployment import DataBinding, Deployment
 from milkyway_formats.execution import Execution
 from milkyway_formats.grants import Connect, Grant, HoldCapability, Listen, UseData
@@ -14,7 +14,7 @@ from milkyway_formats.manifest import DataWanted
 from milkyway_formats.service import Limits, Scratch, Service
 from tests.fakes.manifests import manifest_of, pin_of
 
-MACHINE = Machine(frozenset({"memory", "pids", "cpu"}), selinux=True)
+HOST = Host(frozenset({"memory", "pids", "cpu"}), selinux=True)
 SERVICE = Service(
     name="nginx",
     command=["/usr/sbin/nginx", "-g", "daemon off;"],
@@ -26,7 +26,7 @@ SERVICE = Service(
 MANIFEST = manifest_of("example/nginx", data=[DataWanted(name="pages", path="/srv/pages")])
 
 
-def config(*grants: Grant, machine: Machine = MACHINE, notify: str | None = None) -> dict[str, Any]:
+def config(*grants: Grant, host: Host = HOST, notify: str | None = None) -> dict[str, Any]:
     deployment = Deployment(
         id="web_1a",
         name="web",
@@ -35,15 +35,15 @@ def config(*grants: Grant, machine: Machine = MACHINE, notify: str | None = None
         grants=list(grants),
         data=[DataBinding(name="pages", source="pages_9", data_class="common")],
     )
-    return configuration(SERVICE, deployment, MANIFEST, machine, notify=notify)
+    return configuration(SERVICE, deployment, MANIFEST, host, notify=notify)
 
 
 def namespaces(found: dict[str, Any]) -> set[str]:
-    return {one["type"] for one in found["linux"]["namespaces"]}
+    return {namespace["type"] for namespace in found["linux"]["namespaces"]}
 
 
 def mounts(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {one["destination"]: one for one in found["mounts"]}
+    return {mount["destination"]: mount for mount in found["mounts"]}
 
 
 def test_it_runs_in_its_own_domain_on_its_own_read_only_stack() -> None:
@@ -101,7 +101,7 @@ def test_no_mount_lets_anything_be_executed_but_the_stack() -> None:
 
 def test_limits_are_set_as_far_as_the_machine_has_controllers() -> None:
     assert config()["linux"]["resources"] == {"unified": {"memory.max": str(1 << 26), "pids.max": "50"}}
-    assert "resources" not in config(machine=Machine(frozenset(), selinux=True))["linux"]
+    assert "resources" not in config(host=Host(frozenset(), selinux=True))["linux"]
 
 
 def test_an_execution_is_what_a_layer_asked_for_and_no_more_than_usual_without() -> None:
@@ -110,8 +110,8 @@ def test_an_execution_is_what_a_layer_asked_for_and_no_more_than_usual_without()
     assert not {"scheduler", "oomScoreAdj"} & set(usual)
     execution = Execution(umask=0o077, nice=5, oom_score=100, processors=[0, 2], limits={"nofile": 4096, "core": 0})
     service = Service(name="held", command=["/bin/held"], execution=execution)
-    machine = Machine(frozenset({"cpuset"}), selinux=True)
-    found = configuration(service, Deployment(id="held_1a", name="held", generation=1, stack=[]), MANIFEST, machine)
+    host = Host(frozenset({"cpuset"}), selinux=True)
+    found = configuration(service, Deployment(id="held_1a", name="held", generation=1, stack=[]), MANIFEST, host)
     process = found["process"]
     assert process["user"]["umask"] == 0o077
     assert process["scheduler"] == {"policy": "SCHED_OTHER", "nice": 5}
@@ -124,10 +124,10 @@ def test_an_execution_is_what_a_layer_asked_for_and_no_more_than_usual_without()
 
 
 def test_without_selinux_no_context_is_asked_for() -> None:
-    assert "u:" not in str(config(machine=Machine(frozenset(), selinux=False)))
+    assert "u:" not in str(config(host=Host(frozenset(), selinux=False)))
 
 
-def test_the_notify_socket_is_the_only_way_out_and_only_for_who_uses_it() -> None:
+def test_the_notify_socket_is_the_only_way_out_and_only_if_the_service_uses_it() -> None:
     assert "NOTIFY_SOCKET" not in str(config())
     found = config(notify="/run/milkyway/notify/web.nginx.sock")
     assert mounts(found)["/dev/milkyway-notify"]["source"] == "/run/milkyway/notify/web.nginx.sock"
@@ -137,7 +137,7 @@ def test_the_notify_socket_is_the_only_way_out_and_only_for_who_uses_it() -> Non
 def test_listeners_are_told_to_the_first_process_of_its_namespace_and_only_if_there_are_any() -> None:
     assert "LISTEN_" not in str(config())
     deployment = Deployment(id="web_k3v9", name="web", generation=1, stack=[])
-    found = configuration(SERVICE, deployment, MANIFEST, Machine(frozenset(), selinux=False), listeners=("web", "admin"))
+    found = configuration(SERVICE, deployment, MANIFEST, Host(frozenset(), selinux=False), listeners=("web", "admin"))
     assert {"LISTEN_FDS=2", "LISTEN_FDNAMES=web:admin", "LISTEN_PID=1"} <= set(found["process"]["env"])
 
 

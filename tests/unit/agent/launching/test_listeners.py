@@ -1,4 +1,4 @@
-"""Sockets that start services: opened as they were asked for, kept, and taken away without touching anybody else's."""
+"""Listeners: opened as they were asked for, and closed without touching the files of others."""
 
 import errno
 import os
@@ -11,7 +11,6 @@ import pytest
 
 from milkyway_agent.launching.listeners import (
     accept_connection,
-    adopt,
     close_listener,
     describe_address,
     environment,
@@ -74,27 +73,13 @@ def addresses(path: str) -> list[Address]:
     ]
 
 
-def test_every_kind_is_closed_on_exec_does_not_block_and_is_known_again(opened: Opening, path: str) -> None:
+def test_every_kind_is_closed_on_exec_and_blocks_only_when_handed_over(opened: Opening, path: str) -> None:
     for address in addresses(path):
         descriptor = opened(listener(address))
         assert not os.get_inheritable(descriptor)
         assert not os.get_blocking(descriptor)
         hand_over(descriptor)
         assert os.get_blocking(descriptor)
-        os.set_inheritable(descriptor, True)
-        adopt(descriptor, listener(address))
-        assert not os.get_inheritable(descriptor)
-        assert not os.get_blocking(descriptor)
-
-
-def test_no_kind_is_mistaken_for_another(opened: Opening, path: str) -> None:
-    every = addresses(path)
-    descriptors = [opened(listener(address)) for address in every]
-    for number, descriptor in enumerate(descriptors):
-        for other, address in enumerate(every):
-            if number != other:
-                with pytest.raises(RefusedError, match=f"cannot keep descriptor {descriptor} as listener web"):
-                    adopt(descriptor, listener(address))
 
 
 def test_an_address_of_all_takes_both_families(opened: Opening) -> None:
@@ -116,20 +101,18 @@ def test_an_address_of_one_family_leaves_the_other_alone(opened: Opening, host: 
     opened(listener(Tcp(port=port, address=host)))
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((other, port))
-    adopted_by = opened(listener(Tcp(port=port, address=other)))
-    with pytest.raises(RefusedError, match="it is bound to"):
-        adopt(adopted_by, listener(Tcp(port=port)))
+    opened(listener(Tcp(port=port, address=other)))
 
 
-def test_a_port_in_use_is_said_in_one_line(opened: Opening) -> None:
+def test_a_port_in_use_is_reported_in_one_line(opened: Opening) -> None:
     port = free_port()
     opened(listener(Tcp(port=port)))
     with pytest.raises(UnavailableError) as caught:
         open_listener(listener(Tcp(port=port)))
-    assert str(caught.value) == f"cannot open listener web (TCP *:{port}): somebody listens there already"
+    assert str(caught.value) == f"cannot open listener web (TCP *:{port}): another process listens there already"
 
 
-def test_an_address_of_another_machine_is_said_in_one_line() -> None:
+def test_an_address_of_another_machine_is_reported_in_one_line() -> None:
     with pytest.raises(UnavailableError) as caught:
         open_listener(listener(Udp(port=9, address="192.0.2.1")))
     assert str(caught.value) == "cannot open listener web (UDP 192.0.2.1:9): the address is not this machine's"
@@ -142,7 +125,7 @@ def test_what_is_no_address_is_refused_and_never_looked_up(address: str) -> None
 
 
 def test_a_port_can_be_taken_again_at_once_after_a_connection(opened: Opening) -> None:
-    """Connections that linger in TIME_WAIT hold nobody up."""
+    """Connections that linger in TIME_WAIT hold nothing up."""
     wanted = listener(Tcp(port=free_port(), address="127.0.0.1"), accept=True)
     descriptor = opened(wanted)
     with socket.create_connection(("127.0.0.1", wanted.address.port)):  # type: ignore[union-attr] # it is a Tcp
@@ -175,7 +158,7 @@ def test_opening_and_closing_leaves_nothing(path: str, kind: FileKind) -> None:
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_closing_leaves_a_file_that_somebody_else_put_there(path: str, kind: FileKind) -> None:
+def test_closing_leaves_a_file_that_another_process_put_there(path: str, kind: FileKind) -> None:
     wanted = listener(kind(path=path))
     descriptor = open_listener(wanted)
     os.unlink(path)
@@ -207,42 +190,44 @@ def test_closing_twice_over_a_missing_file_is_no_error(path: str, kind: FileKind
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_file_that_nobody_listens_at_is_replaced(opened: Opening, path: str, kind: FileKind) -> None:
-    os.close(open_listener(listener(kind(path=path))))  # as a power cut leaves it
+def test_a_stale_file_is_replaced(opened: Opening, path: str, kind: FileKind) -> None:
+    os.close(open_listener(listener(kind(path=path))))  # as after a power cut
     before = os.lstat(path)
-    adopt(opened(listener(kind(path=path))), listener(kind(path=path)))
+    opened(listener(kind(path=path)))
     assert stat.S_IFMT(os.lstat(path).st_mode) == stat.S_IFMT(before.st_mode)
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_file_that_somebody_listens_at_is_left_alone(opened: Opening, path: str, kind: FileKind) -> None:
+def test_a_file_at_which_a_process_listens_is_left_alone(opened: Opening, path: str, kind: FileKind) -> None:
     opened(listener(kind(path=path)))
     before = os.lstat(path)
-    with pytest.raises(UnavailableError, match="somebody listens there already"):
+    with pytest.raises(UnavailableError, match="another process listens there already"):
         open_listener(listener(kind(path=path)))
     assert os.lstat(path).st_ino == before.st_ino
 
 
 @pytest.mark.parametrize(("kind", "other"), [(UnixStream, UnixDatagram), (UnixDatagram, UnixStream)])
-def test_so_is_one_that_somebody_has_open_as_another_kind(opened: Opening, path: str, kind: FileKind, other: FileKind) -> None:
+def test_so_is_a_file_that_a_process_has_open_as_another_kind(
+    opened: Opening, path: str, kind: FileKind, other: FileKind
+) -> None:
     opened(listener(kind(path=path)))
-    with pytest.raises(UnavailableError, match="somebody listens there already"):
+    with pytest.raises(UnavailableError, match="another process listens there already"):
         open_listener(listener(other(path=path)))
 
 
-def test_somebody_whose_backlog_is_full_still_listens(path: str) -> None:
+def test_a_socket_whose_backlog_is_full_still_listens(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as client:
         busy.bind(path)
         busy.listen(0)
         client.connect(path)
-        with pytest.raises(UnavailableError, match="somebody listens there already"):
+        with pytest.raises(UnavailableError, match="another process listens there already"):
             open_listener(listener(UnixStream(path=path)))
 
 
 @pytest.mark.parametrize("kind", FILES)
 def test_any_other_file_is_left_alone(path: str, kind: FileKind) -> None:
     Path(path).write_text("data")
-    with pytest.raises(RefusedError, match="a file is there that is no"):
+    with pytest.raises(RefusedError, match="the file there is not a"):
         open_listener(listener(kind(path=path)))
     assert Path(path).read_text() == "data"
 
@@ -252,13 +237,13 @@ def test_a_link_is_not_followed(path: str, tmp_path: Path, kind: FileKind) -> No
     target = listener(kind(path=f"{path}-target"))
     os.close(open_listener(target))
     os.symlink(f"{path}-target", path)
-    with pytest.raises(RefusedError, match="a file is there that is no"):
+    with pytest.raises(RefusedError, match="the file there is not a"):
         open_listener(listener(kind(path=path)))
     assert os.path.islink(path)
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_missing_directory_is_said_in_one_line(path: str, kind: FileKind) -> None:
+def test_a_missing_directory_is_reported_in_one_line(path: str, kind: FileKind) -> None:
     wanted = listener(kind(path=f"{path}/missing/file"))
     with pytest.raises(UnavailableError) as caught:
         open_listener(wanted)
@@ -275,27 +260,7 @@ def test_a_pipe_never_ends_and_gives_what_was_written(opened: Opening, path: str
         os.read(descriptor, 100)
 
 
-def test_what_does_not_listen_is_not_adopted(path: str) -> None:
-    with socket.socket(socket.AF_UNIX) as bound:
-        bound.bind(path)
-        with pytest.raises(RefusedError, match="it does not listen"):
-            adopt(bound.fileno(), listener(UnixStream(path=path)))
-
-
-def test_what_is_no_socket_is_not_adopted(tmp_path: Path) -> None:
-    descriptor = os.open(tmp_path, os.O_RDONLY)
-    try:
-        with pytest.raises(RefusedError, match="it is no socket"):
-            adopt(descriptor, listener(Tcp(port=9)))
-        with pytest.raises(RefusedError, match="No such file"):
-            adopt(descriptor, listener(Fifo(path=str(tmp_path / "missing"))))
-    finally:
-        os.close(descriptor)
-    with pytest.raises(RefusedError, match="Bad file descriptor"):
-        adopt(descriptor, listener(Tcp(port=9)))
-
-
-def test_a_connection_is_closed_on_exec_blocks_and_says_who_it_is(opened: Opening) -> None:
+def test_a_connection_is_closed_on_exec_blocks_and_has_its_clients_address(opened: Opening) -> None:
     wanted = listener(Tcp(port=free_port(), address="127.0.0.1"), accept=True)
     descriptor = opened(wanted)
     assert accept_connection(descriptor) is None
@@ -326,7 +291,7 @@ def test_a_connection_over_a_unix_socket_has_no_address(opened: Opening, path: s
         os.close(connection.descriptor)
 
 
-def test_a_connection_that_went_away_is_one_that_ends_at_once(opened: Opening) -> None:
+def test_a_connection_that_was_reset_ends_at_once(opened: Opening) -> None:
     wanted = listener(Tcp(port=free_port(), address="127.0.0.1"), accept=True)
     descriptor = opened(wanted)
     client = socket.create_connection(("127.0.0.1", wanted.address.port))  # type: ignore[union-attr] # it is a Tcp

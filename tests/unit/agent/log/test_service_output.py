@@ -22,7 +22,7 @@ from milkyway_agent.log.service_output import (
     Lines,
     Share,
     Stream,
-    carry_lines,
+    log_lines,
 )
 
 PIECES = st.one_of(st.binary(max_size=300), st.sampled_from([b"<3>", b"\n", b"x" * LINE_BYTES, b"<", b"y" * (2 * LINE_BYTES)]))
@@ -166,7 +166,7 @@ async def test_a_task_carries_lines_until_the_writers_are_gone(autojump_clock: M
     log = Log(lambda: 0)
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(carry_lines, reading, "web", log)
+        nursery.start_soon(log_lines, reading, "web", log)
         os.write(writing, b"a\n" * (Share().burst + 17))
         await trio.testing.wait_all_tasks_blocked()
         assert [record.facts for record in log.ring.records if record.event == "output_dropped"] == [{"lines": 17}]
@@ -181,7 +181,7 @@ async def test_a_task_carries_lines_until_the_writers_are_gone(autojump_clock: M
 def test_the_next_run_uses_a_pipe_at_rest_with_a_full_share_and_lines_of_its_own(pipe: Pipe) -> None:
     os.write(pipe.writing, b"gun\n" + 19 * b"old\n" + b"hal")
     assert pipe.stream.ready(0.0) == AT_ONCE
-    assert pipe.stream.begin_anew(0.0)
+    assert pipe.stream.begin_run(0.0)
     os.write(pipe.writing, 20 * b"new\n")
     assert pipe.stream.ready(0.0) == AT_ONCE
     assert pipe.lines() == ["begun", *19 * ["old"], "hal", *20 * ["new"]]
@@ -190,8 +190,8 @@ def test_the_next_run_uses_a_pipe_at_rest_with_a_full_share_and_lines_of_its_own
 
 def test_a_pipe_with_unread_lines_or_an_exceeded_share_is_not_used_by_the_next_run(pipe: Pipe) -> None:
     os.write(pipe.writing, b"unread\n")
-    assert not pipe.stream.begin_anew(0.0)
+    assert not pipe.stream.begin_run(0.0)
     os.write(pipe.writing, 20 * b"too much\n")
     assert pipe.stream.ready(0.0) == PAUSE_SECONDS
-    assert not pipe.stream.begin_anew(PAUSE_SECONDS / 2)
-    assert pipe.stream.begin_anew(PAUSE_SECONDS)
+    assert not pipe.stream.begin_run(PAUSE_SECONDS / 2)
+    assert pipe.stream.begin_run(PAUSE_SECONDS)

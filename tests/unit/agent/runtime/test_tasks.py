@@ -4,7 +4,7 @@ import pytest
 import trio
 import trio.testing
 
-from milkyway_agent.runtime.tasks import keep
+from milkyway_agent.runtime.tasks import keep_running
 
 
 class Noted:
@@ -23,7 +23,7 @@ async def test_a_task_that_fails_begins_again_until_it_returns(autojump_clock: t
         if len(lives) < 3:
             raise ValueError("no")
 
-    await keep("clumsy", task, noted.note)
+    await keep_running("clumsy", task, noted.note)
     assert len(lives) == 3
     assert len(noted.errors) == 2
     assert "clumsy" in noted.errors[0]
@@ -46,7 +46,7 @@ async def test_a_failure_during_cancellation_is_logged_and_goes_no_further() -> 
             nursery.start_soon(trio.sleep_forever)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keep, "clumsy", task, noted.note)
+        nursery.start_soon(keep_running, "clumsy", task, noted.note)
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert len(noted.errors) == 1
@@ -62,5 +62,5 @@ async def test_what_is_no_exception_goes_up() -> None:
 
     noted = Noted()
     with pytest.raises(End):
-        await keep("ended", task, noted.note)
+        await keep_running("ended", task, noted.note)
     assert noted.errors == []

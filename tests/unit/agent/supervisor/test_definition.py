@@ -1,10 +1,10 @@
-"""What can't be supervised as it is defined is refused with the reason, before anything of it runs."""
+"""A definition that can't be supervised is refused with the reason, before any of its programs runs."""
 
 import pytest
 
-from milkyway_agent.launching.direct import Direct
+from milkyway_agent.launching.direct import DirectStarter
 from milkyway_agent.launching.program import Program
-from milkyway_agent.launching.spawned import Launched
+from milkyway_agent.launching.spawned import SpawnedStarter
 from milkyway_agent.log.log import Log
 from milkyway_agent.runtime.reaper import Reaper
 from milkyway_agent.supervisor.definition import Definition, check
@@ -23,30 +23,30 @@ COMMAND = ["/bin/true"]
     [
         (
             Service(name="a", command=COMMAND, listeners=[EACH, ONE]),
-            "either all of its listeners accept connections, or none does",
+            "either all of its listeners accept connections, or none",
         ),
-        (Service(name="a", command=COMMAND, listeners=[EACH], timers=[Timer(calendar=["daily"])]), "not at times"),
+        (Service(name="a", command=COMMAND, listeners=[EACH], timers=[Timer(calendar=["daily"])]), "not at certain times"),
         (
             Service(name="a", command=COMMAND, listeners=[EACH], stop=Stop(command=COMMAND)),
-            "which of its connections' processes",
+            "for which of its connections",
         ),
         (
             Service(name="a", command=COMMAND, listeners=[EACH], reload=Reload(command=COMMAND)),
-            "which of its connections' processes",
+            "for which of its connections",
         ),
         (
             Service(name="a", command=COMMAND, listeners=[ONE], readiness=ReadyByDescriptor(descriptor=3)),
-            "descriptor 3 is for a listener, or one that it has stored",
+            "descriptor 3 is for a listener, or for a stored descriptor",
         ),
     ],
 )
 def test_what_contradicts_itself_is_refused(service: Service, why: str) -> None:
     with pytest.raises(RefusedError, match=why):
-        check(Definition("a", service, Direct.__new__(Direct)))
+        check(Definition("a", service, DirectStarter.__new__(DirectStarter)))
 
 
-def test_a_starter_that_gives_no_descriptors_is_asked_for_none() -> None:
+def test_a_service_with_listeners_needs_a_starter_that_passes_them() -> None:
     log = Log(lambda: 0)
-    starter = Launched(Program(("/bin/true",)), "/nowhere", Reaper(log))
-    with pytest.raises(RefusedError, match="its starter gives it no listeners"):
+    starter = SpawnedStarter(Program(("/bin/true",)), "/nowhere", Reaper(log))
+    with pytest.raises(RefusedError, match="its starter passes no listeners"):
         check(Definition("a", Service(name="a", command=COMMAND, listeners=[ONE]), starter))

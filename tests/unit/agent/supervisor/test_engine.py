@@ -6,7 +6,7 @@ import pytest
 
 from milkyway_agent.core.explanation import Origin
 from milkyway_agent.core.service_state import Event, Row
-from milkyway_agent.launching.child import Running
+from milkyway_agent.launching.child import Child
 from milkyway_agent.runtime.alarms import Alarm
 from milkyway_agent.supervisor.engine import LEAST_DELAY_MS
 from milkyway_agent.supervisor.service_record import MainProcess, ServiceRecord
@@ -30,7 +30,7 @@ def daemon(name: str = "web", **fields: Any) -> Service:
 
 
 def record(here: World, name: str = "web") -> ServiceRecord:
-    return here.inhabitants[name].record
+    return here.services[name].record
 
 
 def causes(here: World, name: str = "web") -> list[Event]:
@@ -89,7 +89,7 @@ def test_a_restart_waits_for_no_trigger_but_the_next_start_does() -> None:
 
 def test_a_restart_that_is_taken_back_does_not_make_the_next_start_wait_for_no_trigger() -> None:
     here = world(daemon("disk", readiness=ReadyByNotify(), ready_timeout_ms=0), daemon(requires=["disk"], listeners=[HTTP]))
-    here.inhabitants["disk"].nature = "mute"
+    here.services["disk"].nature = "mute"
     here.restart("web")
     assert here.row("web") is Row.WAITING
     here.stop("web")
@@ -123,7 +123,7 @@ def test_one_that_is_held_back_twice_starts_when_it_is_let_go_twice() -> None:
         here.engine.hold_back([record(here)])
     here.start("web")
     assert here.row("web") is Row.WAITING
-    assert here.engine.held_back(record(here)) == ["is being stopped with what it requires, or changed"]
+    assert here.engine.held_back(record(here)) == ["is being changed, or stopped with what it requires"]
     assert counted(here) is Row.STOPPING
     here.engine.let_go([record(here)])
     here.settle()
@@ -135,7 +135,7 @@ def test_one_that_is_held_back_twice_starts_when_it_is_let_go_twice() -> None:
 
 def test_of_a_service_that_was_removed_nobody_hears() -> None:
     here = world(daemon("disk", readiness=ReadyByNotify(), ready_timeout_ms=0), daemon(requires=["disk"]))
-    here.inhabitants["disk"].nature = "mute"
+    here.services["disk"].nature = "mute"
     here.start("web")
     removed = record(here)
     here.engine.forget(removed)
@@ -161,7 +161,7 @@ def test_what_happens_while_nobody_handles_it_waits_in_order() -> None:
 
 def test_what_is_said_of_a_process_or_alarm_that_is_history_counts_for_nothing() -> None:
     here = world(daemon(readiness=ReadyByNotify(), ready_timeout_ms=200))
-    here.inhabitants["web"].nature = "mute"
+    here.services["web"].nature = "mute"
     here.start("web")
     here.pass_time(0)
     alarm, process = record(here).alarm, record(here).process
@@ -176,7 +176,7 @@ def test_what_is_said_of_a_process_or_alarm_that_is_history_counts_for_nothing()
 
 def test_what_has_a_meaning_in_one_row_alone_comes_too_late_in_any_other() -> None:
     here = world(daemon(readiness=ReadyByNotify()))
-    here.inhabitants["web"].nature = "mute"
+    here.services["web"].nature = "mute"
     here.start("web")
     here.engine.post(record(here), Event.UNHEALTHY, None, "unwell")
     here.settle()
@@ -196,10 +196,10 @@ def test_an_event_without_meaning_is_noted_and_changes_nothing() -> None:
 def test_no_message_comes_between_two_effects_of_a_step_that_took_its_time() -> None:
     """It has failed while its process runs: what is posted while that is killed is heard once it is cleaned up."""
     here = world(daemon())
-    inhabitant = here.inhabitants["web"]
-    inhabitant.starting_ms = 5
+    fake = here.services["web"]
+    fake.starting_ms = 5
     here.start("web")
-    inhabitant.breaks_after, inhabitant.breaks_late = 0, True  # its attendance
+    fake.breaks_after, fake.breaks_late = 0, True  # its attendance
     here.stop("web")
     here.pass_time(5)
     assert causes(here)[-2:] == [Event.INTERNAL_ERROR, Event.UNWANTED]
@@ -208,7 +208,7 @@ def test_no_message_comes_between_two_effects_of_a_step_that_took_its_time() -> 
 
 def test_others_that_wait_for_one_start_when_it_is_cleaned_up_after() -> None:
     here = world(daemon("a", conflicts=["b"]), daemon("b"))
-    here.inhabitants["a"].cleaning_ms = 50
+    here.services["a"].cleaning_ms = 50
     here.start("a")
     here.start("b")
     here.pass_time(49)
@@ -217,20 +217,18 @@ def test_others_that_wait_for_one_start_when_it_is_cleaned_up_after() -> None:
     assert here.row("b") is Row.STARTED
 
 
-def test_a_change_is_kept_with_its_cause_and_time() -> None:
+def test_a_change_is_logged_with_its_cause_and_kept_with_its_time() -> None:
     here = world(daemon())
     here.pass_time(7)
     here.start("web")
-    found = [(change.name, change.was, change.now, change.cause, change.at_ms) for change in here.engine.history]
+    found = [(note["was"], note["now"], note["cause"]) for note in facts(here, "service_state_changed")]
     assert found == [
-        ("web", Row.IDLE, Row.WAITING, Event.WANTED, 7),
-        ("web", Row.WAITING, Row.STARTING, Event.PERMITTED, 7),
-        ("web", Row.STARTING, Row.STARTED, Event.READY, 7),
+        ("idle", "waiting", "wanted"),
+        ("waiting", "starting", "permitted"),
+        ("starting", "started", "ready"),
     ]
     assert (record(here).since_ms, record(here).cause) == (7, Event.READY)
     assert (record(here).times.wanted_ms, record(here).times.started_ms) == (7, 7)
-    logged = facts(here, "service_state_changed")[-1]
-    assert logged == {"service": "web", "was": "starting", "now": "started", "cause": "ready"}
 
 
 # --- why it is where it is ---------------------------------------------------------------------------------------------------
@@ -238,7 +236,7 @@ def test_a_change_is_kept_with_its_cause_and_time() -> None:
 
 def test_one_that_is_late_says_what_was_waited_for() -> None:
     here = world(daemon(readiness=ReadyByNotify(), ready_timeout_ms=200, restart=Restart(when="never")))
-    here.inhabitants["web"].nature = "mute"
+    here.services["web"].nature = "mute"
     here.start("web")
     process = record(here).process
     assert process is not None
@@ -256,21 +254,21 @@ def test_one_that_is_late_says_what_was_waited_for() -> None:
 def test_a_reason_is_gone_when_it_is_wanted_again_or_no_more_and_stays_while_it_goes_on() -> None:
     here = world(daemon(restart=Restart(start_limit=1)))
     here.start("web")
-    here.engine.say(record(here), "serving")
+    here.engine.report_status(record(here), "serving")
     here.start("web")
     assert record(here).reason == "serving"
     here.end("web", 1)
     assert (here.row("web"), record(here).reason) == (Row.FAILED, "ended with status 1; given up after 1 starts within 60 s")
     here.start("web")
     assert record(here).reason == ""
-    here.engine.say(record(here), "serving")
+    here.engine.report_status(record(here), "serving")
     here.stop("web")
     assert record(here).reason == ""
 
 
 def test_one_that_is_stopped_for_being_unwell_says_so_also_when_somebody_stops_it() -> None:
     here = world(daemon())
-    here.inhabitants["web"].obeys = None
+    here.services["web"].obeys = None
     here.start("web")
     here.fail_check("web", Event.UNHEALTHY)
     assert (here.row("web"), record(here).reason) == (Row.FALTERING, "as it happens")
@@ -293,7 +291,7 @@ def test_a_longrun_that_ends_well_after_all_has_failed_and_a_oneshot_is_done() -
     here.start("web")
     here.fail_check("web", Event.UNHEALTHY)
     assert here.row("web") is Row.WAITING
-    here.inhabitants["job"].nature = "mute"
+    here.services["job"].nature = "mute"
     here.start("job")
     here.pass_time(200)
     assert here.row("job") is Row.COMPLETED
@@ -302,7 +300,7 @@ def test_a_longrun_that_ends_well_after_all_has_failed_and_a_oneshot_is_done() -
 def test_success_needs_no_reason() -> None:
     here = world(daemon("job", type="oneshot", readiness=ReadyByExit()))
     here.start("job")
-    here.engine.say(record(here, "job"), "half-way")
+    here.engine.report_status(record(here, "job"), "half-way")
     here.end("job", 0)
     assert (here.row("job"), record(here, "job").reason) == (Row.COMPLETED, "")
 
@@ -324,10 +322,10 @@ def test_a_bug_in_a_task_is_said_and_its_service_failed() -> None:
 def test_one_that_waits_for_its_next_time_after_a_failure_says_of_which() -> None:
     here = world(daemon(timers=[Timer(after_end_ms=1)], restart=Restart(when="never")))
     here.start("web")
-    here.come("web")
+    here.trigger("web")
     here.end("web", 1)
     assert (here.row("web"), record(here).reason) == (Row.ARMED, "ended with status 1")
-    here.come("web")
+    here.trigger("web")
     here.end("web", 0)
     assert (here.row("web"), record(here).reason) == (Row.ARMED, "")
 
@@ -354,7 +352,7 @@ def test_what_undoes_is_tried_each_by_itself_where_the_one_before_it_fails() -> 
 def test_one_that_cannot_even_be_said_to_have_failed_is_cleaned_up_after() -> None:
     here = world(daemon(), organs=Stubborn)
     here.start("web")
-    here.inhabitants["web"].breaks_after = 0
+    here.services["web"].breaks_after = 0
     here.reload("web")
     assert (here.row("web"), here.alive) == (Row.FAILED, set())
     said = [failure["error"] for failure in facts(here, "service_task_failed")]
@@ -363,10 +361,10 @@ def test_one_that_cannot_even_be_said_to_have_failed_is_cleaned_up_after() -> No
 
 def test_what_is_to_be_undone_after_an_error_waits_for_connections_to_end() -> None:
     here = world(daemon(listeners=[ACCEPTING]))
-    here.inhabitants["web"].obeys = 50
+    here.services["web"].obeys = 50
     here.start("web")
-    here.come("web")
-    here.inhabitants["web"].breaks_after = 0  # disarming it
+    here.trigger("web")
+    here.services["web"].breaks_after = 0  # disarming it
     here.stop("web")
     assert (here.row("web"), facts(here, "service_killed")) == (Row.FAILED, [])
     here.pass_time(50)
@@ -375,9 +373,9 @@ def test_what_is_to_be_undone_after_an_error_waits_for_connections_to_end() -> N
 
 def test_what_is_to_be_undone_after_connections_have_ended_is_undone_then() -> None:
     here = world(daemon(listeners=[ACCEPTING]))
-    here.inhabitants["web"].obeys = 50
+    here.services["web"].obeys = 50
     here.start("web")
-    here.come("web")
+    here.trigger("web")
     here.fail_task("web")
     assert (here.row("web"), facts(here, "service_killed")) == (Row.FAILED, [])
     here.pass_time(50)
@@ -390,7 +388,7 @@ def test_what_is_to_be_undone_after_connections_have_ended_is_undone_then() -> N
 @pytest.mark.parametrize("when", ["at once", "later"])
 def test_a_start_that_comes_to_nothing_is_tried_again_with_the_reason_and_its_last_words(when: str) -> None:
     here = world(daemon(restart=Restart(delay_ms=0, start_limit=2)))
-    here.inhabitants["web"].start_fails = when
+    here.services["web"].start_fails = when
     here.start("web")
     assert here.row("web") is Row.WAITING
     assert record(here).delay_ms == LEAST_DELAY_MS, "starts without end must let others have their turn"
@@ -405,7 +403,7 @@ def test_a_start_that_comes_to_nothing_is_tried_again_with_the_reason_and_its_la
 
 def test_a_bug_in_a_start_makes_it_failed() -> None:
     here = world(daemon())
-    here.inhabitants["web"].breaks_after = 1  # its start, after its conditions
+    here.services["web"].breaks_after = 1  # its start, after its conditions
     here.start("web")
     assert (here.row("web"), record(here).reason) == (Row.FAILED, "the supervisor failed: Fault('start')")
     here.start("web")
@@ -414,7 +412,7 @@ def test_a_bug_in_a_start_makes_it_failed() -> None:
 
 def test_one_whose_process_cannot_be_attended_to_is_killed() -> None:
     here = world(daemon())
-    here.inhabitants["web"].breaks_after = 2
+    here.services["web"].breaks_after = 2
     here.start("web")
     assert (here.row("web"), here.alive) == (Row.FAILED, set())
     assert record(here).reason == "the supervisor failed: Fault('attend')"
@@ -422,7 +420,7 @@ def test_one_whose_process_cannot_be_attended_to_is_killed() -> None:
 
 def test_a_condition_that_does_not_hold_is_said_and_nothing_starts() -> None:
     here = world(daemon())
-    here.inhabitants["web"].conditions_hold = False
+    here.services["web"].conditions_hold = False
     here.start("web")
     assert (here.row("web"), record(here).reason) == (Row.IDLE, "a condition does not hold")
     assert causes(here)[-1] is Event.SKIPPED
@@ -430,17 +428,17 @@ def test_a_condition_that_does_not_hold_is_said_and_nothing_starts() -> None:
 
 def test_a_listener_that_cannot_be_opened_is_a_start_that_failed_and_tried_again() -> None:
     here = world(daemon(listeners=[HTTP], restart=Restart(delay_ms=50)))
-    here.inhabitants["web"].can_listen = False
+    here.services["web"].can_listen = False
     here.start("web")
     assert (here.row("web"), record(here).reason) == (Row.WAITING, "cannot listen (web has tried)")
-    here.inhabitants["web"].can_listen = True
+    here.services["web"].can_listen = True
     here.pass_time(50)
     assert here.row("web") is Row.STARTED, "whoever is tried again after a failure does not wait for a client"
 
 
 def test_one_that_nothing_could_trigger_has_failed_and_says_why() -> None:
     here = world(daemon(listeners=[HTTP], restart=Restart(when="never")))
-    here.inhabitants["web"].can_listen = False
+    here.services["web"].can_listen = False
     here.restart("web")
     assert (here.row("web"), record(here).reason) == (Row.FAILED, "cannot listen")
     assert facts(here, "service_task_failed") == [], "that is nobody's bug"
@@ -451,35 +449,35 @@ def test_one_that_nothing_could_trigger_has_failed_and_says_why() -> None:
 
 def test_one_that_accepts_waits_for_connections_and_ends_them_when_it_is_stopped() -> None:
     here = world(daemon(listeners=[ACCEPTING]))
-    here.inhabitants["web"].obeys = 50
-    here.engine.say(record(here), "an old word")
+    here.services["web"].obeys = 50
+    here.engine.report_status(record(here), "an old word")
     here.start("web")
     assert (here.row("web"), record(here).reason, record(here).starts.at) == (Row.ARMED, "", ())
-    here.come("web")
+    here.trigger("web")
     here.stop("web")
     assert counted(here) is Row.STOPPING, "as its connections are being ended"
     here.pass_time(50)
     assert counted(here) is Row.IDLE
-    assert here.inhabitants["web"].serving == 0
+    assert here.services["web"].serving == 0
 
 
 def test_one_that_accepts_is_tried_again_where_its_port_is_taken_and_its_starts_are_not_counted() -> None:
     here = world(daemon(listeners=[ACCEPTING], restart=Restart(delay_ms=50)))
-    here.inhabitants["web"].can_listen = False
+    here.services["web"].can_listen = False
     here.restart("web")
     assert here.row("web") is Row.WAITING
-    here.inhabitants["web"].can_listen = True
-    here.engine.say(record(here), "its port is taken")
+    here.services["web"].can_listen = True
+    here.engine.report_status(record(here), "its port is taken")
     here.pass_time(50)
     assert (here.row("web"), record(here).reason, record(here).starts.at) == (Row.ARMED, "", ())
 
 
 def test_what_was_kept_for_the_next_process_is_closed_at_rest_and_all_of_it_when_it_is_stopped() -> None:
     here = world(daemon(listeners=[HTTP]))
-    calls = here.inhabitants["web"].calls
+    calls = here.services["web"].calls
     here.start("web")
     assert calls == ["rest"], "it is armed"
-    here.come("web")
+    here.trigger("web")
     assert calls == ["rest", "start counted"]
     here.end("web", 0)
     assert calls == ["rest", "start counted", "end counted", "rest"]
@@ -490,23 +488,23 @@ def test_what_was_kept_for_the_next_process_is_closed_at_rest_and_all_of_it_when
 
 def test_its_timers_count_every_start_and_every_end() -> None:
     here = world(daemon(restart=Restart(delay_ms=0)), Service(name="all", type="bundle", wants=["web"]))
-    calls = here.inhabitants["web"].calls
+    calls = here.services["web"].calls
     here.start("all")
     here.end("web", 1)
     assert calls == ["start counted", "end counted", "start counted"]
     calls.clear()
     here.stop("web")
     assert calls == ["end counted", "rest", "forget"], "also an end that was asked for"
-    here.inhabitants["web"].start_fails = "later"
+    here.services["web"].start_fails = "later"
     calls.clear()
     here.start("web")
     assert calls[:2] == ["start counted", "end counted"], "and a start that came to nothing"
-    assert "start counted" not in here.inhabitants["all"].calls
+    assert "start counted" not in here.services["all"].calls
 
 
 def test_an_alarm_that_is_not_needed_any_more_wakes_nobody() -> None:
     here = world(daemon(readiness=ReadyByNotify(), ready_timeout_ms=200))
-    here.inhabitants["web"].nature = "mute"
+    here.services["web"].nature = "mute"
     here.start("web")
     alarm = record(here).alarm
     assert alarm is not None
@@ -518,7 +516,7 @@ def test_an_alarm_that_is_not_needed_any_more_wakes_nobody() -> None:
 
 def test_one_that_starts_waits_for_no_permission_any_more() -> None:
     here = world(daemon("disk", readiness=ReadyByNotify(), ready_timeout_ms=0), daemon(requires=["disk"]))
-    here.inhabitants["disk"].nature = "mute"
+    here.services["disk"].nature = "mute"
     here.start("web")
     assert record(here).awaits_permission
     here.get_ready("disk")
@@ -527,7 +525,7 @@ def test_one_that_starts_waits_for_no_permission_any_more() -> None:
 
 def test_one_whose_start_is_under_way_counts_as_starting_for_others() -> None:
     here = world(daemon(), daemon("mail"))
-    here.inhabitants["web"].starting_ms = 5
+    here.services["web"].starting_ms = 5
     here.start("web")
     assert dict(here.engine.rows) == {"web": Row.STARTING, "mail": Row.IDLE}
     assert len(here.engine.rows) == 2
@@ -553,7 +551,7 @@ def test_a_backoff_is_waited_for_and_a_stop_ends_it() -> None:
 
 def test_without_a_ready_timeout_it_may_take_for_ever() -> None:
     here = world(daemon(readiness=ReadyByNotify(), ready_timeout_ms=0))
-    here.inhabitants["web"].nature = "mute"
+    here.services["web"].nature = "mute"
     here.start("web")
     here.pass_time(10_000_000)
     assert here.row("web") is Row.STARTING
@@ -561,7 +559,7 @@ def test_without_a_ready_timeout_it_may_take_for_ever() -> None:
 
 def test_one_that_ignores_its_signal_is_killed_and_it_is_said_after_how_long() -> None:
     here = world(daemon())
-    here.inhabitants["web"].obeys = None
+    here.services["web"].obeys = None
     here.start("web")
     here.stop("web")
     here.pass_time(300)
@@ -574,7 +572,7 @@ def test_a_reload_is_passed_on_to_one_that_is_started_alone() -> None:
     here.reload("web")
     assert causes(here) == []
     here.start("web")
-    here.inhabitants["web"].breaks_after = 0
+    here.services["web"].breaks_after = 0
     here.reload("web")
     assert record(here).reason == "the supervisor failed: Fault('reload')", "so it has come to the organ"
 
@@ -598,7 +596,7 @@ def test_a_failure_asks_for_a_reboot_where_that_is_asked_for() -> None:
 
 def test_what_merely_comes_after_one_that_waits_in_vain_is_let_go() -> None:
     here = world(daemon("disk", restart=Restart(when="never")), daemon("middle", requires=["disk"]), daemon(after=["middle"]))
-    here.inhabitants["disk"].start_fails = "later"
+    here.services["disk"].start_fails = "later"
     here.start("middle")
     here.start("web")
     here.pass_time(0)
@@ -614,7 +612,7 @@ def test_whoever_requires_it_loses_it_and_a_bundle_loses_a_part() -> None:
     assert Event.DEPENDENCY_LOST in causes(here, "web")
     assert Event.PART_LOST in causes(here, "all")
     assert Event.PART_LOST not in causes(here, "web")
-    here.fall_quiet()
+    here.come_to_rest()
     assert [here.row(name) for name in ("disk", "web", "all")] == [Row.STARTED, Row.STARTED, Row.COMPLETED]
 
 
@@ -623,11 +621,11 @@ def test_whoever_requires_it_loses_it_and_a_bundle_loses_a_part() -> None:
 
 def test_a_process_that_was_started_before_is_its_own() -> None:
     here = world(daemon(readiness=ReadyByNotify(), ready_timeout_ms=200))
-    inhabitant = here.inhabitants["web"]
-    inhabitant.nature, inhabitant.wish = "mute", True
-    process = inhabitant.process = Process(inhabitant)
+    fake = here.services["web"]
+    fake.nature, fake.wish = "mute", True
+    process = fake.process = Process(fake)
     here.alive.add(process)
-    here.engine.adopt(record(here), MainProcess(Running(7, -1)))
+    here.engine.adopt(record(here), MainProcess(Child(7, -1)))
     assert (here.row("web"), len(record(here).starts.at)) == (Row.STARTING, 1)
     assert causes(here) == [Event.WANTED, Event.PERMITTED], "as it would have started here"
     assert facts(here, "service_process_started") == [{"service": "web", "pid": 7}]
@@ -637,13 +635,13 @@ def test_a_process_that_was_started_before_is_its_own() -> None:
 
 def kept(here: World, row: Row, *, with_process: bool = True) -> ServiceRecord:
     """Have the service be in *row*, as a program before this one has left it."""
-    inhabitant = here.inhabitants["web"]
-    found = inhabitant.record
-    found.row, inhabitant.wish = row, row.wanted
+    fake = here.services["web"]
+    found = fake.record
+    found.row, fake.wish = row, row.wanted
     if with_process:
-        process = inhabitant.process = Process(inhabitant)
+        process = fake.process = Process(fake)
         here.alive.add(process)
-        found.process = MainProcess(Running(7, -1))
+        found.process = MainProcess(Child(7, -1))
     return found
 
 
@@ -651,7 +649,7 @@ def test_a_started_one_goes_on_with_its_health_checks() -> None:
     here = world(daemon())
     here.engine.go_on(kept(here, Row.STARTED), None)
     here.settle()
-    assert here.inhabitants["web"].checked
+    assert here.services["web"].checked
     here.end("web", 1)
     assert here.row("web") is Row.WAITING
 
@@ -671,8 +669,8 @@ def test_a_starting_one_goes_on_with_what_was_left_of_its_time() -> None:
 def test_an_armed_one_goes_on_waiting_for_its_trigger() -> None:
     here = world(daemon(timers=[Timer(after_end_ms=1)]))
     here.engine.go_on(kept(here, Row.ARMED, with_process=False), 70)
-    assert (here.inhabitants["web"].armed, record(here).alarm) == (True, None), "no alarm belongs there"
-    here.come("web")
+    assert (here.services["web"].armed, record(here).alarm) == (True, None), "no alarm belongs there"
+    here.trigger("web")
     assert here.row("web") is Row.STARTED
 
 

@@ -1,4 +1,4 @@
-"""What a service leaves with us, and gets back."""
+"""Descriptors that a service stores with us, and gets back."""
 
 import os
 import socket
@@ -12,9 +12,9 @@ from milkyway_agent.supervisor.fd_store import FdStore, Stored, Taken, is_name
 @pytest.fixture
 def pair() -> Iterator[tuple[int, int]]:
     """Two sockets."""
-    one, other = socket.socketpair()
-    with one, other:
-        yield one.fileno(), other.fileno()
+    first, second = socket.socketpair()
+    with first, second:
+        yield first.fileno(), second.fileno()
 
 
 def test_stored_descriptors_keep_name_and_order(pair: tuple[int, int]) -> None:
@@ -52,13 +52,13 @@ def test_both_ends_of_a_pipe_are_stored() -> None:
             os.close(end)
 
 
-def test_removing_gives_up_all_of_one_name(pair: tuple[int, int]) -> None:
+def test_removing_drops_all_with_that_name(pair: tuple[int, int]) -> None:
     store = FdStore(8)
     store.take({"FDSTORE": "1", "FDNAME": "web"}, pair[:1])
-    store.take({"FDSTORE": "1", "FDNAME": "other"}, pair[1:])
+    store.take({"FDSTORE": "1", "FDNAME": "second"}, pair[1:])
     assert store.take({"FDSTOREREMOVE": "1", "FDNAME": "web"}, [99]) == Taken(close=(99, pair[0]))
     assert store.take({"FDSTOREREMOVE": "1"}, []).refused == "FDSTOREREMOVE=1 without a name"
-    assert store.names == ("other",)
+    assert store.names == ("second",)
 
 
 def test_descriptors_that_came_for_something_else_are_to_be_closed() -> None:

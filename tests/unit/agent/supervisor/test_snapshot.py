@@ -1,4 +1,4 @@
-"""What one program keeps for the next is read by programs of before as well: names in it never change."""
+"""The state that a program hands over is read by earlier programs, too: the names in it never change."""
 
 from milkyway_agent.core.service_state import Event
 from milkyway_agent.supervisor.snapshot import CAUSES, ROWS
@@ -16,4 +16,4 @@ ROWS_OF_FORMAT_1 = {
 def test_causes_and_rows_are_kept_by_the_names_that_format_1_has_for_them() -> None:
     assert set(CAUSES) == CAUSES_OF_FORMAT_1
     assert set(ROWS) == ROWS_OF_FORMAT_1
-    assert set(CAUSES.values()) == set(Event) - {Event.ARM_FAILED}, "of which format 1 does not know"
+    assert set(CAUSES.values()) == set(Event) - {Event.ARM_FAILED}, "which format 1 does not have"

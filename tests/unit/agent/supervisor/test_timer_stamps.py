@@ -1,4 +1,4 @@
-"""When timers last started their services is known after a power cut, and damage loses no more than that."""
+"""The last starts of timers survive a power cut; damage to the file loses nothing else."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.fakes.power_cut_disk import PowerCutDisk
 
 
 def keep(stamps: TimerStamps, key: str, at_ms: int) -> None:
-    """Have a timer fire, and that kept."""
+    """Propose, confirm and write a stamp, as a timer does when it fires."""
     stamps.write(stamps.propose(key, at_ms))
     stamps.confirm(key)
 
@@ -37,7 +37,7 @@ def test_on_a_real_disk_too(tmp_path: Path) -> None:
         os.close(descriptor)
 
 
-def test_whatever_moment_the_power_goes_the_old_stamp_or_the_new_is_there() -> None:
+def test_after_a_power_cut_at_any_moment_the_old_stamp_or_the_new_is_there() -> None:
     disk = PowerCutDisk()
     stamps = TimerStamps(disk)
     keep(stamps, "backup/0", 1)
@@ -49,7 +49,7 @@ def test_whatever_moment_the_power_goes_the_old_stamp_or_the_new_is_there() -> N
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 40, b'{"stamps":{"a":-1}}', b'{"stamps":{"a":1}', b'{"stamps":{"":1}}', b"[]"])
-def test_a_damaged_file_is_empty_and_said_to_be(data: bytes) -> None:
+def test_a_damaged_file_counts_as_empty_and_the_reason_is_given(data: bytes) -> None:
     disk = PowerCutDisk({FILE: data})
     stamps = TimerStamps(disk)
     assert stamps.get("a") is None
@@ -58,7 +58,7 @@ def test_a_damaged_file_is_empty_and_said_to_be(data: bytes) -> None:
     assert TimerStamps(disk).get("a") == 3
 
 
-def test_timers_that_nobody_defines_any_more_are_forgotten_with_the_next_stamp() -> None:
+def test_timers_that_are_not_defined_any_more_are_forgotten_with_the_next_stamp() -> None:
     disk = PowerCutDisk()
     stamps = TimerStamps(disk)
     keep(stamps, "kept", 1)
@@ -92,7 +92,7 @@ def test_a_proposal_counts_when_it_is_confirmed_and_is_gone_when_it_is_withdrawn
     assert (stamps.get("a"), TimerStamps(disk).get("a")) == (1, 1)
 
 
-def test_of_very_many_timers_of_one_owner_those_that_fired_last_are_known_and_nobody_elses_are_lost() -> None:
+def test_of_very_many_timers_of_one_owner_the_last_to_fire_are_kept_and_others_lose_none() -> None:
     disk = PowerCutDisk()
     stamps = TimerStamps(disk)
     keep(stamps, "other/backup.0", 1)

@@ -49,7 +49,7 @@ def test_descriptors_come_with_their_words_and_are_closed_on_exec(
         send(client, b"FDSTORE=1\nFDNAME=pipe", [writable] * count)
         received = sockets.receive_notify(opened)
         assert received is not None
-        assert (received.pid, received.words, received.refused) == (os.getpid(), {"FDSTORE": "1", "FDNAME": "pipe"}, "")
+        assert (received.pid, received.fields, received.refused) == (os.getpid(), {"FDSTORE": "1", "FDNAME": "pipe"}, "")
         assert len(received.descriptors) == count
         for descriptor in received.descriptors:
             assert not os.get_inheritable(descriptor)
