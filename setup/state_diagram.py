@@ -29,7 +29,7 @@ def page() -> str:
                 "Left out besides: events that change nothing.",
                 f"```mermaid\n{diagram()}\n```",
                 "## As a table",
-                "Effects are carried out in this order. A pair that is not here is a bug of whoever sent the event.",
+                "Effects are carried out in this order. An event in a row without an entry here is a bug of its sender.",
                 table(),
             ]
         )
