@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from tests.privileged.standalone.supervising import ROOT, Supervising
 
@@ -30,7 +31,8 @@ signal.pause()
 class AcrossVersions(Supervising):
     """A supervisor whose program is replaced on the disk; it is asked by today's ``mwctl``."""
 
-    def _words(self, module: str) -> list[str]:
+    @override
+    def _command(self, module: str) -> list[str]:
         program = [str(ROOT / "agent")] if module.startswith("milkyway_agent.mwctl") else [str(self.program)]
         paths = [*program, str(ROOT / "formats"), *(path for path in sys.path if "site-packages" in path)]
         code = f"import sys; sys.path[:0] = {paths!r}; from {module} import main; sys.exit(main())"
