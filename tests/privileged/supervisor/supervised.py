@@ -148,7 +148,7 @@ class Supervised:
         """Keep what the log says about changes of rows: implements ``log.Sink``."""
         for record in records:
             if record.event == "service_state_changed":
-                at_ms = self.supervisor.seen()[record.service].since_ms
+                at_ms = self.supervisor.status_of(record.service).since_ms
                 self.changes.append(Change(record.service, ROWS[str(record.facts["now"])], at_ms))
 
     def path(self, name: str) -> list[str]:
