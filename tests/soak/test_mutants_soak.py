@@ -18,6 +18,7 @@ def test_every_broken_line_of_the_engine_makes_a_test_fail() -> None:
             begin = report.counts["mutants"]
             batch = everything[begin : begin + BATCH]
             alive = [mutant.name for mutant, lives in zip(batch, threads.map(survives, batch), strict=True) if lives]
-            assert [name for name in alive if name not in EQUIVALENT] == []
+            unseen = [name for name in alive if name not in EQUIVALENT]
+            assert not unseen, "\n".join(unseen)
             report.add(mutants=len(batch), survived=len(alive))
     report.finish(modules=list(MODULES), tests=list(TESTS), survivors=EQUIVALENT)

@@ -359,6 +359,17 @@ def test_one_that_cannot_even_be_said_to_have_failed_is_cleaned_up_after() -> No
     assert said == ["Fault('reload')", "Fault('forget')", "Fault('kill')"]
 
 
+def test_an_effect_that_fails_after_another_took_its_time_makes_it_failed() -> None:
+    here = world(daemon(listeners=[HTTP]))
+    here.services["web"].cleaning_ms = 50
+    here.start("web")
+    here.trigger("web")
+    here.end("web", 0)
+    here.services["web"].breaks_after = 0  # arming it again, once it is cleaned up after
+    here.pass_time(50)
+    assert (here.row("web"), record(here).reason) == (Row.FAILED, "the supervisor failed: Fault('arm')")
+
+
 def test_what_is_to_be_undone_after_an_error_waits_for_connections_to_end() -> None:
     here = world(daemon(listeners=[ACCEPTING]))
     here.services["web"].obeys = 50
