@@ -87,6 +87,16 @@ def test_a_restart_waits_for_no_trigger_but_the_next_start_does() -> None:
     assert here.row("web") is Row.ARMED
 
 
+def test_one_that_was_restarted_waits_for_its_trigger_when_it_has_to_start_again() -> None:
+    here = world(daemon("disk"), daemon(requires=["disk"], listeners=[HTTP]))
+    here.start("web")
+    here.restart("web")
+    assert here.row("web") is Row.STARTED
+    here.end("disk", 1)
+    here.pass_time(1000)
+    assert (here.row("disk"), here.row("web")) == (Row.STARTED, Row.ARMED)
+
+
 def test_a_restart_that_is_taken_back_does_not_make_the_next_start_wait_for_no_trigger() -> None:
     here = world(daemon("disk", readiness=ReadyByNotify(), ready_timeout_ms=0), daemon(requires=["disk"], listeners=[HTTP]))
     here.services["disk"].nature = "mute"
@@ -221,11 +231,10 @@ def test_a_change_is_logged_with_its_cause_and_kept_with_its_time() -> None:
     here = world(daemon())
     here.pass_time(7)
     here.start("web")
-    found = [(note["was"], note["now"], note["cause"]) for note in facts(here, "service_state_changed")]
-    assert found == [
-        ("idle", "waiting", "wanted"),
-        ("waiting", "starting", "permitted"),
-        ("starting", "started", "ready"),
+    assert facts(here, "service_state_changed") == [
+        {"service": "web", "was": "idle", "now": "waiting", "cause": "wanted"},
+        {"service": "web", "was": "waiting", "now": "starting", "cause": "permitted"},
+        {"service": "web", "was": "starting", "now": "started", "cause": "ready"},
     ]
     assert (record(here).since_ms, record(here).cause) == (7, Event.READY)
     assert (record(here).times.wanted_ms, record(here).times.started_ms) == (7, 7)
@@ -272,6 +281,7 @@ def test_one_that_is_stopped_for_being_unwell_says_so_also_when_somebody_stops_i
     here.start("web")
     here.fail_check("web", Event.UNHEALTHY)
     assert (here.row("web"), record(here).reason) == (Row.FALTERING, "as it happens")
+    assert facts(here, "service_state_changed")[-1]["reason"] == "as it happens"
     here.stop("web")
     assert (here.row("web"), record(here).reason) == (Row.STOPPING, "as it happens")
 
