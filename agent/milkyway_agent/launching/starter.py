@@ -120,7 +120,12 @@ class TaskStarter(ABC):
 
     def submit(self, start: Start, done: StartCallback, spawn: Spawn) -> None:
         """Have a task start the service and call *done*."""
-        spawn(self._answer, start._replace(output=fcntl.fcntl(start.output, fcntl.F_DUPFD_CLOEXEC)), done)
+        ours = start._replace(output=fcntl.fcntl(start.output, fcntl.F_DUPFD_CLOEXEC))
+        try:
+            spawn(self._answer, ours, done)
+        except BaseException:
+            os.close(ours.output)
+            raise
 
     async def _answer(self, start: Start, done: StartCallback) -> None:
         outcome: Child | Exception

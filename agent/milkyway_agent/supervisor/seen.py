@@ -21,7 +21,7 @@ def seen_of(record: ServiceRecord) -> Seen:
         row=record.row,
         since_ms=record.since_ms,
         kind=service.type,
-        pid=record.process.child.pid if record.process else 0,
+        pid=record.pid,
         restarts=record.restarts,
         reason=record.reason,
         cause=record.cause,

@@ -21,7 +21,8 @@ from milkyway_agent.system import processes
 class MainProcess:
     """The main process of a service, until it is reaped, with what is open for it, which the organs fill in.
 
-    ``probing``: the alarm for its next readiness probe; ``unready``: the last answer of that, while it is not ready.
+    ``ended``: its end was seen, or it was reaped. ``probing``: the alarm for its next readiness probe; ``unready``: the last
+    answer of that, while it is not ready.
     """
 
     __slots__ = ("child", "ended", "notify", "probing", "ready_pipe", "unready")
@@ -35,8 +36,8 @@ class MainProcess:
         self.unready = ""
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal, unless it has ended."""
-        if not processes.has_ended(self.child.pidfd):
+        """Send it a signal, unless it has ended: once it is reaped, the number of its pidfd may be another's."""
+        if not self.ended and not processes.has_ended(self.child.pidfd):
             processes.pidfd_send_signal(self.child.pidfd, number)
 
 
@@ -93,6 +94,11 @@ class ServiceRecord:
         self.origin = Origin()
         self.times = Times()
         self.reason = ""
+
+    @property
+    def pid(self) -> int:
+        """The pid of its main process, 0 where there is none or it has ended."""
+        return self.process.child.pid if self.process is not None and not self.process.ended else 0
 
     def is_without_processes(self) -> bool:
         """Tell whether it has no processes, and none are being cleaned up."""

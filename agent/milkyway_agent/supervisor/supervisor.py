@@ -373,7 +373,7 @@ class Supervisor:
         return {
             name: record.definition.starter.cgroup
             for name, record in records
-            if record.process is not None and record.definition.starter.cgroup
+            if record.pid and record.definition.starter.cgroup
         }
 
     def status(self) -> list[ServiceStatus]:
@@ -432,7 +432,7 @@ class Supervisor:
             self._changed = trio.Event()
 
     def _status(self, record: ServiceRecord) -> ServiceStatus:
-        pid = record.process.child.pid if record.process else 0
+        pid = record.pid
         context = ""
         if pid:
             try:

@@ -34,6 +34,7 @@ class Cleanup:
 
     def reap(self, record: ServiceRecord, process: MainProcess) -> int:
         """Reap *process*, which has ended, and close what was open for it; see ``Organs.reap``."""
+        process.ended = True  # before its pidfd is closed: nobody must signal what has that number next
         record.definition.starter.ended()
         code = reap(process.child, self._reaper)
         self._io.close(record, process)
@@ -50,7 +51,8 @@ class Cleanup:
             try:
                 if alive is not None:
                     await self._end(record, alive)
-                    alive = None
+                    ended, alive = alive, None  # whatever fails from here on, its pidfd is closed
+                    self.reap(record, ended)
             except Exception as error:  # noqa: BLE001 (see above)
                 self._note("cleaning_up_failed", service=name, error=str(error))
             try:
@@ -60,14 +62,21 @@ class Cleanup:
         if scope.cancelled_caught:
             self._note("cleaning_up_failed", service=name, error=f"not done within {END_SECONDS:g} s")
         if alive is not None:  # it does not die, and is left to the reaper like any orphan
-            self._reaper.release(alive.child.pid)
-            os.close(alive.child.pidfd)
-            self._io.close(record, alive)
+            self._leave(record, alive)
         done()
+
+    def _leave(self, record: ServiceRecord, process: MainProcess) -> None:
+        """Close what is open for a process that does not end. Never raises: its service waits for that."""
+        process.ended = True
+        self._reaper.release(process.child.pid)
+        try:
+            os.close(process.child.pidfd)
+            self._io.close(record, process)
+        except OSError as error:  # there is nothing more to try
+            self._note("cleaning_up_failed", service=record.definition.name, error=str(error))
 
     async def _end(self, record: ServiceRecord, process: MainProcess) -> None:
         self._watch.remove(process.child.pidfd)
         record.definition.starter.kill()
         process.signal(signal.SIGKILL)
         await trio.lowlevel.wait_readable(process.child.pidfd)
-        self.reap(record, process)

@@ -122,7 +122,7 @@ class ServiceCommands:
 
 def environment_for_commands(record: ServiceRecord) -> dict[str, str]:
     """Return the variables for a command that is run beside the service, without its descriptors."""
-    return {"MAINPID": str(record.process.child.pid)} if record.process else {}
+    return {"MAINPID": str(record.pid)} if record.pid else {}
 
 
 def _is_over(record: ServiceRecord, process: MainProcess) -> bool:
